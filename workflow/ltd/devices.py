@@ -1,0 +1,51 @@
+"""Where the work runs: device, threads, synchronisation, and the name under which measurements are reported."""
+
+import os
+import platform
+
+import torch
+
+from ltd.errors import InputError
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn `auto`, `cpu` or `cuda` into a torch device; `auto` takes the GPU where there is one.
+
+    Raises InputError when CUDA is asked for and absent.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device: {device!r} is not one of auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device: cuda asked for, but torch sees no GPU; use device: cpu or install a CUDA build of torch"
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def set_threads(threads: int) -> int:
+    """Fix the number of threads of torch's CPU kernels (0: all cores this process may use) and return it."""
+    count = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(count)
+    return count
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has finished all queued work; nothing to do on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the processor's or GPU's model name, as measurements are labelled with it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux: the platform's own word for the processor is the best there is
+    return platform.processor() or platform.machine()

@@ -1,0 +1,218 @@
+"""MLflow: one parent run per reproduction, one child run per stage.
+
+The parent's id lives in `results/<experiment>/mlflow_parent.json`, because stages are processes of their own,
+perhaps on other machines. Without MLflow installed (a bare GPU machine) every call is a no-op.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ltd.files import read_json, write_json
+
+# Set before mlflow is imported: it neither reports usage nor mistakes an undeclared id for ours.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")
+
+try:
+    import mlflow
+    from mlflow.tracking import MlflowClient
+except ImportError:
+    mlflow = None
+
+PARENT_FILE = "mlflow_parent.json"
+
+
+class StageRun:
+    """What a stage logs to; every method is a no-op when tracking is off."""
+
+    def __init__(self, active: bool = False) -> None:
+        self.active = active
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """Log numbers, one call per step for all of them."""
+        if self.active:
+            mlflow.log_metrics({key: float(value) for key, value in values.items()}, step=step)
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Log settings as text."""
+        if self.active:
+            mlflow.log_params({key: str(value)[:500] for key, value in values.items()})
+
+    def artifact(self, path: str | Path) -> None:
+        """Attach a file or a folder."""
+        if self.active:
+            log = mlflow.log_artifacts if Path(path).is_dir() else mlflow.log_artifact
+            log(str(path), *([Path(path).name] if Path(path).is_dir() else []))
+
+    def figure(self, figure: Any, name: str) -> None:
+        """Attach a matplotlib figure under `name`."""
+        if self.active:
+            mlflow.log_figure(figure, name)
+
+    def text(self, text: str, name: str) -> None:
+        """Attach a text file under `name`."""
+        if self.active:
+            mlflow.log_text(text, name)
+
+
+def tracking_uri(results: Path) -> str:
+    """Return MLFLOW_TRACKING_URI when set, otherwise the SQLite file under `results`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results / 'mlflow.db'}"
+
+
+def _connect(experiment: Path) -> str:
+    """Select the store and the MLflow experiment of `results/<experiment>`; return the experiment's id."""
+    results = experiment.resolve().parent
+    mlflow.set_tracking_uri(tracking_uri(results))
+    known = mlflow.get_experiment_by_name(experiment.name)
+    if known is not None:
+        return known.experiment_id
+    # Named explicitly, because MLflow would otherwise record the working directory of whoever came first.
+    remote = "MLFLOW_TRACKING_URI" in os.environ
+    location = None if remote else (results / "mlflow_artifacts" / experiment.name).as_uri()
+    return mlflow.create_experiment(experiment.name, artifact_location=location)
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Return 12 hexadecimal digits that identify a configuration, seed included."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def git_commit() -> str:
+    """Return the short commit of the code that runs, with `+` when the tree has changes, or `unknown`."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "--short", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def open_parent(experiment: Path, config: dict[str, Any]) -> None:
+    """Open the parent run of a reproduction, or re-open it when the configuration is the same as last time.
+
+    Also creates the database before any stage starts: two processes creating it at once would collide.
+    """
+    if mlflow is None:
+        return
+    experiment_id = _connect(experiment)
+    client, path, digest = MlflowClient(), experiment / PARENT_FILE, config_hash(config)
+    if path.is_file():
+        parent = read_json(path)
+        if parent["config_hash"] == digest and _exists(client, parent["run_id"]):
+            client.update_run(parent["run_id"], status="RUNNING")
+            return
+    tags = {
+        "stage": "reproduction",
+        "experiment": experiment.name,
+        "config_hash": digest,
+        "git_commit": git_commit(),
+    }
+    run = client.create_run(
+        experiment_id, tags=tags, run_name=f"{experiment.name}-seed{config.get('seed', 0)}-{digest}"
+    )
+    client.log_dict(run.info.run_id, config, "config.json")
+    write_json(path, {"run_id": run.info.run_id, "config_hash": digest})
+
+
+def close_parent(experiment: Path, status: str) -> None:
+    """Mark the parent run FINISHED or FAILED."""
+    path = experiment / PARENT_FILE
+    if mlflow is not None and path.is_file():
+        _connect(experiment)
+        MlflowClient().set_terminated(read_json(path)["run_id"], status)
+
+
+def _exists(client: "MlflowClient", run_id: str) -> bool:
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except mlflow.exceptions.MlflowException:
+        return False
+
+
+def _close_killed(experiment_id: str, parent_id: str | None, name: str) -> None:
+    """Mark runs of the same stage that a killed process left RUNNING, or they would run for ever in the UI."""
+    client = MlflowClient()
+    left = client.search_runs(
+        [experiment_id], f"attributes.status = 'RUNNING' and tags.stage_name = '{name}'"
+    )
+    for run in left:
+        if run.data.tags.get("mlflow.parentRunId") == parent_id:
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+@contextmanager
+def stage_run(stage: str, options: Any) -> Iterator[StageRun]:
+    """Open the child run of a stage; `options` are logged as its parameters.
+
+    A stage that runs several times within a reproduction (one policy after another) is told apart by its
+    `output` option, which becomes part of the run's name.
+    """
+    if mlflow is None:
+        yield StageRun(active=False)
+        return
+    experiment = Path(options.experiment)
+    experiment.mkdir(parents=True, exist_ok=True)
+    experiment_id = _connect(experiment)
+    parent_path = experiment / PARENT_FILE
+    parent = read_json(parent_path) if parent_path.is_file() else {}
+    name = _run_name(stage, options, experiment)
+    _close_killed(experiment_id, parent.get("run_id"), name)
+    values = {key: str(value) for key, value in dataclasses.asdict(options).items()}
+    tags = {
+        "stage": stage,
+        "stage_name": name,
+        "experiment": experiment.name,
+        "git_commit": git_commit(),
+        "config_hash": parent.get("config_hash", config_hash(values)),
+    }
+    with mlflow.start_run(
+        experiment_id=experiment_id,
+        run_name=name,
+        parent_run_id=parent.get("run_id"),
+        tags=tags,
+        log_system_metrics=True,
+    ):
+        mlflow.log_params({key: value[:500] for key, value in values.items()} | _versions())
+        yield StageRun(active=True)
+
+
+def _run_name(stage: str, options: Any, experiment: Path) -> str:
+    output = getattr(options, "output", None)
+    if output is None:
+        return stage
+    parts = Path(output).with_suffix("").parts
+    tail = parts[parts.index(experiment.name) + 1 :] if experiment.name in parts else parts[-1:]
+    return f"{stage} {'/'.join(tail)}"
+
+
+def _versions() -> dict[str, str]:
+    """Return what a measurement depends on: library versions, processor or GPU."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from ltd.devices import device_name, resolve_device
+
+    versions = {"machine": device_name(torch.device("cpu")), "cores": str(len(os.sched_getaffinity(0)))}
+    if torch.cuda.is_available():
+        versions["gpu"] = device_name(resolve_device("cuda"))
+    for package in ("torch", "transformers", "stable-baselines3", "optuna", "snakemake"):
+        try:
+            versions[f"version.{package}"] = version(package)
+        except PackageNotFoundError:
+            versions[f"version.{package}"] = "absent"
+    return versions
