@@ -1,4 +1,4 @@
-"""Where the work runs: device, threads, synchronisation, and the name under which measurements are reported."""
+"""Where the work runs: device, threads, synchronisation, and the name that measurements carry."""
 
 import os
 import platform
@@ -16,9 +16,7 @@ def resolve_device(device: str) -> torch.device:
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device: {device!r} is not one of auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "device: cuda asked for, but torch sees no GPU; use device: cpu or install a CUDA build of torch"
-        )
+        raise InputError("device: cuda asked for, but torch sees no GPU; use cpu, or install torch for CUDA")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)

@@ -85,10 +85,17 @@ def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> None:
 
 
 def file_hash(*paths: str | Path) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of the contents of files and folders, names included."""
+    """Return 16 hexadecimal digits of the SHA-256 of the contents of files and folders, names included.
+
+    Hidden files do not count: a workflow manager may leave its own marks in a folder.
+    """
     digest = hashlib.sha256()
     for path in map(Path, paths):
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        files = (
+            sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            if path.is_dir()
+            else [path]
+        )
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
         for file in files:

@@ -144,7 +144,7 @@ def _exists(client: "MlflowClient", run_id: str) -> bool:
 
 
 def _close_killed(experiment_id: str, parent_id: str | None, name: str) -> None:
-    """Mark runs of the same stage that a killed process left RUNNING, or they would run for ever in the UI."""
+    """Mark runs of the same stage that a killed process left RUNNING: they would run for ever in the UI."""
     client = MlflowClient()
     left = client.search_runs(
         [experiment_id], f"attributes.status = 'RUNNING' and tags.stage_name = '{name}'"
