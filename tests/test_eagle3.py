@@ -1,0 +1,316 @@
+"""The draft head: its forward pass against a row-by-row reference, and every checkpoint layout."""
+
+import json
+import math
+
+import pytest
+import torch
+from ltd.eagle3 import Eagle3Config, Eagle3Head, default_tap_layers, load_head, rotary, save_head
+from ltd.errors import InputError
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+VOCAB, DRAFT_VOCAB, WIDTH = 40, 13, 24
+CONFIG = Eagle3Config(
+    hidden_size=WIDTH,
+    target_hidden_size=WIDTH,
+    intermediate_size=36,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=10,
+    rms_norm_eps=1e-6,
+    vocab_size=VOCAB,
+    draft_vocab_size=DRAFT_VOCAB,
+    rope_theta=10000.0,
+    max_position_embeddings=128,
+    tap_layers=(2, 4, 5),
+)
+
+
+@pytest.fixture(scope="module")
+def target():
+    torch.manual_seed(0)
+    shapes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 8, "vocab_size": VOCAB}
+    return LlamaForCausalLM(LlamaConfig(num_attention_heads=4, num_key_value_heads=2, **shapes))
+
+
+@pytest.fixture
+def head(target):
+    torch.manual_seed(1)
+    head = Eagle3Head(CONFIG, target.get_input_embeddings().weight)
+    with torch.no_grad():
+        for norm in (head.norm, head.midlayer.hidden_norm, head.midlayer.input_layernorm):
+            norm.weight.uniform_(0.5, 1.5)
+    head.set_draft_vocabulary(torch.randperm(VOCAB)[:DRAFT_VOCAB].sort().values)
+    return head
+
+
+@pytest.fixture
+def folder(head, tmp_path):
+    save_head(head, tmp_path / "draft")
+    return tmp_path / "draft"
+
+
+def causal(size):
+    return torch.ones(size, size, dtype=torch.bool).tril()[None, None]
+
+
+def run(head, seed=2, size=7):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(1, size, WIDTH, generator=generator).to(head.fc.weight.dtype)
+    tokens = torch.randint(VOCAB, (1, size), generator=generator)
+    return head(features, tokens, torch.arange(size)[None], causal(size))[0]
+
+
+def edit_config(folder, remove=(), **changes):
+    values = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if k not in remove}))
+
+
+def edit_tensors(folder, change):
+    tensors = change(load_file(folder / "model.safetensors"))
+    save_file(tensors, folder / "model.safetensors")
+
+
+def naive_rows(head, features, tokens):
+    """The layer written once more, one row and one attention head at a time, with rotary pairs as complex numbers."""
+    c, layer = head.config, head.midlayer
+
+    def norm(x, module):
+        return x / torch.sqrt(x.pow(2).mean() + c.rms_norm_eps) * module.weight
+
+    def turn(x, position):
+        half = c.head_dim // 2
+        frequencies = torch.tensor(
+            [c.rope_theta ** (-2 * i / c.head_dim) for i in range(half)], dtype=x.dtype
+        )
+        pairs = torch.complex(x[:half], x[half:]) * torch.exp(1j * position * frequencies)
+        return torch.cat([pairs.real, pairs.imag])
+
+    keys, values, outputs = [], [], []
+    for j, (feature, token) in enumerate(zip(features, tokens, strict=True)):
+        embedding = head.embed_tokens.weight[token]
+        x = torch.cat([norm(embedding, layer.input_layernorm), norm(feature, layer.hidden_norm)])
+        attention = layer.self_attn
+        keys.append([turn(k, j) for k in (attention.k_proj.weight @ x).split(c.head_dim)])
+        values.append((attention.v_proj.weight @ x).split(c.head_dim))
+        mixed = []
+        for i, query in enumerate((attention.q_proj.weight @ x).split(c.head_dim)):
+            group = i // (c.num_attention_heads // c.num_key_value_heads)
+            scores = torch.stack([turn(query, j) @ k[group] for k in keys]) / math.sqrt(c.head_dim)
+            mixed.append(sum(w * v[group] for w, v in zip(scores.softmax(0), values, strict=True)))
+        h = feature + attention.o_proj.weight @ torch.cat(mixed)
+        y = norm(h, layer.post_attention_layernorm)
+        gate = layer.mlp.gate_proj.weight @ y
+        outputs.append(
+            h + layer.mlp.down_proj.weight @ (gate * gate.sigmoid() * (layer.mlp.up_proj.weight @ y))
+        )
+    return torch.stack(outputs)
+
+
+def test_forward_equals_a_row_by_row_reference(head):
+    head = head.double()
+    features, tokens = torch.randn(6, WIDTH, dtype=torch.float64), torch.randint(VOCAB, (6,))
+    hidden, _ = head(features[None], tokens[None], torch.arange(6)[None], causal(6))
+    torch.testing.assert_close(hidden[0], naive_rows(head, features, tokens), rtol=0, atol=1e-6)
+
+
+def test_forward_with_past_equals_one_pass(head):
+    head = head.double()
+    features, tokens = torch.randn(1, 6, WIDTH, dtype=torch.float64), torch.randint(VOCAB, (1, 6))
+    whole, _ = head(features, tokens, torch.arange(6)[None], causal(6))
+    _, past = head(features[:, :4], tokens[:, :4], torch.arange(4)[None], causal(4))
+    rest, new = head(features[:, 4:], tokens[:, 4:], torch.arange(4, 6)[None], causal(6)[:, :, 4:], past)
+    torch.testing.assert_close(rest, whole[:, 4:], rtol=0, atol=1e-12)
+    assert new[0].shape == (1, CONFIG.num_key_value_heads, 2, CONFIG.head_dim)
+
+
+def test_rotary_depends_on_differences_only():
+    cos, sin = rotary(torch.tensor([3, 7, 13, 17]), 8, 10000.0)
+    angle = torch.atan2(sin, cos)
+    difference = torch.stack([angle[1] - angle[0], angle[3] - angle[2]])
+    torch.testing.assert_close(difference[0].cos(), difference[1].cos())
+
+
+def test_draft_ids_are_offsets_into_the_target_vocabulary(head):
+    ids = head.t2d.nonzero()[:, 0]
+    assert torch.equal(head.to_target(torch.arange(DRAFT_VOCAB)), ids)
+    assert torch.equal(head.d2t, ids - torch.arange(DRAFT_VOCAB))
+
+
+@pytest.mark.parametrize("layers, taps", [(32, (2, 16, 29)), (12, (2, 6, 9)), (7, (2, 3, 4))])
+def test_published_tap_layers(layers, taps):
+    assert default_tap_layers(layers) == taps
+
+
+@pytest.mark.parametrize("layers", [3, 4, 5, 6])
+def test_small_targets_get_three_distinct_taps(layers):
+    taps = default_tap_layers(layers)
+    assert len(set(taps)) == 3 and list(taps) == sorted(taps) and max(taps) < layers
+    with pytest.raises(InputError, match="at least 3"):
+        default_tap_layers(2)
+
+
+def test_save_and_load_give_identical_outputs_and_published_names(head, folder, target):
+    loaded = load_head(folder, target)
+    assert loaded.config == head.config
+    assert torch.equal(run(loaded), run(head))
+    assert torch.equal(loaded.logits(run(loaded)), head.logits(run(head)))
+    assert torch.equal(loaded.d2t, head.d2t) and torch.equal(loaded.t2d, head.t2d)
+    tensors = load_file(folder / "model.safetensors")
+    assert "embed_tokens.weight" not in tensors
+    assert {"fc.weight", "midlayer.hidden_norm.weight", "d2t", "t2d", "lm_head.weight"} <= tensors.keys()
+    assert tensors["d2t"].dtype == torch.int64 and tensors["t2d"].dtype == torch.bool
+    assert json.loads((folder / "config.json").read_text())["eagle_config"] == {
+        "eagle_aux_hidden_state_layer_ids": [1, 3, 4]
+    }
+
+
+LAYOUTS = {
+    "layers.0": lambda t: {name.replace("midlayer.", "layers.0."): value for name, value in t.items()},
+    "model prefix": lambda t: {f"model.{name}": value for name, value in t.items()},
+    "draft_model prefix": lambda t: {f"draft_model.{name}": value for name, value in t.items()},
+    "eagle_module prefix": lambda t: {f"eagle_module.{name}": value for name, value in t.items()},
+    "no t2d": lambda t: {name: value for name, value in t.items() if name != "t2d"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout, head, folder, target):
+    edit_tensors(folder, LAYOUTS[layout])
+    loaded = load_head(folder, target)
+    assert torch.equal(run(loaded), run(head)) and torch.equal(loaded.t2d, head.t2d)
+
+
+def test_bin_file(head, folder, target):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    assert torch.equal(run(load_head(folder, target)), run(head))
+
+
+def test_bin_file_with_more_than_tensors_is_refused(folder, target):
+    (folder / "model.safetensors").unlink()
+    torch.save({"fc.weight": pytest.raises}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="more than plain tensors"):
+        load_head(folder, target)
+
+
+def test_embedding_in_the_file_is_used(folder, target):
+    own = torch.randn(VOCAB, WIDTH)
+    edit_tensors(folder, lambda t: t | {"embed_tokens.weight": own})
+    assert torch.equal(load_head(folder, target).embed_tokens.weight, own)
+
+
+def test_embedding_is_shared_with_the_target(folder, target):
+    loaded = load_head(folder, target)
+    assert loaded.embed_tokens.weight.data_ptr() == target.get_input_embeddings().weight.data_ptr()
+    assert not loaded.embed_tokens.weight.requires_grad
+
+
+def test_full_vocabulary_needs_no_tables_and_no_output_head(folder, target):
+    def full(tensors):
+        return {
+            name: value for name, value in tensors.items() if name not in ("d2t", "t2d", "lm_head.weight")
+        }
+
+    edit_tensors(folder, full)
+    edit_config(folder, draft_vocab_size=VOCAB)
+    loaded = load_head(folder, target)
+    assert torch.equal(loaded.to_target(torch.arange(VOCAB)), torch.arange(VOCAB))
+    assert torch.equal(loaded.lm_head.weight, target.lm_head.weight)
+
+
+def test_head_dim_comes_from_the_weights(folder, target):
+    edit_config(folder, remove=["head_dim"])
+    assert load_head(folder, target).config.head_dim == 10
+
+
+@pytest.mark.parametrize(
+    "changes, theta",
+    [
+        ({}, 10000.0),
+        ({"rope_theta": 500000.0}, 500000.0),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 1e6),
+    ],
+)
+def test_rope_theta(changes, theta, folder, target):
+    edit_config(folder, remove=["rope_theta"])
+    edit_config(folder, **changes)
+    assert load_head(folder, target).config.rope_theta == theta
+
+
+@pytest.mark.parametrize(
+    "changes, taps",
+    [
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 2, 6]}}, (1, 3, 7)),
+        ({"eagle_config": None, "eagle_aux_hidden_state_layer_ids": [0, 2, 6]}, (0, 2, 6)),
+        ({"eagle_config": None}, (2, 4, 5)),
+    ],
+)
+def test_tap_layer_conventions(changes, taps, folder, target):
+    edit_config(folder, **changes)
+    assert load_head(folder, target).config.tap_layers == taps
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"vocab_size": 50, "remove": ["t2d"]}, "vocabulary of 50"),
+        ({"hidden_size": 32}, "should be"),
+        ({"norm_before_residual": True}, "norm_before_residual"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope scaling 'linear'"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers is 2"),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 1, 4]}}, "three ascending"),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 3, 7]}}, "three ascending"),
+        ({"intermediate_size": None}, "intermediate_size missing"),
+    ],
+)
+def test_wrong_configs_are_named(changes, message, folder, target):
+    removed = changes.pop("remove", [])
+    edit_tensors(folder, lambda t: {name: value for name, value in t.items() if name not in removed})
+    edit_config(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        load_head(folder, target)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t | {"layers.1.norm.weight": torch.ones(3)}, "unknown tensors layers.1.norm.weight"),
+        (lambda t: {n: v for n, v in t.items() if n != "fc.weight"}, "missing tensors fc.weight"),
+        (lambda t: {n: v for n, v in t.items() if n != "lm_head.weight"}, "lm_head.weight is missing"),
+        (lambda t: {n: v for n, v in t.items() if n not in ("d2t", "t2d")}, "d2t is missing"),
+        (lambda t: t | {"d2t": torch.full((DRAFT_VOCAB,), VOCAB)}, "d2t does not map"),
+    ],
+)
+def test_wrong_tensors_are_named(change, message, folder, target):
+    edit_tensors(folder, change)
+    with pytest.raises(InputError, match=message):
+        load_head(folder, target)
+
+
+def test_head_of_another_target_is_refused(folder):
+    other = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32, intermediate_size=32, num_hidden_layers=8, vocab_size=VOCAB, num_attention_heads=4
+        )
+    )
+    with pytest.raises(InputError, match="features of width 24, the target has 32"):
+        load_head(folder, other)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 2000])
+def test_truncated_weights(kept, folder, target):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputError, match="model.safetensors: damaged or truncated"):
+        load_head(folder, target)
+
+
+def test_missing_files(tmp_path, folder, target):
+    with pytest.raises(InputError, match="no such file"):
+        load_head(tmp_path / "nowhere", target)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="neither model.safetensors nor pytorch_model.bin"):
+        load_head(folder, target)
