@@ -1,0 +1,142 @@
+"""The benchmark's table from hand-made runs whose every number is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from ltd.summary import (
+    MEAN_TASK,
+    SUMMARY_COLUMNS,
+    clock_gap,
+    compare,
+    headline_tasks,
+    mark_lossless,
+    repeat_spread,
+    simulation_error,
+    summarise,
+)
+
+TASKS = ("chat", "maths", "stdlib")
+
+
+def make_runs(
+    speeds: dict[str, float], prompts: int = 12, noise: float = 0.0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs and cycles in which a method's speedup on every prompt is `speeds[method]`, up to noise."""
+    rng = np.random.default_rng(0)
+    runs, cycles = [], []
+    for task in TASKS:
+        for prompt in range(prompts):
+            tokens = int(rng.integers(20, 60))
+            for method, speed in speeds.items():
+                for repeat in range(2):
+                    key = {
+                        "method": method,
+                        "task": task,
+                        "prompt": str(prompt),
+                        "turn": 0,
+                        "repeat": repeat,
+                        "temperature": 0.0,
+                        "source": "measured",
+                    }
+                    seconds = 0.005 * tokens / speed * (1 + noise * rng.standard_normal())
+                    ids = list(range(tokens + 1))
+                    runs.append(
+                        key
+                        | {"tokens": tokens, "seconds": seconds, "prefill_seconds": 0.01, "token_ids": ids}
+                    )
+                    phases = {"draft_ms": 0.2, "verify_ms": 0.5, "policy_ms": 0.1, "rest_ms": 0.2}
+                    share = seconds * 1000 / 2
+                    for index in range(2):
+                        cycles.append(
+                            key
+                            | {"cycle": index, "tokens": tokens / 2, "depth": index + 1, "verified": 4}
+                            | {name: share * value for name, value in phases.items()}
+                        )
+    return pd.DataFrame(runs), pd.DataFrame(cycles)
+
+
+def test_table_has_the_contract_columns_and_known_speedups():
+    runs, cycles = make_runs({"autoregressive": 1.0, "ltd": 2.0})
+    table = summarise(mark_lossless(runs), cycles)
+    assert list(table.columns) == SUMMARY_COLUMNS
+    assert set(table["task"]) == {*TASKS, MEAN_TASK}
+    ltd = table[table["method"] == "ltd"]
+    assert ltd[
+        ["speedup", "speedup_low", "speedup_high", "speedup_mean_of_ratios"]
+    ].to_numpy() == pytest.approx(2)
+    assert table.loc[table["method"] == "autoregressive", "speedup"].to_numpy() == pytest.approx(1)
+    assert (ltd["lossless"]).all() and (ltd["mean_depth"] == 1.5).all() and (ltd["mean_size"] == 4).all()
+    # Prefill weighs the end-to-end ratio down.
+    assert (ltd["end_to_end_speedup"] < 2).all() and (ltd["end_to_end_speedup"] > 1.5).all()
+
+
+def test_speedup_is_a_ratio_of_sums_not_a_mean_of_ratios():
+    runs, cycles = make_runs({"autoregressive": 1.0, "ltd": 1.0}, prompts=2)
+    mine = (runs["method"] == "ltd") & (runs["prompt"] == "0")
+    runs.loc[mine, "seconds"] /= 4
+    table = summarise(mark_lossless(runs), cycles).set_index(["method", "task"])
+    chat = runs[runs["task"] == "chat"]
+    sums = chat.groupby("method")["seconds"].sum()
+    row = table.loc[("ltd", "chat")]
+    assert row["speedup"] == pytest.approx(sums["autoregressive"] / sums["ltd"])
+    assert row["speedup_mean_of_ratios"] == pytest.approx(2.5)
+    assert row["speedup"] != pytest.approx(2.5, rel=0.05)
+
+
+def test_mean_is_over_the_four_headline_tasks_that_are_present():
+    runs, cycles = make_runs({"autoregressive": 1.0, "ltd": 2.0})
+    runs.loc[(runs["task"] == "stdlib") & (runs["method"] == "ltd"), "seconds"] *= 10
+    table = summarise(mark_lossless(runs), cycles).set_index(["method", "task"])
+    assert table.loc[("ltd", "stdlib"), "speedup"] == pytest.approx(0.2)
+    assert table.loc[("ltd", MEAN_TASK), "speedup"] == pytest.approx(2)
+    both = table.loc[("ltd", "chat"), "tokens"] + table.loc[("ltd", "maths"), "tokens"]
+    assert table.loc[("ltd", MEAN_TASK), "tokens"] == both
+    assert headline_tasks(["mine", "other"]) == ["mine", "other"]
+
+
+def test_one_different_token_is_not_lossless():
+    runs, cycles = make_runs({"autoregressive": 1.0, "ltd": 2.0})
+    index = runs[(runs["method"] == "ltd") & (runs["task"] == "maths")].index[3]
+    runs.at[index, "token_ids"] = [*runs.at[index, "token_ids"][:-1], -7]
+    table = summarise(mark_lossless(runs), cycles).set_index(["method", "task"])
+    assert not table.loc[("ltd", "maths"), "lossless"] and not table.loc[("ltd", MEAN_TASK), "lossless"]
+    assert table.loc[("ltd", "chat"), "lossless"] and table.loc[("autoregressive", "maths"), "lossless"]
+
+
+def test_interval_is_paired_over_prompts():
+    """Prompts differ tenfold in length and speed, both methods alike: the paired interval stays narrow."""
+    runs, _ = make_runs({"autoregressive": 1.0, "eagle3_grid": 1.5, "ltd": 1.5}, prompts=24, noise=0.01)
+    hardness = runs["prompt"].astype(int) % 10 + 1
+    runs["seconds"] *= hardness
+    table = compare(mark_lossless(runs), "ltd", "eagle3_grid").set_index("task")
+    assert ((table["low"] < 1) & (table["high"] > 1)).all()
+    assert (table["high"] - table["low"]).max() < 0.03
+    slower = runs.assign(seconds=runs["seconds"].where(runs["method"] != "ltd", runs["seconds"] * 1.1))
+    assert (compare(mark_lossless(slower), "ltd", "eagle3_grid")["high"] < 1).all()
+
+
+def test_repeat_spread_and_clock_gap():
+    runs, cycles = make_runs({"autoregressive": 1.0, "ltd": 2.0})
+    assert repeat_spread(runs)["spread"].to_numpy() == pytest.approx(0)
+    assert clock_gap(runs, cycles) == pytest.approx(0, abs=1e-12)
+    odd = runs["repeat"] == 1
+    runs.loc[odd & (runs["method"] == "ltd"), "seconds"] *= 1.1
+    spread = repeat_spread(runs).set_index("method")["spread"]
+    assert spread["autoregressive"] == pytest.approx(0) and spread["ltd"] == pytest.approx(1 - 1 / 1.1)
+    cycles["rest_ms"] = 0.0
+    assert clock_gap(runs[~odd], cycles[cycles["repeat"] == 0]) == pytest.approx(0.2)
+
+
+def test_replayed_rows_stand_beside_measured_ones():
+    runs, cycles = make_runs({"autoregressive": 1.0, "ltd": 2.0})
+    replay_runs, replay_cycles = make_runs({"autoregressive": 1.0, "ltd": 1.9, "oracle": 2.5})
+    runs, replay_runs = mark_lossless(runs), mark_lossless(replay_runs)
+    table = summarise(
+        pd.concat([runs, replay_runs.assign(source="replay")]),
+        pd.concat([cycles, replay_cycles.assign(source="replay")]),
+    )
+    oracle = table[table["method"] == "oracle"]
+    assert set(oracle["source"]) == {"replay"} and oracle["speedup"].to_numpy() == pytest.approx(2.5)
+    error = simulation_error(table)
+    assert set(error["method"]) == {"autoregressive", "ltd"}
+    assert error.loc[error["method"] == "ltd", "error"].to_numpy() == pytest.approx(-0.05)
