@@ -1,0 +1,30 @@
+# Everything runs inside .venv; nothing is installed outside this folder.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+PYTHON ?= python3
+
+.PHONY: reproduce smoke test lint ui setup
+
+reproduce: setup  ## the full reproduction: results/default/report/report.md
+	snakemake --cores all
+
+smoke: setup  ## the whole pipeline at toy size, in .smoke/
+	snakemake --cores all --configfile tests/config.yaml --directory .smoke
+
+test: setup  ## unit, property and end-to-end tests
+	pytest
+
+lint: setup  ## formatting and static checks
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+
+ui: setup  ## browse all runs at http://127.0.0.1:5000
+	mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///results/mlflow.db
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml
+	test -d .venv || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --editable '.[pipeline,dev]'
+	touch $@

@@ -1,0 +1,96 @@
+"""Wrong configuration stops with one line that names the key or file."""
+
+import copy
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ltd import configuration
+from ltd.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+
+
+@pytest.fixture
+def config():
+    """The embedded default."""
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def complaint(config):
+    """Return the one line that a configuration is refused with."""
+    with pytest.raises(InputError) as refusal:
+        configuration.check(config, SCHEMA)
+    message = str(refusal.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_default_is_accepted(config):
+    configuration.check(config, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "said"),
+    [
+        ("rl", "learning_rat", 0.1, "rl.learning_rat: unknown key; did you mean learning_rate?"),
+        ("rl", "learning_rate", "fast", 'rl.learning_rate: "fast" is not allowed'),
+        ("traces", "max_depth", 0, "traces.max_depth: 0 is not allowed"),
+        ("rl", "sizes", [4, 2], "rl.sizes: [4, 2] is not ascending"),
+        ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no prompts"),
+        ("prompts", "path", "/no/such/folder", "prompts.path: /no/such/folder is not a folder"),
+        ("target", "path", "/no/such/model", "target.path: /no/such/model is neither a folder nor a hub id"),
+    ],
+)
+def test_wrong_value_is_named(config, block, key, value, said):
+    config[block][key] = value
+    assert complaint(config).startswith(said)
+
+
+def test_missing_key_is_named(config):
+    del config["rl"]["sizes"]
+    assert complaint(config).startswith("rl.sizes: missing")
+
+
+def test_task_without_prompts(config, tmp_path):
+    (tmp_path / "chat.jsonl").write_text('{"turns": ["hello"]}\n')
+    config["prompts"]["path"] = str(tmp_path)
+    assert "no " in complaint(config) and ".jsonl under prompts.path" in complaint(config)
+
+
+def test_line_without_turns(config, tmp_path):
+    for task in config["prompts"]["tasks"]:
+        (tmp_path / f"{task}.jsonl").write_text('{"turns": ["hello"]}\n{"question": "hello"}\n')
+    config["prompts"]["path"] = str(tmp_path)
+    assert "line 2: no `turns`" in complaint(config)
+
+
+def saved_model(folder, chat_template=True):
+    """A folder that looks like a saved model, with one whole safetensors file."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x"} if chat_template else {}))
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    return folder
+
+
+@pytest.mark.parametrize("bytes_left", [4, 20, -3])
+def test_truncated_safetensors(config, tmp_path, bytes_left):
+    folder = saved_model(tmp_path / "model")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:bytes_left])
+    config["target"]["path"] = str(folder)
+    assert "truncated" in complaint(config)
+
+
+def test_whole_model_is_accepted_and_a_missing_chat_template_is_not(config, tmp_path):
+    changed = copy.deepcopy(config)
+    changed["target"]["path"] = str(saved_model(tmp_path / "whole"))
+    configuration.check(changed, SCHEMA)
+    changed["target"]["path"] = str(saved_model(tmp_path / "mute", chat_template=False))
+    assert "no chat template" in complaint(changed)

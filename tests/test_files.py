@@ -1,0 +1,50 @@
+"""Files are either whole or absent."""
+
+import pytest
+
+from ltd.errors import InputError
+from ltd.files import atomic_path, file_hash, read_json, read_jsonl, write_json, write_jsonl
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("killed")
+    assert read_json(path) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_folder_replaces_folder(tmp_path):
+    for content in ("first", "second"):
+        with atomic_path(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["second"]
+
+
+def test_jsonl_error_names_file_and_line(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"turns": ["a"]}\n{"turns": \n')
+    with pytest.raises(InputError, match=r"questions\.jsonl, line 2"):
+        read_jsonl(path)
+
+
+def test_jsonl_round_trip(tmp_path):
+    rows = [{"turns": ["ä", "b\nc"]}, {"turns": []}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
+def test_hash_sees_contents_and_names_but_no_hidden_files(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    before = file_hash(folder)
+    (folder / ".mark").write_text("x")
+    assert file_hash(folder) == before
+    (folder / "a").write_text("2")
+    changed = file_hash(folder)
+    (folder / "a").rename(folder / "b")
+    assert len({before, changed, file_hash(folder)}) == 3

@@ -1,0 +1,73 @@
+"""MLflow: stages nest under one parent, killed ones are marked, a new configuration opens a new parent."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from ltd import tracking
+from ltd.files import read_json
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options a tracked stage needs at least."""
+
+    experiment: Path
+    output: Path
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """An experiment folder with a store of its own."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "results" / "toy"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def children(experiment):
+    """All runs of the experiment that have a parent, as a data frame."""
+    runs = mlflow.search_runs(experiment_names=[experiment.name])
+    return runs[runs["tags.mlflow.parentRunId"].notna()]
+
+
+def test_stage_is_a_child_of_the_parent(experiment):
+    tracking.open_parent(experiment, {"seed": 1})
+    options = Options(experiment, experiment / "policies/ltd/iteration-1")
+    with tracking.stage_run("train_policy", options) as run:
+        run.metrics({"reward": 0.5}, step=3)
+    tracking.close_parent(experiment, "FINISHED")
+    parent = read_json(experiment / "mlflow_parent.json")["run_id"]
+    child = children(experiment).iloc[0]
+    assert child["tags.mlflow.parentRunId"] == parent
+    assert child["tags.mlflow.runName"] == "train_policy policies/ltd/iteration-1"
+    assert child["metrics.reward"] == 0.5
+    assert mlflow.get_run(parent).info.status == "FINISHED"
+
+
+def test_same_configuration_keeps_the_parent_and_a_new_seed_opens_one(experiment):
+    parents = []
+    for seed in (1, 1, 2):
+        tracking.open_parent(experiment, {"seed": seed})
+        parents.append(read_json(experiment / "mlflow_parent.json")["run_id"])
+    assert parents[0] == parents[1] != parents[2]
+
+
+def test_killed_stage_is_marked_when_it_runs_again(experiment):
+    tracking.open_parent(experiment, {})
+    options = Options(experiment, experiment / "draft")
+    stage = tracking.stage_run("train_draft", options)
+    stage.__enter__()
+    mlflow.tracking.fluent._active_run_stack.get().clear()  # what a SIGKILL leaves: a run nobody ends
+    with tracking.stage_run("train_draft", options):
+        pass
+    assert sorted(children(experiment)["status"]) == ["FINISHED", "KILLED"]
+
+
+def test_failed_stage_is_marked_failed(experiment):
+    with pytest.raises(ValueError), tracking.stage_run("tune", Options(experiment, experiment / "tuning")):
+        raise ValueError
+    runs = mlflow.search_runs(experiment_names=[experiment.name])
+    assert list(runs["status"]) == ["FAILED"]

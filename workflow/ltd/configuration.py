@@ -1,0 +1,141 @@
+"""Checks of config.yaml before any work is done; every complaint is one line that names the key or file."""
+
+import difflib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from ltd.errors import InputError
+from ltd.files import read_json, read_jsonl
+
+Config = dict[str, Any]
+
+
+def check(config: Config, schema_path: Path) -> None:
+    """Raise InputError on the first wrong key, value or file of a configuration.
+
+    Args:
+        config: the merged configuration, as Snakemake holds it.
+        schema_path: workflow/schemas/config.schema.yaml, which knows keys, types and ranges.
+    """
+    check_schema(config, yaml.safe_load(schema_path.read_text(encoding="utf-8")))
+    check_values(config)
+    check_prompt_files(config)
+    if config["target"]["path"] is not None:
+        check_model_folder("target.path", config["target"]["path"])
+        check_chat_template(config["target"]["path"])
+    if config["draft"]["path"] is not None:
+        check_model_folder("draft.path", config["draft"]["path"])
+
+
+def check_schema(config: Config, schema: dict[str, Any]) -> None:
+    """Check keys, types and ranges; an unknown key is answered with the nearest known one."""
+    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda e: list(e.path))
+    if errors:
+        raise InputError(_one_line(errors[0]))
+
+
+def _one_line(error: jsonschema.ValidationError) -> str:
+    key = ".".join(map(str, error.absolute_path))
+    prefix = f"{key}." if key else ""
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        unknown = next(name for name in error.instance if name not in known)
+        near = difflib.get_close_matches(unknown, known, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
+        return f"{prefix}{unknown}: unknown key; {remedy}"
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance)
+        return f"{prefix}{missing}: missing; see config.yaml for its meaning and default"
+    wanted = error.schema.get("description") or f"{error.validator} {json.dumps(error.validator_value)}"
+    return f"{key}: {json.dumps(error.instance)} is not allowed; expected {wanted}"
+
+
+def check_values(config: Config) -> None:
+    """Check what a schema cannot say: relations between keys."""
+    tasks = config["prompts"]["tasks"]
+    for key, block in (("train_tasks", "rl"), ("test_tasks", "benchmark")):
+        for task in config[block][key]:
+            if task not in tasks:
+                raise InputError(f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}")
+    sizes = config["rl"]["sizes"]
+    if any(a >= b for a, b in zip(sizes, sizes[1:], strict=False)):
+        raise InputError(f"rl.sizes: {sizes} is not ascending; list each size once, smallest first")
+    if config["draft"]["unroll"] < config["traces"]["max_depth"] and config["draft"]["path"] is None:
+        raise InputError(
+            f"draft.unroll: {config['draft']['unroll']} is less than traces.max_depth "
+            f"{config['traces']['max_depth']}; the head must be trained for every depth it drafts"
+        )
+
+
+def check_prompt_files(config: Config) -> None:
+    """Check that a folder given as `prompts.path` holds readable questions for every task."""
+    folder = config["prompts"]["path"]
+    if folder is None:
+        return
+    if not Path(folder).is_dir():
+        raise InputError(f"prompts.path: {folder} is not a folder; give one with <task>.jsonl files")
+    for task in config["prompts"]["tasks"]:
+        files = sorted(Path(folder).glob(f"**/{task}.jsonl"))
+        if not files:
+            raise InputError(f"prompts.tasks: no {task}.jsonl under prompts.path {folder}")
+        for file in files:
+            check_questions(file)
+
+
+def check_questions(file: Path) -> None:
+    """Check a file in EAGLE's question format: every line an object with a non-empty list `turns`."""
+    rows = read_jsonl(file)
+    if not rows:
+        raise InputError(f"{file}: no prompts; write one question a line")
+    for number, row in enumerate(rows, start=1):
+        turns = row.get("turns")
+        if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
+            raise InputError(f"{file}, line {number}: no `turns`; expected a non-empty list of strings")
+
+
+def check_model_folder(key: str, path: str) -> None:
+    """Check a local checkpoint folder: configuration present, safetensors files whole.
+
+    A name that is no local path is taken for a hub id and left to the loader.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.is_absolute() or path.startswith(".") or path.count("/") != 1:
+            raise InputError(f"{key}: {path} is neither a folder nor a hub id (owner/name)")
+        return
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{key}: {path} has no config.json; give the folder of a saved model")
+    for file in folder.glob("*.safetensors"):
+        check_safetensors(file)
+
+
+def check_safetensors(file: Path) -> None:
+    """Raise InputError when a safetensors file is shorter or longer than its own header says."""
+    size = file.stat().st_size
+    remedy = "the file is truncated or damaged; copy it again"
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
+            raise InputError(f"{file}: {remedy}")
+        header = json.loads(stream.read(length))
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if 8 + length + end != size:
+        raise InputError(f"{file}: {size} bytes, its header says {8 + length + end}; {remedy}")
+
+
+def check_chat_template(path: str) -> None:
+    """Raise InputError when a local target's tokenizer has no chat template, which every task needs."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    settings = folder / "tokenizer_config.json"
+    inside = settings.is_file() and "chat_template" in read_json(settings)
+    if not inside and not (folder / "chat_template.jinja").is_file():
+        raise InputError(
+            f"target.path: the tokenizer in {path} has no chat template; add chat_template.jinja to the folder"
+        )

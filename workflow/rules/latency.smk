@@ -1,0 +1,23 @@
+# Milliseconds of every phase on this machine. Takes all cores and the GPU, so that nothing runs beside it.
+rule profile_latency:
+    input:
+        target=TARGET_FOLDER,
+        draft=DRAFT_FOLDER,
+    output:
+        f"{RESULTS}/latency/profile.json",
+    log:
+        f"{RESULTS}/logs/profile_latency.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/profile_latency.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        target=TARGET,
+        draft=DRAFT,
+        options=options("latency"),
+    shell:
+        "python -m ltd.profile_latency --target {params.target} --draft {params.draft}"
+        " --output {output} {params.options} 2>&1 | tee {log}"

@@ -1,0 +1,20 @@
+# Prompts of every task in disjoint splits, from the built-in generators, JSONL files or hub data sets.
+rule prepare_prompts:
+    output:
+        prompts=expand(
+            f"{RESULTS}/prompts/{{split}}/{{task}}.jsonl",
+            split=SPLITS,
+            task=config["prompts"]["tasks"],
+        ),
+        corpus=CORPUS,
+    log:
+        f"{RESULTS}/logs/prepare_prompts.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/prepare_prompts.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        output=f"{RESULTS}/prompts",
+        options=options("prompts"),
+    shell:
+        "python -m ltd.prepare_prompts --output {params.output} {params.options} 2>&1 | tee {log}"

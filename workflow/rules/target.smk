@@ -1,0 +1,57 @@
+# The target model: trained from scratch in the embedded default, otherwise taken from `target.path`.
+rule train_target:
+    input:
+        prompts=rules.prepare_prompts.output,
+    output:
+        directory(f"{RESULTS}/target"),
+    log:
+        f"{RESULTS}/logs/train_target.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_target.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        prompts=f"{RESULTS}/prompts",
+        state=f"{RESULTS}/state/train_target",
+        options=options("target", leave_out=["path"]),
+    shell:
+        "python -m ltd.train_target --prompts {params.prompts} --output {output} --state {params.state}"
+        " {params.options} 2>&1 | tee {log}"
+
+
+# The target's own answers: what the head learns from and what the traces follow.
+rule generate_responses_of_split:
+    input:
+        prompts=expand(
+            f"{RESULTS}/prompts/{{{{split}}}}/{{task}}.jsonl", task=config["prompts"]["tasks"]
+        ),
+        target=existing_folder_of_target,
+    output:
+        tokens=f"{RESULTS}/responses/{{split}}-t{{temperature}}.safetensors",
+        index=f"{RESULTS}/responses/{{split}}-t{{temperature}}.json",
+    log:
+        f"{RESULTS}/logs/generate_responses-{{split}}-t{{temperature}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/generate_responses-{{split}}-t{{temperature}}.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        target=TARGET,
+        prompts=f"{RESULTS}/prompts/{{split}}",
+        state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
+        options=options("responses"),
+    shell:
+        "python -m ltd.generate_responses --target {params.target} --prompts {params.prompts}"
+        " --output {output.tokens} --state {params.state} --temperature {wildcards.temperature}"
+        " {params.options} 2>&1 | tee {log}"
+
+
+rule generate_responses:
+    input:
+        expand(f"{RESULTS}/responses/{{split}}-t0.safetensors", split=SPLITS),

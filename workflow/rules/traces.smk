@@ -1,0 +1,31 @@
+# What the head would have drafted at every position of the target's answers: exact replay needs no GPU.
+rule record_traces_of_split:
+    input:
+        target=TARGET_FOLDER,
+        draft=DRAFT_FOLDER,
+        responses=f"{RESULTS}/responses/{{split}}-t{{temperature}}.safetensors",
+    output:
+        f"{RESULTS}/traces/{{split}}-t{{temperature}}-w{{beam}}.safetensors",
+    log:
+        f"{RESULTS}/logs/record_traces-{{split}}-t{{temperature}}-w{{beam}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/record_traces-{{split}}-t{{temperature}}-w{{beam}}.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        target=TARGET,
+        draft=DRAFT,
+        state=f"{RESULTS}/state/record_traces-{{split}}-t{{temperature}}-w{{beam}}",
+        options=options("traces"),
+    shell:
+        "python -m ltd.record_traces --target {params.target} --draft {params.draft}"
+        " --responses {input.responses} --output {output} --state {params.state}"
+        " {params.options} 2>&1 | tee {log}"
+
+
+rule record_traces:
+    input:
+        expand(TRACES, split=SPLITS),
