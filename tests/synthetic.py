@@ -18,7 +18,7 @@ def synthetic_traces(
     with_optional=False,
     tasks=TASKS,
 ):
-    """Traces whose draft is calibrated: the continuation takes a child with its probability.
+    """Traces whose draft is calibrated: the continuation takes children by probability.
 
     How certain the draft is drifts slowly along an answer and differs by task, so that a policy that reads the
     scores gains over any constant choice.
