@@ -1,0 +1,211 @@
+"""Trained policies: small networks in safetensors and JSON, and the controller that decodes with them.
+
+A folder of policies holds `depth.safetensors`, `size.safetensors` and one `policy.json` that describes both:
+observation, action map, and the hashes of what they were trained on. Only numpy, torch and safetensors are
+needed to run them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from ltd.errors import InputError
+from ltd.files import read_json, write_json
+from ltd.observations import DraftView, ObservationSpec, RecentCycles
+
+VERSION = 1
+STOP, CONTINUE = 0, 1
+# Above this many weights a layer gains from torch's threads; below, numpy's lower overhead wins.
+NUMPY_WEIGHTS = 100_000
+DESCRIPTION = "policy.json"
+
+
+class PolicyNetwork:
+    """A plain multilayer perceptron with ReLU between its linear layers."""
+
+    def __init__(self, layers: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """layers: (weight [out, in], bias [out]) float32 of every linear layer, input side first."""
+        self.layers = [(np.ascontiguousarray(w, np.float32), np.asarray(b, np.float32)) for w, b in layers]
+        self._large = max(weight.size for weight, _ in self.layers) > NUMPY_WEIGHTS
+        self._tensors = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in self.layers]
+
+    @property
+    def inputs(self) -> int:
+        """Width of the observation that the network expects."""
+        return self.layers[0][0].shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Number of actions."""
+        return self.layers[-1][0].shape[0]
+
+    def logits(self, observations: np.ndarray) -> np.ndarray:
+        """[B, inputs] float32 -> [B, outputs] float32."""
+        if self._large:
+            return self._torch_logits(observations)
+        hidden = observations
+        for weight, bias in self.layers[:-1]:
+            hidden = np.maximum(hidden @ weight.T + bias, 0)
+        weight, bias = self.layers[-1]
+        return hidden @ weight.T + bias
+
+    @torch.no_grad()
+    def _torch_logits(self, observations: np.ndarray) -> np.ndarray:
+        hidden = torch.from_numpy(np.ascontiguousarray(observations))
+        for weight, bias in self._tensors[:-1]:
+            hidden = torch.addmm(bias, hidden, weight.T).relu_()
+        weight, bias = self._tensors[-1]
+        return torch.addmm(bias, hidden, weight.T).numpy()
+
+    def save(self, path: Path) -> None:
+        """Write `layers.<i>.weight` and `layers.<i>.bias`."""
+        tensors = {}
+        for index, (weight, bias) in enumerate(self.layers):
+            tensors |= {f"layers.{index}.weight": weight, f"layers.{index}.bias": bias}
+        save_file(tensors, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "PolicyNetwork":
+        """Read a file written by `save`; raises InputError when it is absent or has no such layers."""
+        if not path.is_file():
+            raise InputError(f"{path}: no such policy; train it first")
+        tensors = load_file(path)
+        count = len(tensors) // 2
+        try:
+            return cls([(tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(count)])
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}: not a policy network ({error})") from error
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One trained decision.
+
+    kind `size` chooses among `actions` (sizes, ascending); kind `depth` among stop (0) and continue (1), asked
+    at depths first_decision, first_decision + interval, ... below the largest depth; before and between them
+    drafting goes on. `trained_on` holds hashes of traces, profile, target and draft head.
+    """
+
+    kind: str
+    network: PolicyNetwork
+    spec: ObservationSpec
+    actions: tuple[int, ...]
+    first_decision: int = 0
+    interval: int = 1
+    trained_on: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wanted = (self.spec.width, len(self.actions))
+        found = (self.network.inputs, self.network.outputs)
+        if wanted != found:
+            raise InputError(
+                f"{self.kind} policy: its description asks for {wanted[0]} inputs and {wanted[1]} actions, "
+                f"the network has {found[0]} and {found[1]}; the two files do not belong together"
+            )
+
+    def asked(self, depth: np.ndarray | int) -> np.ndarray | bool:
+        """Tell whether the depth policy decides at `depth`; elsewhere drafting continues without it."""
+        return (depth >= self.first_decision) & ((depth - self.first_decision) % self.interval == 0)
+
+    def choose(self, view: DraftView) -> np.ndarray:
+        """Return the index of the best action for every draft of the view, [B]."""
+        return self.network.logits(self.spec.observe(view)).argmax(axis=1)
+
+    def description(self) -> dict[str, Any]:
+        """What policy.json says about this policy."""
+        rest = {name: getattr(self, name) for name in ("actions", "first_decision", "interval")}
+        return {"observation": asdict(self.spec)} | rest | {"trained_on": dict(self.trained_on)}
+
+
+def save_policies(folder: Path, *policies: Policy) -> None:
+    """Write the given policies (one or both kinds) and their description into an existing folder."""
+    for policy in policies:
+        policy.network.save(folder / f"{policy.kind}.safetensors")
+    descriptions = {policy.kind: policy.description() for policy in policies}
+    write_json(folder / DESCRIPTION, {"version": VERSION} | descriptions)
+
+
+def load_policy(folder: str | Path, kind: str) -> Policy:
+    """Read the policy of one kind, `depth` or `size`; raises InputError when it is absent or inconsistent."""
+    path = Path(folder) / DESCRIPTION
+    description = read_json(path)
+    if description.get("version") != VERSION:
+        raise InputError(f"{path}: version {description.get('version')}, expected {VERSION}; train it again")
+    if kind not in description:
+        raise InputError(f"{path}: no {kind} policy in this folder")
+    entry = description[kind]
+    observation = entry["observation"]
+    observation |= {"parts": tuple(observation["parts"]), "sizes": tuple(observation["sizes"])}
+    return Policy(
+        kind=kind,
+        network=PolicyNetwork.load(path.with_name(f"{kind}.safetensors")),
+        spec=ObservationSpec(**observation),
+        actions=tuple(entry["actions"]),
+        first_decision=entry["first_decision"],
+        interval=entry["interval"],
+        trained_on=entry["trained_on"],
+    )
+
+
+class PolicyController:
+    """Decodes with a depth and a size policy; either may be a constant instead.
+
+    Every decision is the policy's most probable action. Implements `ltd.controllers.Controller`.
+    """
+
+    def __init__(self, depth: Policy | int, size: Policy | int, name: str = "ltd") -> None:
+        self.depth, self.size, self.name = depth, size, name
+        self._recent = RecentCycles(1)
+        self._drafted = np.zeros(1, dtype=np.int64)
+
+    @classmethod
+    def load(cls, folder: str | Path, name: str = "ltd") -> "PolicyController":
+        """Read both policies of a folder."""
+        return cls(load_policy(folder, "depth"), load_policy(folder, "size"), name)
+
+    def begin(self, prompt_length: int) -> None:
+        """Forget the previous answer."""
+        self._recent.reset(_LANE)
+        self._drafted[:] = 0
+
+    def continue_drafting(self, state: Any) -> bool:
+        """Decide whether one more level is drafted."""
+        if isinstance(self.depth, int):
+            go_on = state.depth < self.depth
+        else:
+            go_on = not self.depth.asked(state.depth) or self.depth.choose(self._view(state))[0] == CONTINUE
+        self._drafted[:] = state.depth + go_on
+        return bool(go_on)
+
+    def choose_size(self, state: Any) -> int:
+        """Decide how many of the drafted nodes are verified."""
+        if isinstance(self.size, int):
+            return self.size
+        return self.size.actions[self.size.choose(self._view(state))[0]]
+
+    def accepted(self, count: int) -> None:
+        """Learn what the finished cycle brought."""
+        self._recent.update(_LANE, self._drafted, np.asarray([count]))
+        self._drafted[:] = 0
+
+    def _view(self, state: Any) -> DraftView:
+        policies = [policy for policy in (self.depth, self.size) if isinstance(policy, Policy)]
+        parts = {part for policy in policies for part in policy.spec.parts}
+        entropy = None
+        if "entropy" in parts:
+            entropy = np.asarray([state.entropy() if state.depth else 0.0], dtype=np.float32)
+        return DraftView(
+            scores=state.scores.numpy(force=True)[None],
+            depth=np.asarray([state.depth]),
+            context_length=np.asarray([state.context_length]),
+            recent=self._recent.values,
+            entropy=entropy,
+        )
+
+
+_LANE = np.zeros(1, dtype=np.int64)

@@ -1,0 +1,128 @@
+"""Many answers replayed at once: lanes that walk along recorded answers, a draft-and-verify cycle at a time.
+
+The training environments and the validation both stand on this walk. It holds no policy: whoever uses it
+decides when a lane's draft stops and how much of it is verified.
+"""
+
+import numpy as np
+
+from ltd.dense_latency import dense_for
+from ltd.latency import LatencyProfile
+from ltd.observations import DraftView, ObservationSpec, RecentCycles, scaled_recent
+from ltd.replay import ReplayTable
+from ltd.traces import Traces
+
+# Parts that are cheaper to read from the scores than to keep for every position and depth.
+PLAIN_PARTS = {"nodes", "level", "depth", "length"}
+MAX_TABLE_BYTES = 1 << 30
+ROWS_AT_ONCE = 4096
+
+
+class ReplayWorld:
+    """Traces and the latency profile of one machine, ready for look-ups; shared by all walks over them."""
+
+    def __init__(self, traces: Traces, profile: LatencyProfile, sizes: tuple[int, ...]) -> None:
+        """Raises InputError when traces and profile do not belong together or the profile lacks a size."""
+        self.traces, self.profile, self.sizes = traces, profile, tuple(sizes)
+        self.max_depth = traces.max_depth
+        self.table = ReplayTable(traces)
+        self.latency = dense_for(traces, profile, max(sizes))
+        self.starts = traces.starts
+        self.context_length = np.asarray(traces.context_length, dtype=np.int64)
+        self.tokens_left = np.asarray(traces.tokens_left, dtype=np.int64)
+        self.step_seconds = float(self.latency.autoregressive[self.context_length].mean())
+        self._observations: dict[ObservationSpec, ObservationTable] = {}
+
+    def observations(self, spec: ObservationSpec) -> "ObservationTable":
+        """Return the observations of `spec` at every position and depth, made once."""
+        if spec not in self._observations:
+            self._observations[spec] = ObservationTable(self.traces, spec)
+        return self._observations[spec]
+
+
+class ObservationTable:
+    """Observations by (position, depth): summaries are computed once, plain parts when asked for."""
+
+    def __init__(self, traces: Traces, spec: ObservationSpec) -> None:
+        self.traces, self.spec = traces, spec
+        self._static, self._recent = spec.static, "recent" in spec.parts
+        depths = traces.max_depth + 1
+        small = len(traces) * depths * self._static.width * 4 <= MAX_TABLE_BYTES
+        self._rows = None
+        if small and not PLAIN_PARTS.issuperset(self._static.parts):
+            self._rows = np.empty((len(traces), depths, self._static.width), dtype=np.float32)
+            self._fill()
+
+    def _fill(self) -> None:
+        for first in range(0, len(self.traces), ROWS_AT_ONCE):
+            positions = np.arange(first, min(first + ROWS_AT_ONCE, len(self.traces)))
+            for depth in range(self.traces.max_depth + 1):
+                self._rows[positions, depth] = self._observe(positions, np.full(len(positions), depth))
+
+    def _observe(self, positions: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        traces, entropy = self.traces, None
+        if traces.entropy is not None:
+            entropy = np.where(depth > 0, traces.entropy[positions, depth - 1], np.float32(0))
+        no_recent = np.zeros((len(positions), 0), dtype=np.float32)
+        context = traces.context_length[positions]
+        return self._static.observe(DraftView(traces.scores[positions], depth, context, no_recent, entropy))
+
+    def rows(self, positions: np.ndarray, depth: np.ndarray, recent: np.ndarray) -> np.ndarray:
+        """Return observations [B, width] float32 of B (position, depth) pairs; recent is [B, 3]."""
+        known = self._rows is not None
+        static = self._rows[positions, depth] if known else self._observe(positions, depth)
+        if not self._recent:
+            return static
+        return np.concatenate([static, scaled_recent(recent)], axis=1)
+
+
+class Walk:
+    """L lanes, each somewhere in an answer with a draft of some depth in progress.
+
+    position [L] index into the traces, depth [L] levels drafted so far in the running cycle,
+    decisions [L] times the depth policy was asked in it, rows [L] true rows the next prefix pass processes.
+    """
+
+    def __init__(self, world: ReplayWorld, position: np.ndarray) -> None:
+        self.world = world
+        lanes = len(position)
+        self.position = np.array(position, dtype=np.int64)
+        self.depth = np.zeros(lanes, dtype=np.int64)
+        self.decisions = np.zeros(lanes, dtype=np.int64)
+        self.rows = np.ones(lanes, dtype=np.int64)
+        self.recent = RecentCycles(lanes)
+
+    def place(self, lanes: np.ndarray, position: np.ndarray) -> None:
+        """Put lanes at the start of other answers."""
+        self.position[lanes] = position
+        self.rows[lanes] = 1
+        self.recent.reset(lanes)
+
+    def finish(self, lanes: np.ndarray, sizes: np.ndarray, size_decisions: int) -> tuple[np.ndarray, ...]:
+        """Verify the drafts of some lanes and step them on to the next root.
+
+        Args:
+            lanes: [B] which lanes; sizes: [B] chosen sizes (ignored at depth 0).
+            size_decisions: 1 when a size policy was asked and its time counts, otherwise 0.
+
+        Returns:
+            tokens [B], seconds [B], ended [B]: True where the answer is over; the lane must then be placed.
+        """
+        world, position, depth = self.world, self.position[lanes], self.depth[lanes]
+        accepted = world.table.accepted(position, depth, sizes)
+        left = world.tokens_left[position]
+        tokens = np.minimum(accepted + 1, left)
+        seconds = world.latency.cycle_seconds(
+            depth,
+            sizes,
+            world.context_length[position],
+            self.rows[lanes],
+            self.decisions[lanes],
+            size_decisions * (depth > 0),
+        )
+        self.recent.update(lanes, depth, accepted)
+        self.rows[lanes] = np.where(depth > 0, tokens, self.rows[lanes] + 1)
+        self.position[lanes] = position + tokens
+        self.depth[lanes] = 0
+        self.decisions[lanes] = 0
+        return tokens, seconds, tokens == left

@@ -1,0 +1,70 @@
+"""What a policy is paid for a finished draft-and-verify cycle.
+
+`throughput`, `acceptance` and `time` are the paper's reward and its ablations (table 2). `marginal` pays
+tokens - rate * seconds. With `rate` the long-run throughput the policies attain, the policy that maximises its
+mean maximises sum of tokens / sum of seconds (Dinkelbach's method; the marginal value theorem), where the mean
+of per-cycle ratios spends too much on hard cycles and too little on easy ones.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ltd.errors import InputError
+
+KINDS = ("throughput", "acceptance", "time", "marginal")
+
+
+@dataclass
+class Reward:
+    """Pays cycles; time is counted in autoregressive steps so that values have the same scale on any machine.
+
+    step_seconds: seconds of one autoregressive step of the profile.
+    rate: tokens per autoregressive step that a cycle's time is worth; `marginal` alone uses it, and the
+    training loop moves it to the throughput that the pair attains.
+    """
+
+    kind: str
+    step_seconds: float
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"reward: {self.kind!r} is unknown; choose from {', '.join(KINDS)}")
+
+    def __call__(self, tokens: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+        """Return the reward of cycles that emitted `tokens` in `seconds`; same shape, float32."""
+        steps = seconds / self.step_seconds
+        if self.kind == "throughput":
+            value = tokens / steps
+        elif self.kind == "acceptance":
+            value = tokens
+        elif self.kind == "time":
+            value = -steps
+        else:
+            value = tokens - self.rate * steps
+        return np.asarray(value, dtype=np.float32)
+
+    def attain(self, tokens: float, seconds: float) -> None:
+        """Move the rate to the throughput just attained: one step of Dinkelbach's iteration."""
+        self.rate = float(tokens / seconds * self.step_seconds)
+
+
+def best_rate(tokens: np.ndarray, seconds: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+    """Solve max sum(tokens) / sum(seconds) over one action a state, by Dinkelbach's iteration.
+
+    Args:
+        tokens, seconds: expected tokens and seconds of every action in every state, [S, A].
+        weights: how often each state occurs, [S].
+
+    Returns:
+        The attained rate in tokens per second, and the chosen action of every state [S].
+    """
+    states = np.arange(len(tokens))
+    rate = 0.0
+    while True:
+        actions = np.argmax(tokens - rate * seconds, axis=1)
+        attained = float(weights @ tokens[states, actions] / (weights @ seconds[states, actions]))
+        if attained <= rate:
+            return rate, actions
+        rate = attained
