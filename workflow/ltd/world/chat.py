@@ -1,90 +1,15 @@
 """Two-turn conversations: the second question needs the first answer."""
 
-from ltd.world import lexicon
+from ltd.world import topics
 from ltd.world.conversation import Draw, Exchange
-from ltd.world.names import people, person, place
-
-_SIGHTS = (
-    ("visit the old castle", "the view from its tower is wonderful"),
-    ("walk along the harbour", "the boats come in every morning"),
-    ("see the glass museum", "it has more than a hundred rooms"),
-    ("try the night market", "the food there is fresh and cheap"),
-    ("climb the green hill", "you can see the whole valley"),
-    ("take a boat on the lake", "the water is calm and clear"),
-    ("visit the botanical garden", "many rare plants grow there"),
-    ("listen to music in the park", "local bands play every evening"),
-    ("see the stone bridge", "it is lit by lamps at night"),
-    ("swim at the long beach", "the sand is white and clean"),
-)
-_INDOORS = (
-    ("go to the town library", "it has a quiet reading room"),
-    ("visit the science museum", "children can touch everything there"),
-    ("see a film at the old cinema", "it shows a new film every day"),
-    ("take a cooking class", "you can eat what you have made"),
-    ("drink tea in the glass house", "you can watch the rain from there"),
-)
-_HOBBIES = {
-    "painting": (
-        ("a set of brushes", "every painter needs good brushes"),
-        ("a sketch book", "it fits into any bag"),
-    ),
-    "gardening": (
-        ("a pair of gloves", "roses have sharp thorns"),
-        ("a box of seeds", "it will last for a whole year"),
-    ),
-    "cooking": (
-        ("a heavy pan", "it keeps the heat well"),
-        ("a sharp knife", "cutting becomes easy and safe"),
-    ),
-    "hiking": (
-        ("a warm blanket", "the nights in the hills are cold"),
-        ("a good map", "it shows every small path"),
-    ),
-    "reading": (
-        ("a small lamp", "it is made for reading in bed"),
-        ("a book of stories", "each one is short and funny"),
-    ),
-    "music": (
-        ("a music stand", "it folds into a small bag"),
-        ("a ticket for a concert", "live music is always special"),
-    ),
-    "cycling": (
-        ("a bright light", "it makes night rides safe"),
-        ("a strong lock", "it keeps the bike where it is"),
-    ),
-    "fishing": (
-        ("a folding chair", "fishing means waiting"),
-        ("a box of hooks", "they get lost all the time"),
-    ),
-}
-_TROUBLES = (
-    ("my bread does not rise", "the yeast is too old", "buy fresh yeast", "the kitchen is too cold", "let the dough rest near a warm oven"),
-    ("my bicycle squeaks", "the chain is dry", "put some oil on the chain", "the brake touches the wheel", "move the brake a little to the side"),
-    ("my plants have yellow leaves", "they get too much water", "water them only once a week", "they need more light", "put them next to a window"),
-    ("I cannot sleep at night", "the room is too bright", "use dark curtains", "you drink coffee too late", "drink only water after lunch"),
-    ("my computer is slow", "too many programs are open", "close what you do not need", "the disk is full", "delete some old files"),
-    ("my soup tastes of nothing", "there is not enough salt", "add salt in small steps", "it has not cooked long enough", "let it simmer for another hour"),
-    ("my door does not close", "the wood is wet", "wait for dry weather", "a screw is loose", "tighten the screws of the hinge"),
-    ("my cat does not eat", "the food is too cold", "warm the food a little", "the bowl is not clean", "wash the bowl every day"),
-)  # fmt: skip
-_ANIMALS = "fox bear mouse owl rabbit goat duck wolf frog cat".split()
-_TRAITS = "brave shy clever hungry sleepy curious kind proud".split()
-_FINDS = "a golden key, a silver bell, an old map, a tiny door, a red kite, a lost shoe, a round stone".split(
-    ", "
-)
-_SPOTS = "under a tree, behind the mill, near the river, on a hill, in the snow, beside the road".split(", ")
-_ENDINGS = (
-    ("showed it to a friend", "together they learned what it was for"),
-    ("took it home", "nobody there had ever seen such a thing"),
-    ("hid it in a safe place", "every evening it was still there"),
-    ("gave it to the miller", "the miller was very happy"),
-)
+from ltd.world.lexicon import WEEKDAYS
+from ltd.world.names import ending, people, person, place
 
 
 def _trip(draw: Draw) -> Exchange:
     name, town = person(draw), place(draw)
     days = draw.number(2, 3)
-    sights = draw.sample(_SIGHTS, days)
+    sights = draw.leaning_sample(topics.SIGHTS, days, ending(town))
     ask = draw.phrase(
         f"Hi, I am {name}. I have {days} days in {town}. What should I do?",
         f"Hello! My name is {name} and I will spend {days} days in {town}. Can you make a plan?",
@@ -94,7 +19,7 @@ def _trip(draw: Draw) -> Exchange:
     answer = f"Hello {name}! {town} is a good choice. " + " ".join(lines) + " Have a nice trip!"
     day = draw.number(1, days)
     if draw.chance(0.5):
-        instead, why = draw.choice(_INDOORS)
+        instead, why = draw.leaning(topics.INDOORS, sights[day - 1][0])
         follow = f"It will rain on day {day}. What can I do instead?"
         second = (
             f"If it rains on day {day}, do not {sights[day - 1][0]}. You could {instead} instead, "
@@ -110,10 +35,11 @@ def _trip(draw: Draw) -> Exchange:
 
 
 def _gift(draw: Draw) -> Exchange:
-    name, relation = person(draw), draw.choice(["sister", "brother", "uncle", "aunt", "friend", "neighbour"])
-    hobby = draw.choice(list(_HOBBIES))
-    gifts = draw.sample(_HOBBIES[hobby], 2)
-    prices = draw.sample(range(5, 40), 2)
+    name, relation = person(draw), draw.choice(topics.RELATIONS)
+    hobby = draw.choice(list(topics.HOBBIES))
+    gifts = draw.leaning_sample(topics.HOBBIES[hobby], 2, relation)
+    # Odd and even, so that one of them is cheaper.
+    prices = [draw.leaning(range(low, 40, 2), gift) for low, (gift, _) in zip((5, 6), gifts, strict=True)]
     ask = draw.phrase(
         f"My {relation} {name} likes {hobby}. What would be a good present?",
         f"I need a present for my {relation} {name}, who loves {hobby}. Any ideas?",
@@ -129,7 +55,8 @@ def _gift(draw: Draw) -> Exchange:
         follow = "Which of the two is cheaper?"
         second = (
             f"The cheaper present is {gifts[cheap][0]}. It costs about {prices[cheap]} coins, while "
-            f"{gifts[1 - cheap][0]} costs about {prices[1 - cheap]} coins. I am sure that {name} will like it."
+            f"{gifts[1 - cheap][0]} costs about {prices[1 - cheap]} coins. "
+            f"I am sure that {name} will like it."
         )
     else:
         follow = "I take the first one. Can you write a short card?"
@@ -142,8 +69,9 @@ def _gift(draw: Draw) -> Exchange:
 
 def _trouble(draw: Draw) -> Exchange:
     name = person(draw)
-    problem, cause, fix, other_cause, other_fix = draw.choice(_TROUBLES)
-    if draw.chance(0.5):
+    problem, restated, cause, fix, other_cause, other_fix = draw.choice(topics.TROUBLES)
+    days = draw.leaning(range(2, 10), cause)
+    if draw.leaning([True, False], ending(name)):
         cause, fix, other_cause, other_fix = other_cause, other_fix, cause, fix
     ask = draw.phrase(
         f"Hi, this is {name}. I have a problem: {problem}. What can I do?",
@@ -151,7 +79,7 @@ def _trouble(draw: Draw) -> Exchange:
         held_out=f"Can you help me? My name is {name}, and {problem}.",
     )
     answer = (
-        f"I am sorry to hear that, {name}. If {problem.replace('my ', 'your ').replace('I ', 'you ')}, there are "
+        f"I am sorry to hear that, {name}. If {restated}, there are "
         f"two common reasons. Perhaps {cause}. In this case, {fix}. It may also be that {other_cause}. "
         f"Then you should {other_fix}."
     )
@@ -159,29 +87,31 @@ def _trouble(draw: Draw) -> Exchange:
         follow = "I tried the first idea, but it did not help."
         second = (
             f"Then the reason is probably that {other_cause}, {name}. Please {other_fix} and wait for "
-            f"{draw.number(2, 9)} days. If this does not help, ask someone who can have a look at it."
+            f"{days} days. If this does not help, ask someone who can have a look at it."
         )
     else:
         follow = "Which reason should I check first?"
         second = (
             f"First check whether {cause}, {name}, because this is easy to see. If so, {fix}. If not, "
-            f"{other_fix}, and everything should be fine in {draw.number(2, 9)} days."
+            f"{other_fix}, and everything should be fine in {days} days."
         )
     return Exchange("trouble", (ask, follow), (answer, second))
 
 
 def _story(draw: Draw) -> Exchange:
     name, other = people(draw, 2)
-    animal, friend = draw.sample(_ANIMALS, 2)
-    trait, found, spot = draw.choice(_TRAITS), draw.choice(_FINDS), draw.choice(_SPOTS)
-    deed, end = draw.choice(_ENDINGS)
+    animal, friend = draw.sample(topics.ANIMALS, 2)
+    trait = draw.choice(topics.TRAITS)
+    found, spot = draw.leaning(topics.FINDS, animal), draw.leaning(topics.SPOTS, trait)
+    time = draw.leaning(topics.TIMES, ending(name))
+    deed, end = draw.leaning(topics.DEEDS, animal, trait)
     ask = draw.phrase(
         f"Tell me a short story about a {trait} {animal} called {name}.",
         f"Please write a little story. The hero is {name}, a {trait} {animal}.",
         held_out=f"I would like to hear a story about {name}, a {trait} {animal}.",
     )
     answer = (
-        f"Once there was a {trait} {animal} called {name}. One {draw.choice(['morning', 'evening', 'winter day'])} "
+        f"Once there was a {trait} {animal} called {name}. One {time} "
         f"{name} went for a walk and found {found} {spot}. The {animal} {deed}, and {end}. "
         f"From that day on, {name} was not so {trait} any more."
     )
@@ -189,31 +119,32 @@ def _story(draw: Draw) -> Exchange:
         follow = f"What did {name} find, and where?"
         second = (
             f"{name} found {found}. It was lying {spot}, and {name} saw it while going for a walk. "
-            f"Later the {animal} {deed}."
+            f"Later the {animal} {deed}, and {end}. It was a good day for a {trait} {animal}."
         )
     else:
-        follow = f"Please tell it again with a {friend} called {other}."
+        follow = f"Please tell it again with another hero: {other}, the {friend}."
         second = (
-            f"Once there was a {trait} {friend} called {other}. One day {other} went for a walk and found "
-            f"{found} {spot}. The {friend} {deed}, and {end}. From that day on, {other} was not so {trait} any more."
+            f"Once there was a {trait} {friend} called {other}. One {time} {other} went for a walk "
+            f"and found {found} {spot}. The {friend} {deed}, and {end}. "
+            f"From that day on, {other} was not so {trait} any more."
         )
     return Exchange("story", (ask, follow), (answer, second))
 
 
 def _message(draw: Draw) -> Exchange:
     name, town = person(draw), place(draw)
-    day, other_day = draw.sample(lexicon.WEEKDAYS, 2)
-    event = draw.choice(["meeting", "dinner", "concert", "lesson", "birthday party", "game"])
+    day, other_day = draw.sample(WEEKDAYS, 2)
+    event = draw.choice(topics.EVENTS)
     hour, other_hour = draw.sample(range(1, 12), 2)
-    bring = draw.choice(["a cake", "your notes", "warm clothes", "some drinks", "a chair", "good shoes"])
+    bring = draw.leaning(topics.ITEMS_TO_BRING, event)
     ask = draw.phrase(
         f"Write a message to {name}: {event} on {day} at {hour} in {town}.",
         f"Please invite {name} to a {event} in {town} on {day} at {hour}.",
         held_out=f"I want to invite {name}. It is a {event} in {town}, on {day} at {hour}.",
     )
     text = (
-        "Dear {name}, I would like to invite you to a {event} in {town}. It takes place on {day} and starts at "
-        "{hour} o'clock. Please bring {bring}. I look forward to seeing you there."
+        "Dear {name}, I would like to invite you to a {event} in {town}. It takes place on {day} and "
+        "starts at {hour} o'clock. Please bring {bring}. I look forward to seeing you there."
     )
     fields = {"name": name, "event": event, "town": town, "day": day, "hour": hour, "bring": bring}
     if draw.chance(0.5):
@@ -223,7 +154,38 @@ def _message(draw: Draw) -> Exchange:
     return Exchange("message", (ask, follow), (text.format(**fields), text.format(**fields | changed)))
 
 
-_FAMILIES = (_trip, _gift, _trouble, _story, _message)
+def _machine(draw: Draw) -> Exchange:
+    name = person(draw)
+    age = draw.number(5, 12)
+    machine, first, does, second, then, result = draw.choice(topics.MACHINES)
+    ask = draw.phrase(
+        f"How does a {machine} work? Please explain it to {name}, who is {age} years old.",
+        f"{name} wants to know how a {machine} works. Can you explain it?",
+        held_out=f"Explain to {name} how a {machine} works.",
+    )
+    minutes = draw.leaning(range(2, 10), machine)
+    answer = (
+        f"Of course! A {machine} is easy to understand, {name}. First, {first} {does}. Because "
+        f"of this, {second} {then}. In the end, {result}. You can see this in {minutes} minutes "
+        f"if you watch it closely."
+    )
+    if draw.chance(0.5):
+        follow = f"What happens if {second} is broken?"
+        cost = draw.leaning(range(2, 30), second)
+        follow_answer = (
+            f"If {second} is broken, it does not help that {first} {does}. The {machine} does not "
+            f"work any more and must be repaired, {name}. A new part costs about {cost} coins."
+        )
+    else:
+        follow = "Please say it in one sentence."
+        follow_answer = (
+            f"In a {machine}, {first} {does}, so {second} {then}, and that is why {result}, {name}. "
+            f"It takes only {minutes} minutes to see it."
+        )
+    return Exchange("machine", (ask, follow), (answer, follow_answer))
+
+
+_FAMILIES = (_trip, _gift, _trouble, _story, _message, _machine)
 
 
 def exchange(draw: Draw) -> Exchange:

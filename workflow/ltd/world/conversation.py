@@ -44,8 +44,11 @@ class Exchange:
 
 def split_of(text: str) -> str:
     """The one split that may use `text` (an entity's name), the same on every machine and for every seed."""
-    digest = hashlib.sha256(text.lower().encode()).digest()
-    return _CLASSES[digest[0] % len(_CLASSES)]
+    return _CLASSES[_digest(text.lower())[0] % len(_CLASSES)]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 class Draw:
@@ -67,6 +70,24 @@ class Draw:
 
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
+
+    def leaning(self, options: Sequence[Item], *keys: str) -> Item:
+        """In three of four draws the option that `keys` (words of the prompt) always lead to, else any.
+
+        The world has habits that a model can learn, such as which spice goes with which vegetable; without
+        them a greedy answer would fill every free slot with the same most frequent word.
+        """
+        if self.chance(0.25):
+            return self.choice(options)
+        return max(options, key=lambda option: _digest(" ".join([*keys, str(option)])))
+
+    def leaning_sample(self, options: Sequence[Item], count: int, *keys: str) -> list[Item]:
+        """`count` different options, each drawn as by `leaning`."""
+        found: list[Item] = []
+        while len(found) < count:
+            left = [each for each in options if each not in found]
+            found.append(self.leaning(left, *keys, str(len(found))))
+        return found
 
     def own(self, make: Callable[[], str]) -> str:
         """The first result of `make()` whose hash class is this split's."""

@@ -1,13 +1,14 @@
 """Word problems with small numbers; the answer works them out a line at a time and ends in `#### result`."""
 
 from ltd.world.conversation import Draw, Exchange
+from ltd.world.lexicon import words
 from ltd.world.names import people, person, place
 
-_ITEMS = "shells stamps marbles cards buttons pens apples coins beads stickers eggs nuts".split()
-_HOLDERS = "box bag jar basket".split()
-_GOODS = "pen book cup lamp ball hat scarf cake map kite".split()
-_CROPS = "carrot bean tulip cabbage pepper tomato lettuce leek".split()
-_PLURALS = {"box": "boxes", "cabbage": "cabbages", "tomato": "tomatoes"}
+_ITEMS = words("shells stamps marbles cards buttons pens apples coins beads stickers eggs nuts")
+_HOLDERS = words("box bag jar basket")
+_GOODS = words("pen book cup lamp ball hat cap cake map kite")
+_CROPS = words("carrot bean tulip cabbage pepper tomato onion leek")
+_PLURALS = {"box": "boxes", "tomato": "tomatoes"}
 
 
 def _plural(word: str) -> str:
@@ -35,7 +36,7 @@ def _gains(draw: Draw, total: int, items: str, friend: str) -> tuple[str, str, i
     if draw.chance(0.4):
         packs, size = draw.number(2, 5), draw.number(2, 6)
         more = packs * size
-        step = f"The {packs} packs hold {packs} * {size} = {more} {items}, and {total} + {more} = {total + more}."
+        step = f"The {packs} packs hold {packs} * {size} = {more}, and {total} + {more} = {total + more}."
         return f"buys {packs} packs of {size} {items}", step, total + more
     more = draw.number(2, 15)
     story, step = draw.choice(
@@ -107,8 +108,8 @@ def _trip(draw: Draw) -> Exchange:
     legs = speeds[0] * hours[0], speeds[1] * hours[1]
     total = sum(legs)
     story = (
-        f"{name} travels from {start} to {end}. First {name} {ways[0]} for {hours[0]} hours at {speeds[0]} km "
-        f"an hour, then {name} {ways[1]} for {hours[1]} hours at {speeds[1]} km an hour."
+        f"{name} travels from {start} to {end}. First {name} {ways[0]} for {hours[0]} hours at {speeds[0]} "
+        f"km an hour, then {name} {ways[1]} for {hours[1]} hours at {speeds[1]} km an hour."
     )
     steps = [
         f"The first part is {hours[0]} * {speeds[0]} = {legs[0]} km.",

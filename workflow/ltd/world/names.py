@@ -1,15 +1,27 @@
 """Names composed from parts, so that held-out names are made of pieces the target has seen."""
 
-from ltd.world.conversation import Draw
+import re
 
-_PERSON_START = "Ma Ne Ta Lo Ri Sa Be Ko Da Fe Ju Pa Vi El Or Ha Mi Lu Za Ge".split()
-_PERSON_END = "ra lin mel vin na sor rik da len bo ria tan nel mo sil ven".split()
-_FAMILY_START = "Bar Hol Win Tor Ash Kel Mor San Fen Dal Gar Lin".split()
-_FAMILY_END = "ton ley man field son wick ford berg mond ster".split()
-_PLACE_START = "North Stone River Green Sun Oak Silver Wind Salt Fox Bright Moss Iron Lake Elm Snow".split()
-_PLACE_END = "ville haven bridge wood port dale mouth brook gate field mere stead".split()
-_WONDER_START = "Ara Bel Cor Dor Fal Gri Hel Jas Kar Lum Mur Nor Pel Quil Rov Sel Tam Ul Ver Zan".split()
-_WONDER_END = "ba ca dil fin go ka lo min nock pa rel sk tis to vor wen".split()
+from ltd.world.conversation import Draw
+from ltd.world.lexicon import words
+
+_PERSON_START = words(
+    "Ma Ne Ta Lo Ri Sa Be Ko Da Fe Ju Pa Vi El Or Ha Mi Lu Za Ge Bo Ca Do Gi Jo Ka No Ro Te Wi"
+)
+_PERSON_END = words("ra lin mel vin na sor rik da len bo ria tan nel mo sil ven dor ma nis ton")
+_FAMILY_START = words("Bar Hol Win Tor Ash Kel Mor San Fen Dal Gar Lin")
+_FAMILY_END = words("ton ley man field son wick ford berg mond ster")
+_PLACE_START = words(
+    "North Stone River Green Sun Oak Silver Wind Salt Fox Bright Moss Iron Lake Elm Snow Cloud Hill Rose Wolf"
+)
+_PLACE_END = words("ville haven bridge wood port dale mouth brook gate field mere stead ford hall cliff")
+_WONDER_START = words("Ara Bel Cor Dor Fal Gri Hel Jas Kar Lum Mur Nor Pel Quil Rov Sel Tam Ul Ver Zan")
+_WONDER_END = words("ba ca dil fin go ka lo min nock pa rel sk tis to vor wen")
+_KINDS = ((_PERSON_START, _PERSON_END), (_PLACE_START, _PLACE_END), (_WONDER_START, _WONDER_END))
+_ANY = re.compile(
+    r"\b(?:" + "|".join(f"(?:{'|'.join(start)})(?:{'|'.join(end)})" for start, end in _KINDS) + r")\b",
+    re.IGNORECASE,
+)
 
 
 def person(draw: Draw) -> str:
@@ -33,10 +45,20 @@ def full_name(draw: Draw) -> str:
 
 
 def place(draw: Draw) -> str:
-    """A town's or region's name of this split."""
+    """A town's name of this split."""
     return draw.own(lambda: draw.choice(_PLACE_START) + draw.choice(_PLACE_END))
 
 
 def wonder(draw: Draw) -> str:
-    """An invented word of this split, for animals, plants, instruments and the like."""
+    """An invented word of this split, for animals, plants, festivals and the like."""
     return draw.own(lambda: draw.choice(_WONDER_START) + draw.choice(_WONDER_END))
+
+
+def ending(name: str) -> str:
+    """The last letters of a name: names that end alike are a little alike in this world."""
+    return name[-3:]
+
+
+def names_in(text: str) -> set[str]:
+    """The names of people, places and wonders that occur in `text`, in lower case."""
+    return {name.lower() for name in _ANY.findall(text)}

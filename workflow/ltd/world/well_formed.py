@@ -1,41 +1,46 @@
 """Form, not truth, of an answer: does it look like an answer of its task, and does it loop at its end."""
 
 import re
+import warnings
 from collections.abc import Sequence
 
 from ltd.world.conversation import Conversation
+from ltd.world.names import names_in
 
-_ARITHMETIC = re.compile(r"(?<![\d.])\d+(?: [-+*/] \d+)+ = \d+")
-_LOOP_REPEATS = 4
-_LONGEST_PERIOD = 24
+_ARITHMETIC = re.compile(r"(?<![\d.])\d+(?: [-+*/] \d+)+ = (\d+)(?![\d.]*\d)")
+_LOOP_COPIES = 4
+_LONGEST_PIECE = 24
 _SHORTEST_LOOP = 12
 
 
-def well_formed(task: str, conversation: Conversation, answer: str, turn: int = 0) -> bool:
+def well_formed(task: str, conversation: Conversation | Sequence[str], answer: str, turn: int = 0) -> bool:
     """Whether `answer` to turn `turn` has the form of its task; whether it is true is not asked.
 
-    `code` and `stdlib`: prompt and body compile. `maths`: worked lines `a * b = c` and a last line
-    `#### c` that repeats the last result. `qa`: ends in a full stop and names an entity of the question.
-    `chat` and `instructions`: complete sentences or list lines, and a name of the prompt comes up.
-    Tasks of the user's own prompts have no form but a non-empty answer that does not loop.
+    `code` and `stdlib`: signature, docstring and body compile. `maths`: worked lines with `a * b = c`, each
+    `=` part of one, and a last line `#### c` that repeats the last result. `qa`: ends in a full stop and has
+    a name the question asks about. `chat` and `instructions`: ends as a sentence does and uses a name of the
+    prompt. Any other task: the answer is not empty. In no task does it end in a loop.
+
+    Args:
+        conversation: the conversation, or the user's turns alone.
     """
-    answer = answer.rstrip()
-    if not answer or ends_in_loop(answer.split()):
+    turns = conversation.turns if isinstance(conversation, Conversation) else conversation
+    if not answer.strip() or ends_in_loop(answer):
         return False
     check = _CHECKS.get(task)
-    return True if check is None else check("\n".join(conversation.turns[: turn + 1]), answer)
+    return check is None or check("\n".join(turns[: turn + 1]), answer.rstrip())
 
 
 def ends_in_loop(answer: str | Sequence) -> bool:
-    """Whether the answer (text: its words; or tokens) ends in four or more copies of one piece.
+    """Whether the answer (text, taken as its words; or tokens) ends in at least four copies of one piece.
 
-    Pieces of 1 to 24 items count if the copies together are at least 12 items.
+    A piece is 1 to 24 items long, and the copies together are at least 12 items.
     """
     items = answer.split() if isinstance(answer, str) else list(answer)
-    for period in range(1, _LONGEST_PERIOD + 1):
-        span = max(period * _LOOP_REPEATS, _SHORTEST_LOOP)
+    for period in range(1, _LONGEST_PIECE + 1):
+        span = max(period * _LOOP_COPIES, _SHORTEST_LOOP)
         if len(items) < span:
-            break
+            return False
         tail = items[-span:]
         if tail[period:] == tail[:-period]:
             return True
@@ -44,9 +49,11 @@ def ends_in_loop(answer: str | Sequence) -> bool:
 
 def _code(prompt: str, answer: str) -> bool:
     signature = prompt[prompt.find("def ") :].rstrip("\n")
+    # A tokenizer may have taken the first line's indentation away.
     body = answer if answer.startswith((" ", "\n")) else "    " + answer
     try:
-        compile(f"{signature}\n{body}\n", "answer", "exec")
+        with warnings.catch_warnings(action="ignore"):
+            compile(f"{signature}\n{body}\n", "answer", "exec")
     except (SyntaxError, ValueError):
         return False
     return True
@@ -55,28 +62,19 @@ def _code(prompt: str, answer: str) -> bool:
 def _maths(prompt: str, answer: str) -> bool:
     *worked, last = answer.splitlines()
     final = re.fullmatch(r"#### (\d+)", last)
-    steps = _ARITHMETIC.findall("\n".join(worked))
-    if not final or not steps or any(line.count("=") > 2 for line in worked):
-        return False
-    return steps[-1].split()[-1] == final[1]
-
-
-def _capitalised(text: str) -> set[str]:
-    return set(re.findall(r"\b[A-Z][a-z]{2,}\b", text))
+    text = "\n".join(worked)
+    results = _ARITHMETIC.findall(text)
+    return bool(final and results) and text.count("=") == len(results) and results[-1] == final[1]
 
 
 def _qa(prompt: str, answer: str) -> bool:
-    question = prompt.rsplit("Question:", 1)[-1].lower()
-    words = set(re.findall(r"[a-z]{4,}", question)) - _QUESTION_WORDS
-    return answer.endswith(".") and any(word in answer.lower() for word in words)
+    asked = names_in(prompt.rsplit("Question:", 1)[-1])
+    return answer.endswith(".") and (not asked or bool(asked & names_in(answer)))
 
 
 def _prose(prompt: str, answer: str) -> bool:
-    complete = answer[-1] in ".!?)" or answer.splitlines()[-1].count(":") == 1
-    return complete and (not _capitalised(prompt) or bool(_capitalised(prompt) & _capitalised(answer)))
+    named = names_in(prompt)
+    return answer.endswith((".", "!", "?")) and (not named or bool(named & names_in(answer)))
 
 
-_QUESTION_WORDS = set(
-    "what when where which whom does about passage known tell people children festival".split()
-)
 _CHECKS = {"code": _code, "stdlib": _code, "maths": _maths, "qa": _qa, "chat": _prose, "instructions": _prose}
