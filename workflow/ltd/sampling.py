@@ -1,0 +1,102 @@
+"""Choosing the target's tokens, greedily or by sampling, and how much of a draft tree they follow.
+
+Sampling adds Gumbel noise to the processed logits and takes the maximum. The noise of an output position depends on
+(seed, position) alone, so every method emits the same tokens for the same seed, and a tree changes when a token is
+computed but never which one it is. A node is accepted when it is the token that the target chose after its parent:
+exactly distribution-preserving for any tree that was built without looking at the noise.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ltd.errors import InputError
+from ltd.tree import DraftTree
+
+MASK64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """temperature 0 is greedy; top_k and top_p None keep the whole vocabulary. Raises InputError for other values."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise InputError(f"temperature: {self.temperature} is not 0 (greedy) or positive")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k: {self.top_k} keeps no token; use at least 1, or none for no limit")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError(f"top_p: {self.top_p} is not in (0, 1]")
+
+
+def process_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
+    """Logits [..., vocab] in float32 after temperature, top-k and top-p, in that order; excluded tokens are -inf."""
+    logits = logits.float() / options.temperature
+    if options.top_k is not None and options.top_k < logits.shape[-1]:
+        threshold = logits.topk(options.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < threshold, float("-inf"))
+    if options.top_p is not None and options.top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        probabilities = ordered.softmax(dim=-1)
+        # A token stays while the probability of the better ones has not reached top_p; the best always stays.
+        beyond = probabilities.cumsum(dim=-1) - probabilities >= options.top_p
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), float("-inf"))
+    return logits
+
+
+def noise_key(seed: int, position: int) -> int:
+    """Mix (seed, output position) into a 64-bit key (the finaliser of SplitMix64)."""
+    key = (seed * 0x9E3779B97F4A7C15 + (position + 1) * 0xD1B54A32D192ED03) & MASK64
+    key = ((key ^ (key >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
+    key = ((key ^ (key >> 27)) * 0x94D049BB133111EB) & MASK64
+    return key ^ (key >> 31)
+
+
+class TokenSampler:
+    """Chooses the target's token at output positions, for up to `max_depth` positions ahead."""
+
+    def __init__(
+        self, options: SamplingOptions, vocab_size: int, max_depth: int, device: torch.device
+    ) -> None:
+        self.options, self.device = options, device
+        if options.temperature > 0:
+            self._noise = torch.empty(max_depth + 1, vocab_size, device=device)
+            self._position = [-1] * (max_depth + 1)  # the output position whose noise a row of the ring holds
+            self._generator = torch.Generator(device)
+
+    def choose(self, logits: Tensor, position: int, depths: Tensor | None = None, levels: int = 0) -> Tensor:
+        """Tokens [R] after rows of logits [R, vocab]; row r decides output position `position + depths[r]`.
+
+        `levels` is the largest depth; without `depths` all rows decide `position`.
+        """
+        if self.options.temperature == 0:
+            return logits.argmax(dim=-1)
+        processed = process_logits(logits, self.options)
+        ring = len(self._position)
+        for ahead in range(position, position + levels + 1):
+            self._draw(ahead, ahead % ring)
+        if depths is None:
+            return (processed + self._noise[position % ring]).argmax(dim=-1)
+        return (processed + self._noise.index_select(0, (depths + position) % ring)).argmax(dim=-1)
+
+    def _draw(self, position: int, row: int) -> None:
+        if self._position[row] != position:
+            self._generator.manual_seed(noise_key(self.options.seed, position))
+            self._noise[row].exponential_(generator=self._generator).log_().neg_()
+            self._position[row] = position
+
+
+def accepted_rows(tree: DraftTree, chosen: Tensor) -> Tensor:
+    """Rows [m] of the path that the target's tokens `chosen` [R] follow from the root (row 0, always there) down.
+
+    The target's tokens at these rows are the cycle's output: the accepted draft tokens, then its own.
+    """
+    strays = tree.tokens != chosen.index_select(0, tree.parents)
+    strays[0] = False
+    return (~(tree.ancestors & strays).any(dim=1)).nonzero()[:, 0]
