@@ -1,0 +1,207 @@
+"""The responses file, batched decoding against one sequence at a time, and the stage that makes answers."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from ltd.batched_generation import answer_conversations, generate_batch, render_prompt
+from ltd.errors import InputError
+from ltd.files import write_jsonl
+from ltd.generate_responses import Conversation, Options, answer_part, generate_responses, read_split
+from ltd.responses import Responses, Sequence
+from ltd.target import TargetModel
+from ltd.tokenizer import train_tokenizer
+from ltd.tracking import StageRun
+from transformers import LlamaConfig, LlamaForCausalLM
+
+PROMPTS = {
+    "chat": [["Hello there, how are you?", "And why is that so?"], ["Hi", "Bye"]],
+    "maths": [["What is 12 + 30?"], ["Count from 1 to 9 and then back to 1 again, please."], ["2 * 3"]],
+}
+
+
+@pytest.fixture(scope="module")
+def target_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("target")
+    texts = [turn for rows in PROMPTS.values() for turns in rows for turn in turns]
+    tokenizer = train_tokenizer(texts, 320)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=6,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            initializer_range=0.2,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    # An untrained model would hardly ever end its answers.
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] *= 4
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def target(target_folder):
+    return TargetModel.load(target_folder, device="cpu", packed=False)
+
+
+@pytest.fixture
+def options(target_folder, tmp_path):
+    for task, conversations in PROMPTS.items():
+        rows = [{"question_id": 80 + i, "turns": turns} for i, turns in enumerate(conversations)]
+        write_jsonl(tmp_path / "prompts" / f"{task}.jsonl", rows)
+    return Options(
+        prompts=tmp_path / "prompts",
+        target=str(target_folder),
+        output=tmp_path / "responses.safetensors",
+        state=tmp_path / "state",
+        experiment=tmp_path,
+        device="cpu",
+        max_new_tokens=24,
+        batch_size=2,
+    )
+
+
+def greedy_alone(model, prompt, eos_ids, limit):
+    """The plainest reference: the whole sequence anew for every token."""
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < limit:
+        with torch.no_grad():
+            tokens.append(model(torch.tensor([tokens])).logits[0, -1].argmax().item())
+        if tokens[-1] in eos_ids:
+            break
+    return tokens[len(prompt) :]
+
+
+def test_a_batch_gives_what_each_sequence_gives_alone(target):
+    generator = torch.Generator().manual_seed(1)
+    vocabulary = target.vocab_size
+    lengths = (3, 30, 11, 7, 19, 5, 2, 24)
+    prompts = [torch.randint(4, vocabulary, (length,), generator=generator).tolist() for length in lengths]
+    found = generate_batch(target.model, prompts, eos_ids=target.eos_ids, max_new_tokens=24)
+    expected = [greedy_alone(target.model, prompt, target.eos_ids, 24) for prompt in prompts]
+    assert found == expected
+    ends = [len(answer) for answer in expected]
+    assert min(ends) < 24 and sorted(ends)[len(ends) // 2] < max(ends), "the batch must shrink on the way"
+
+
+def test_later_turns_see_the_own_earlier_answer(target):
+    conversations = [tuple(turns) for turns in PROMPTS["chat"]]
+    answers = answer_conversations(
+        target.model, target.tokenizer, conversations, eos_ids=target.eos_ids, max_new_tokens=8
+    )
+    for turns, replies in zip(conversations, answers, strict=True):
+        assert replies[1].prompt == render_prompt(target.tokenizer, turns, [replies[0].text])
+        assert replies[0].text in target.tokenizer.decode(replies[1].prompt)
+        assert replies[1].tokens == greedy_alone(target.model, replies[1].prompt, target.eos_ids, 8)
+
+
+def test_stage_answers_every_turn_in_the_order_of_the_prompts(options, target):
+    generate_responses(options, StageRun())
+    responses = Responses.load(options.output)
+    labels = [(row["task"], row["question_id"], row["turn"]) for row in responses.labels]
+    chat = [("chat", 80 + i, turn) for i in range(2) for turn in range(2)]
+    assert labels == chat + [("maths", 80 + i, 0) for i in range(3)]
+    for sequence in responses.sequences():
+        prompt = sequence.tokens[: sequence.prompt_length].tolist()
+        assert sequence.answer.tolist() == greedy_alone(target.model, prompt, target.eos_ids, 24)
+        assert sequence.seed_key == 0
+
+
+def test_a_killed_stage_keeps_its_parts_and_ends_the_same(options, monkeypatch):
+    generate_responses(options, StageRun())
+    whole = Responses.load(options.output)
+    killed = dataclasses.replace(
+        options, state=options.state / "killed", output=options.output.with_name("again.safetensors")
+    )
+    calls = []
+
+    def counted(target, conversations, given):
+        calls.append(len(conversations))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return answer_part(target, conversations, given)
+
+    monkeypatch.setattr("ltd.generate_responses.answer_part", counted)
+    with pytest.raises(KeyboardInterrupt):
+        generate_responses(killed, StageRun())
+    assert calls == [2, 2, 1]
+    assert not killed.output.exists()
+    generate_responses(killed, StageRun())
+    assert calls == [2, 2, 1, 1], "only the missing part is made"
+    again = Responses.load(killed.output)
+    assert torch.equal(again.tokens, whole.tokens) and again.labels == whole.labels
+    other = dataclasses.replace(killed, max_new_tokens=5)
+    generate_responses(other, StageRun())
+    assert calls[4:] == [2, 2, 1], "parts of other options are not taken"
+
+
+def test_sampling_belongs_to_the_sequence_not_to_the_batch(options, target):
+    options = dataclasses.replace(options, temperature=1.0)
+    conversations = read_split(options.prompts)
+    together = list(
+        answer_part(target, conversations, dataclasses.replace(options, batch_size=5)).sequences()
+    )
+    alone = [s for c in conversations for s in answer_part(target, [c], options).sequences()]
+    assert [s.tokens.tolist() for s in together] == [s.tokens.tolist() for s in alone]
+    assert len({s.seed_key for s in together}) == len(together)
+    reseeded = answer_part(target, conversations, dataclasses.replace(options, seed=1))
+    assert [s.tokens.tolist() for s in reseeded.sequences()] != [s.tokens.tolist() for s in together]
+    greedy = answer_part(target, conversations, dataclasses.replace(options, temperature=0.0))
+    assert [s.tokens.tolist() for s in greedy.sequences()] != [s.tokens.tolist() for s in together]
+
+
+def test_seed_keys_fit_an_int64_and_do_not_change(target):
+    key = Conversation("chat", 80, ("a",)).seed_key(turn=1, seed=0)
+    assert key == Conversation("chat", 80, ("b",)).seed_key(turn=1, seed=0)
+    assert 0 <= key < 2**63
+
+
+def test_responses_survive_a_round_trip(tmp_path):
+    sequences = [
+        Sequence(torch.tensor([5, 6, 7]), 2, "chat", 81, 0, 2**62 + 1),
+        Sequence(torch.tensor([9]), 1, "qa", "q-2", 1, 3),
+    ]
+    Responses.from_sequences(sequences).save(tmp_path / "r.safetensors")
+    found = list(Responses.load(tmp_path / "r.safetensors").sequences())
+    for sequence, original in zip(found, sequences, strict=True):
+        assert sequence.tokens.tolist() == original.tokens.tolist()
+        assert dataclasses.replace(sequence, tokens=None) == dataclasses.replace(original, tokens=None)
+    assert found[0].answer.tolist() == [7] and found[1].answer.tolist() == []
+
+
+def test_damaged_responses_are_refused(tmp_path):
+    path = tmp_path / "r.safetensors"
+    with pytest.raises(InputError, match="no such file"):
+        Responses.load(path)
+    Responses.from_sequences([Sequence(torch.tensor([5, 6, 7]), 2, "chat", 81, 0)]).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-3])
+    with pytest.raises(InputError, match=r"r\.safetensors: not a whole"):
+        Responses.load(path)
+    path.write_bytes(content)
+    path.with_suffix(".json").write_text("[]")
+    with pytest.raises(InputError, match="1 sequences, but 0 labels"):
+        Responses.load(path)
+
+
+def test_wrong_input_is_refused_before_any_work(options):
+    with pytest.raises(InputError, match="temperature: -1"):
+        generate_responses(dataclasses.replace(options, temperature=-1.0), StageRun())
+    with pytest.raises(InputError, match="max_new_tokens"):
+        generate_responses(dataclasses.replace(options, max_new_tokens=0), StageRun())
+    (options.prompts / "qa.jsonl").write_text(json.dumps({"turns": ["x"]}) + "\n" + json.dumps({"turn": "x"}))
+    with pytest.raises(InputError, match=r"qa\.jsonl, line 2: `turns`"):
+        generate_responses(options, StageRun())
+    with pytest.raises(InputError, match="no <task>"):
+        read_split(options.prompts / "nothing")

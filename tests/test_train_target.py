@@ -1,0 +1,268 @@
+"""The embedded target: tokenizer, packing, Muon, growth in depth, the training loop and its checkpoints."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ltd import world
+from ltd.errors import InputError
+from ltd.files import read_json, write_jsonl
+from ltd.growth import grow, without_copies
+from ltd.muon import Muon, orthogonalise
+from ltd.packing import batches, encode_conversations, pack, read_conversations
+from ltd.target_training import Trainer, answer_loss, learning_rate_factor
+from ltd.tokenizer import train_tokenizer
+from ltd.tracking import StageRun
+from ltd.train_target import Options, build_model, check, train, train_target
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TASKS = ("chat", "maths")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prompts")
+    for split, count in (("corpus", 60), ("validation", 4)):
+        for task in TASKS:
+            rows = [row.as_row() for row in world.generate(task, split, count, seed=0)]
+            write_jsonl(folder / split / f"{task}.jsonl", rows)
+    return folder
+
+
+@pytest.fixture
+def options(prompts, tmp_path):
+    return Options(
+        prompts=prompts,
+        output=tmp_path / "target",
+        state=tmp_path / "state",
+        experiment=tmp_path,
+        device="cpu",
+        vocab_size=640,
+        hidden_size=64,
+        intermediate_size=96,
+        start_layers=1,
+        layers=3,
+        steps=6,
+        grow_step=3,
+        batch_rows=2,
+        row_tokens=256,
+        warmup_steps=2,
+        evaluate_every=3,
+        held_out_count=2,
+        sample_count=1,
+        checkpoint_every=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(prompts):
+    conversations = read_conversations(prompts / "corpus")
+    texts = [t for rows in conversations.values() for row in rows for t in (*row["turns"], *row["reference"])]
+    tokenizer = train_tokenizer(texts, 640)
+    return conversations, tokenizer, encode_conversations(conversations, tokenizer)
+
+
+def test_tokenizer_is_reversible_and_the_same_every_time(corpus):
+    conversations, tokenizer, _ = corpus
+    texts = [t for rows in conversations.values() for row in rows for t in (*row["turns"], *row["reference"])]
+    assert train_tokenizer(texts, 640).get_vocab() == tokenizer.get_vocab()
+    for text in (texts[0], "    if x:\n        return 17\n", "Grüße, 世界!"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert len(tokenizer("1234")["input_ids"]) == 4
+    assert tokenizer.eos_token == "<|end|>"
+
+
+def test_training_documents_are_what_the_chat_template_renders(corpus):
+    conversations, tokenizer, documents = corpus
+    row, document = conversations["chat"][0], documents[0]
+    messages = []
+    for turn, reference in zip(row["turns"], row["reference"], strict=True):
+        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": reference}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == document.tokens.tolist()
+    answers = tokenizer.decode(document.tokens[document.answer])
+    assert answers == "".join(reference + "<|end|>" for reference in row["reference"])
+
+
+def test_chat_template_refuses_unknown_roles(corpus):
+    with pytest.raises(Exception, match="system"):
+        corpus[1].apply_chat_template([{"role": "system", "content": "x"}], tokenize=False)
+
+
+def test_packing_keeps_every_document_whole_and_apart(corpus):
+    documents = corpus[2]
+    rows = pack(documents, 512)
+    found = [
+        row.tokens[0][row.document[0] == number].tolist()
+        for row in (rows[i : i + 1] for i in range(len(rows)))
+        for number in range(int(row.document.max()) + 1)
+    ]
+    assert sorted(found) == sorted(document.tokens.tolist() for document in documents)
+    assert rows.answer.sum() == sum(document.answer.sum() for document in documents)
+    assert (rows.document >= 0).float().mean() > 0.8
+    mask = rows.mask()
+    row, second = 0, (rows.document[0] == 1).nonzero()[0].item()
+    assert mask[row, 0, second].nonzero().flatten().tolist() == [second]
+    assert rows.positions[row, second] == 0
+
+
+def test_neighbours_in_a_row_do_not_change_the_loss(corpus, options):
+    model = build_model(options, corpus[1]).eval()
+    documents = corpus[2][:4]
+    together = pack(documents, 1024)
+    assert len(together) == 1
+    alone = [answer_loss(model, pack([document], 512), reduction="sum") for document in documents]
+    assert answer_loss(model, together, reduction="sum").item() == pytest.approx(sum(alone).item(), rel=1e-5)
+
+
+def test_batches_are_the_same_from_any_start(corpus):
+    documents = corpus[2]
+    per_epoch = len(pack(documents, 256)) // 4
+    stream = batches(documents, 256, 4, seed=1, start=0)
+    first = [next(stream).tokens for _ in range(per_epoch + 6)]
+    assert not torch.equal(first[0], first[per_epoch])
+    for start in (3, per_epoch + 4):
+        assert torch.equal(next(batches(documents, 256, 4, seed=1, start=start)).tokens, first[start])
+    with pytest.raises(InputError, match="do not fill a batch"):
+        next(batches(documents[:2], 256, 50, seed=1, start=0))
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 40), (2, 40, 16)])
+def test_orthogonalise_gives_the_polar_factor(shape):
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    values = torch.linspace(0.3, 1, min(shape[1:]))
+    result = orthogonalise(left @ torch.diag(values) @ right)
+    assert torch.linalg.svdvals(result).sub(0.95).abs().max() < 0.3
+    overlap = torch.einsum("brk,brc,bkc->bk", left, result, right)
+    assert overlap.min() > 0.6
+
+
+def test_muon_step_is_the_orthogonal_gradient_whatever_its_scale():
+    torch.manual_seed(0)
+    for rows, columns, factor in ((8, 32, 1.0), (32, 8, 2.0)):
+        gradient = torch.randn(rows, columns)
+        for scale in (1e-3, 1e3):
+            parameter = torch.nn.Parameter(torch.zeros(rows, columns))
+            parameter.grad = gradient * scale
+            Muon([parameter], lr=0.1).step()
+            expected = -0.1 * factor * orthogonalise(gradient[None])[0]
+            torch.testing.assert_close(parameter.data, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_muon_refuses_vectors():
+    with pytest.raises(ValueError, match="only matrices"):
+        Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
+
+
+def test_growing_preserves_the_function_and_can_be_undone(corpus, options):
+    model = build_model(dataclasses.replace(options, start_layers=2), corpus[1]).eval()
+    tokens = torch.tensor(corpus[2][0].tokens)[None]
+    grown = grow(model, 6).eval()
+    assert grown.config.num_hidden_layers == 6 and len(grown.model.layers) == 6
+    torch.testing.assert_close(grown(tokens).logits, model(tokens).logits, atol=1e-5, rtol=1e-5)
+    torch.manual_seed(0)
+    for index in (1, 2, 4, 5):
+        torch.nn.init.normal_(grown.model.layers[index].mlp.down_proj.weight)
+    assert not torch.allclose(grown(tokens).logits, model(tokens).logits, atol=0.1)
+    shallow = without_copies(grown, 2).eval()
+    torch.testing.assert_close(shallow(tokens).logits, model(tokens).logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match="multiple"):
+        grow(model, 5)
+
+
+def test_learning_rate_warms_up_twice_and_ends_near_zero(options):
+    options = dataclasses.replace(options, steps=100, grow_step=60, warmup_steps=5, decay_share=0.4)
+    factors = np.array([learning_rate_factor(step, options) for step in range(100)])
+    assert factors[0] == pytest.approx(0.2) and factors[59] == 1
+    assert factors[60] == pytest.approx(0.2) and factors[65] == pytest.approx(35 / 40)
+    assert factors[99] == pytest.approx(1 / 40)
+
+
+def test_training_lowers_the_loss(corpus, options):
+    options = dataclasses.replace(options, steps=30, grow_step=20, evaluate_every=30, checkpoint_every=99)
+    trainer = Trainer(options, build_model(options, corpus[1]), "")
+    train(trainer, options, corpus[2], {"chat": pack(corpus[2][:4], 512)}, StageRun())
+    losses = [entry["loss"] for entry in trainer.history]
+    assert losses[0] > 6 and np.mean(losses[-5:]) < losses[0] - 1.5
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_continues_to_the_same_weights(corpus, options, monkeypatch):
+    held_out = {"chat": pack(corpus[2][:2], 512)}
+    whole = Trainer(options, build_model(options, corpus[1]), "same")
+    train(whole, options, corpus[2], held_out, StageRun())
+    for dies_at in (3, 5):  # before and after growing; checkpoints are at 2 and 4
+        killed_options = dataclasses.replace(options, state=options.state / str(dies_at))
+        killed = Trainer(killed_options, build_model(options, corpus[1]), "same")
+        original = Trainer.train_step
+
+        def dies(trainer, rows, original=original, dies_at=dies_at):
+            if trainer.step == dies_at:
+                raise Killed
+            return original(trainer, rows)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "train_step", dies)
+            with pytest.raises(Killed):
+                train(killed, killed_options, corpus[2], held_out, StageRun())
+        resumed = Trainer(killed_options, build_model(options, corpus[1]), "same")
+        assert resumed.restore(killed_options.state) and resumed.step == dies_at - 1
+        train(resumed, killed_options, corpus[2], held_out, StageRun())
+        assert [entry["loss"] for entry in resumed.history] == [entry["loss"] for entry in whole.history]
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_a_checkpoint_of_other_options_is_not_taken(corpus, options):
+    Trainer(options, build_model(options, corpus[1]), "one").save(options.state)
+    other = Trainer(options, build_model(options, corpus[1]), "another")
+    assert not other.restore(options.state) and other.step == 0
+
+
+def test_stage_writes_a_model_folder_that_half_precision_represents(options):
+    train_target(options, StageRun())
+    model = AutoModelForCausalLM.from_pretrained(options.output)
+    tokenizer = AutoTokenizer.from_pretrained(options.output)
+    assert model.dtype == torch.float32 and model.config.num_hidden_layers == 3
+    for parameter in model.parameters():
+        assert torch.equal(parameter.half().float(), parameter)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
+    ) == ("<|user|>Hi<|end|><|assistant|>")
+    report = read_json(options.output / "training.json")
+    assert {"final_loss.mean", "final_loss_without_copies.mean", "well_formed.maths", "loop.chat"} <= set(
+        report["summary"]
+    )
+    assert {sample["task"] for sample in report["samples"]} == set(TASKS)
+    assert [entry["step"] for entry in report["history"]] == list(range(1, 7))
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 100}, "hidden_size: 100"),
+        ({"layers": 4, "start_layers": 3}, "layers: 4"),
+        ({"grow_step": 6}, "grow_step: 6"),
+        ({"vocab_size": 100}, "vocab_size: 100"),
+    ],
+)
+def test_impossible_options_are_refused(options, change, message):
+    with pytest.raises(InputError, match=message):
+        check(dataclasses.replace(options, **change))
+
+
+def test_texts_without_answers_are_refused_with_file_and_line(tmp_path):
+    write_jsonl(Path(tmp_path) / "qa.jsonl", [{"turns": ["a"], "reference": ["b"]}, {"turns": ["a", "b"]}])
+    with pytest.raises(InputError, match=r"qa\.jsonl, line 2"):
+        read_conversations(tmp_path)
+    with pytest.raises(InputError, match="no <task>"):
+        read_conversations(tmp_path / "nothing")

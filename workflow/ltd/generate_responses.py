@@ -1,0 +1,192 @@
+"""Let the target answer all prompts of one split, in batches: the draft head learns from its own text.
+
+Every turn of a conversation is answered, earlier turns with the target's own answers before it. At
+temperature 0 the most likely token is taken; above, a draw whose noise is keyed by the sequence's `seed_key`
+and the output position, so that speculative decoding with the same key emits the same tokens.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ltd.batched_generation import Answer, Choose, answer_conversations, greedy
+from ltd.errors import InputError
+from ltd.files import file_hash, read_jsonl
+from ltd.options import StageOptions, option, run_stage
+from ltd.responses import Responses, Sequence
+from ltd.sampling import SamplingOptions, TokenSampler
+from ltd.target import TargetModel
+from ltd.tracking import StageRun
+from ltd.world import ends_in_loop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StageOptions):
+    """What `generate_responses` takes."""
+
+    prompts: Path = option(help="folder of one split's <task>.jsonl")
+    target: str = option(help="Hugging Face folder or hub id of the model that answers")
+    output: Path = option(help="responses file to write (.safetensors; a .json comes beside it)")
+    state: Path = option(help="folder for finished parts; a killed run continues from there")
+    temperature: float = option(0.0, "0 for greedy answers, above for sampled ones")
+    max_new_tokens: int = option(128, "longest answer in tokens; the end-of-sequence token counts")
+    batch_size: int = option(32, "conversations that are answered together")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The user's side of one conversation, and where it comes from."""
+
+    task: str
+    question_id: int | str
+    turns: tuple[str, ...]
+
+    def seed_key(self, turn: int, seed: int) -> int:
+        """The 63-bit seed of the sampling noise of one answer."""
+        digest = hashlib.sha256(f"{seed} {self.task} {self.question_id} {turn}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+
+def read_split(folder: Path) -> list[Conversation]:
+    """Read all tasks of a split; raises InputError for an empty folder or a line without turns."""
+    paths = sorted(Path(folder).glob("*.jsonl"))
+    if not paths:
+        raise InputError(f"{folder}: no <task>.jsonl files; run prepare_prompts first")
+    return [_conversation(row, path, line) for path in paths for line, row in enumerate(read_jsonl(path), 1)]
+
+
+def _conversation(row: dict[str, Any], path: Path, line: int) -> Conversation:
+    turns = row.get("turns")
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
+        raise InputError(f"{path}, line {line}: `turns` must be a list of at least one string")
+    return Conversation(path.stem, row.get("question_id", line), tuple(turns))
+
+
+def answer_part(target: TargetModel, conversations: list[Conversation], options: Options) -> Responses:
+    """Answer some conversations, all their turns."""
+
+    def choose(turn: int, members: list[int]) -> Choose:
+        if options.temperature == 0:
+            return greedy
+        return sampled(
+            [conversations[index].seed_key(turn, options.seed) for index in members], target, options
+        )
+
+    answers = answer_conversations(
+        target.model,
+        target.tokenizer,
+        [conversation.turns for conversation in conversations],
+        eos_ids=target.eos_ids,
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch_size,
+        choose=choose,
+    )
+    return Responses.from_sequences(
+        _sequence(conversation, turn, answer, options)
+        for conversation, replies in zip(conversations, answers, strict=True)
+        for turn, answer in enumerate(replies)
+    )
+
+
+def sampled(keys: list[int], target: TargetModel, options: Options) -> Choose:
+    """Make the token choice of a batch: each row draws with the noise of its own key."""
+    samplers = [
+        TokenSampler(SamplingOptions(options.temperature, seed=key), target.vocab_size, 0, target.device)
+        for key in keys
+    ]
+
+    def choose(logits: Tensor, position: int, rows: Tensor) -> Tensor:
+        drawn = [samplers[row].choose(logits[i : i + 1], position) for i, row in enumerate(rows.tolist())]
+        return torch.cat(drawn)
+
+    return choose
+
+
+def _sequence(conversation: Conversation, turn: int, answer: Answer, options: Options) -> Sequence:
+    return Sequence(
+        tokens=torch.tensor(answer.prompt + answer.tokens),
+        prompt_length=len(answer.prompt),
+        task=conversation.task,
+        question_id=conversation.question_id,
+        turn=turn,
+        seed_key=conversation.seed_key(turn, options.seed) if options.temperature > 0 else 0,
+    )
+
+
+def parts(conversations: list[Conversation], size: int) -> Iterator[list[int]]:
+    """Yield the numbers of the conversations of each part; those of similar length are answered together."""
+    order = sorted(range(len(conversations)), key=lambda index: len(conversations[index].turns[0]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def summarise(responses: Responses, eos_ids: tuple[int, ...]) -> dict[str, float]:
+    """Per task: answers, mean tokens of an answer, share that reached the end, share that ends in a loop."""
+    tasks: dict[str, list[tuple[int, bool, bool]]] = defaultdict(list)
+    for sequence in responses.sequences():
+        tokens = sequence.answer.tolist()
+        tasks[sequence.task].append((len(tokens), tokens[-1] in eos_ids, ends_in_loop(tokens)))
+    summary: dict[str, float] = {}
+    for task, rows in tasks.items():
+        lengths, finished, loops = zip(*rows, strict=True)
+        summary |= {
+            f"answers.{task}": len(rows),
+            f"mean_tokens.{task}": sum(lengths) / len(rows),
+            f"finished.{task}": sum(finished) / len(rows),
+            f"loop.{task}": sum(loops) / len(rows),
+        }
+    return summary
+
+
+def generate_responses(options: Options, run: StageRun) -> None:
+    """The stage: part by part, then everything in the order of the prompts."""
+    if options.max_new_tokens < 1 or options.batch_size < 1:
+        raise InputError("responses.max_new_tokens, responses.batch_size: at least 1")
+    SamplingOptions(options.temperature)  # refuses impossible temperatures
+    conversations = read_split(options.prompts)
+    target = TargetModel.load(options.target, device=options.device, packed=False)
+    if target.tokenizer.chat_template is None:
+        raise InputError(f"target.path: the tokenizer of {options.target} has no chat template; add one")
+    folder = options.state / _fingerprint(options)
+    found: dict[tuple[str, int | str], list[Sequence]] = defaultdict(list)
+    with tqdm(total=len(conversations), desc="generate_responses", unit="conversation") as progress:
+        for number, members in enumerate(parts(conversations, options.batch_size)):
+            path = folder / f"part-{number:05d}.safetensors"
+            if not path.is_file():
+                answer_part(target, [conversations[index] for index in members], options).save(path)
+            for sequence in Responses.load(path).sequences():
+                found[sequence.task, sequence.question_id].append(sequence)
+            progress.update(len(members))
+    responses = Responses.from_sequences(
+        sequence
+        for conversation in conversations
+        for sequence in found[conversation.task, conversation.question_id]
+    )
+    summary = summarise(responses, target.eos_ids)
+    run.metrics(summary)
+    tqdm.write("\n".join(f"{key}: {value:.3f}" for key, value in summary.items()))
+    responses.save(options.output)
+
+
+def _fingerprint(options: Options) -> str:
+    """Name the folder of parts by all that decides what is in them."""
+    local = Path(options.target)
+    target = file_hash(local) if local.is_dir() else options.target
+    ignored = {"experiment", "prompts", "target", "output", "state", "threads", "device"}
+    values = {key: value for key, value in asdict(options).items() if key not in ignored}
+    return hashlib.sha256(f"{target} {file_hash(options.prompts)} {values}".encode()).hexdigest()[:16]
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_stage("generate_responses", Options, generate_responses, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Muon: momentum whose update matrix is replaced by the nearest orthogonal one.
+
+For small transformers it needs clearly fewer tokens than AdamW, which is what counts on two CPU cores. It
+suits weight matrices between hidden vectors only; embeddings, output heads and norms belong to AdamW.
+Source: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+# Coefficients of the odd quintic a*x + b*x^3 + c*x^5: steep at 0, it settles in about 0.7 to 1.2.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Push all singular values of each matrix towards 1 by Newton-Schulz iteration.
+
+    `matrices` is [count, rows, columns]; for the singular value decomposition U S V^T of each the result is
+    about U V^T (singular values of 0.7 to 1.2), without computing the decomposition.
+    """
+    a, b, c = QUINTIC
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.transpose(1, 2)
+    x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.transpose(1, 2)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide is matrices else x.transpose(1, 2)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum for parameters of two dimensions.
+
+    Matrices of one shape, up to transposition, are orthogonalised in one batched product. The step of a
+    matrix with more rows than columns is scaled by sqrt(rows / columns): all change their outputs alike.
+    Raises ValueError for a parameter that is not a matrix.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+        for group in self.param_groups:
+            if any(parameter.ndim != 2 for parameter in group["params"]):
+                raise ValueError("Muon: only matrices; give embeddings, norms and biases to AdamW")
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update all parameters that have a gradient."""
+        for group in self.param_groups:
+            shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    update = self._momentum(parameter, group["momentum"])
+                    shapes[tuple(sorted(parameter.shape))].append((parameter, update))
+            for pairs in shapes.values():
+                self._apply(pairs, group["lr"])
+
+    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+        """Add the gradient to the running average and return it looked at one step ahead."""
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        average = state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(average, momentum)
+
+    @staticmethod
+    def _apply(pairs: list[tuple[Tensor, Tensor]], lr: float) -> None:
+        wide = torch.stack([u if u.shape[0] <= u.shape[1] else u.T for _, u in pairs])
+        for (parameter, _), update in zip(pairs, orthogonalise(wide), strict=True):
+            rows, columns = parameter.shape
+            update = update if rows <= columns else update.T
+            parameter.add_(update, alpha=-lr * max(1.0, rows / columns) ** 0.5)

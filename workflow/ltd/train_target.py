@@ -1,0 +1,226 @@
+"""Train the embedded default's target: a tokenizer and a small Llama model, from scratch, on generated texts.
+
+Most steps train a shallow model; then every block gets silent copies (ltd.growth) and the deep one is trained
+on. The weights are rounded to half precision before the last evaluation, so that kernels with packed
+half-precision weights compute with the same model.
+"""
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ltd.batched_generation import answer_conversations
+from ltd.devices import resolve_device
+from ltd.errors import InputError
+from ltd.files import atomic_path, file_hash, write_json
+from ltd.growth import without_copies
+from ltd.options import StageOptions, option, run_stage
+from ltd.packing import Conversations, Document, Rows, batches, encode_conversations, pack, read_conversations
+from ltd.target_training import Trainer, held_out_loss
+from ltd.tokenizer import train_tokenizer
+from ltd.tracking import StageRun
+from ltd.world import ends_in_loop, well_formed
+from ltd.world.conversation import Conversation
+
+MAX_POSITIONS = 1024
+HELD_OUT_ROW = 512
+SAMPLE_TOKENS = 192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StageOptions):
+    """What `train_target` takes."""
+
+    prompts: Path = option(help="folder with the splits `corpus` (to train on) and `validation`")
+    output: Path = option(help="Hugging Face folder to write")
+    state: Path = option(help="folder for checkpoints; a killed run continues from there")
+    vocab_size: int = option(2048, "entries of the BPE tokenizer")
+    hidden_size: int = option(256, "width; a multiple of 64, the size of an attention head")
+    intermediate_size: int = option(768, "width of the feed-forward layers")
+    start_layers: int = option(4, "blocks of the model that is trained first")
+    layers: int = option(12, "blocks of the final model; a multiple of start_layers")
+    steps: int = option(900, "optimiser steps in all")
+    grow_step: int = option(600, "step after which the model gets its final number of blocks")
+    batch_rows: int = option(8, "packed rows per optimiser step")
+    row_tokens: int = option(256, "tokens per packed row; longer conversations are cut")
+    matrix_learning_rate: float = option(0.02, "peak learning rate of Muon, for the matrices of the blocks")
+    embedding_learning_rate: float = option(3e-3, "peak learning rate of AdamW, for embeddings and norms")
+    warmup_steps: int = option(30, "steps of linear warm-up, at the start and after growing")
+    decay_share: float = option(0.5, "last share of the steps in which the learning rates fall to zero")
+    evaluate_every: int = option(100, "steps between evaluations on held-out conversations")
+    held_out_count: int = option(24, "held-out conversations per task for the loss")
+    sample_count: int = option(12, "held-out conversations per task that are answered to measure form")
+    checkpoint_every: int = option(50, "steps between checkpoints")
+
+
+def check(options: Options) -> None:
+    """Refuse impossible values before any work is done."""
+    if options.hidden_size % 64:
+        raise InputError(f"target.hidden_size: {options.hidden_size} is not a multiple of 64")
+    if options.layers % options.start_layers:
+        raise InputError(
+            f"target.layers: {options.layers} is not a multiple of start_layers ({options.start_layers})"
+        )
+    if not 0 <= options.grow_step < options.steps:
+        raise InputError(f"target.grow_step: {options.grow_step} is not below steps ({options.steps})")
+    if options.vocab_size < 512:
+        raise InputError(f"target.vocab_size: {options.vocab_size} is too small; bytes and words need 512")
+
+
+def build_model(options: Options, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Make the shallow model with random weights: heads of 64, two to a key-value head, tied embeddings."""
+    heads = options.hidden_size // 64
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=options.hidden_size,
+        intermediate_size=options.intermediate_size,
+        num_hidden_layers=options.start_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads if heads % 2 else heads // 2,
+        max_position_embeddings=MAX_POSITIONS,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(options.seed)
+    return LlamaForCausalLM(config)
+
+
+def train(
+    trainer: Trainer, options: Options, documents: list[Document], held_out: dict[str, Rows], run: StageRun
+) -> None:
+    """Run the loop to the last step, with evaluations and checkpoints on the way."""
+    stream = batches(documents, options.row_tokens, options.batch_rows, options.seed, trainer.step)
+    with tqdm(total=options.steps, initial=trainer.step, desc="train_target", unit="step") as progress:
+        while trainer.step < options.steps:
+            loss = trainer.train_step(next(stream).to(trainer.model.device))
+            entry: dict[str, float] = {"step": trainer.step, "loss": loss}
+            if trainer.step % options.evaluate_every == 0 or trainer.step == options.steps:
+                losses = held_out_loss(trainer.model, held_out)
+                entry |= {f"held_out_loss.{task}": value for task, value in losses.items()}
+                progress.set_postfix(held_out=f"{losses['mean']:.3f}")
+            trainer.history.append(entry)
+            run.metrics({key: value for key, value in entry.items() if key != "step"}, step=trainer.step)
+            if trainer.step % options.checkpoint_every == 0:
+                trainer.save(options.state)
+            progress.update()
+    trainer.save(options.state)
+
+
+def round_to_half(model: LlamaForCausalLM) -> None:
+    """Round all weights, in place, to values that float16 represents; raises InputError on overflow."""
+    for name, parameter in model.named_parameters():
+        rounded = parameter.data.half().float()
+        if not rounded.isfinite().all():
+            raise InputError(f"target: weights of {name} overflow half precision; lower the learning rates")
+        parameter.data = rounded
+
+
+def quality(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: Conversations,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Answer conversations greedily; return the rates of form and the answers themselves.
+
+    Rates, by task and averaged over tasks (`mean`): `well_formed` and `loop`, shares of the answers.
+    """
+    samples: list[dict[str, Any]] = []
+    for task, rows in conversations.items():
+        turns = [row["turns"] for row in rows]
+        replies = answer_conversations(
+            model, tokenizer, turns, eos_ids=[tokenizer.eos_token_id], max_new_tokens=SAMPLE_TOKENS
+        )
+        for row, answers in zip(rows, replies, strict=True):
+            conversation = Conversation(
+                row["question_id"], task, tuple(row["turns"]), tuple(row["reference"])
+            )
+            samples += [
+                {
+                    "task": task,
+                    "turn": turn,
+                    "prompt": row["turns"][turn],
+                    "answer": answer.text,
+                    "reference": row["reference"][turn],
+                    "well_formed": well_formed(task, conversation, answer.text, turn),
+                    "loop": ends_in_loop(answer.tokens),
+                }
+                for turn, answer in enumerate(answers)
+            ]
+    rates: dict[str, float] = {}
+    for measure in ("well_formed", "loop"):
+        shares = defaultdict(list)
+        for sample in samples:
+            shares[sample["task"]].append(sample[measure])
+        means = {task: sum(values) / len(values) for task, values in shares.items()}
+        means["mean"] = sum(means.values()) / len(means)
+        rates |= {f"{measure}.{task}": value for task, value in means.items()}
+    return rates, samples
+
+
+def train_target(options: Options, run: StageRun) -> None:
+    """The stage: tokenizer, training, rounding, evaluation, files."""
+    check(options)
+    corpus, others = (
+        read_conversations(options.prompts / "corpus"),
+        read_conversations(options.prompts / "validation"),
+    )
+    tokenizer = train_tokenizer(_texts(corpus), options.vocab_size)
+    documents = encode_conversations(corpus, tokenizer)
+    device = resolve_device(options.device)
+    held_out = {
+        task: pack(encode_conversations({task: rows[: options.held_out_count]}, tokenizer), HELD_OUT_ROW)
+        for task, rows in others.items()
+    }
+    held_out = {task: rows.to(device) for task, rows in held_out.items()}
+    trainer = Trainer(options, build_model(options, tokenizer).to(device), _fingerprint(options))
+    if trainer.restore(options.state):
+        tqdm.write(f"train_target: continuing at step {trainer.step}")
+    train(trainer, options, documents, held_out, run)
+
+    model = trainer.model.eval()
+    round_to_half(model)
+    final = {f"final_loss.{task}": value for task, value in held_out_loss(model, held_out).items()}
+    shallow = held_out_loss(without_copies(model, options.start_layers), held_out)
+    final |= {f"final_loss_without_copies.{task}": value for task, value in shallow.items()}
+    rates, samples = quality(
+        model, tokenizer, {task: rows[: options.sample_count] for task, rows in others.items()}
+    )
+    summary = final | rates | {"parameters": sum(p.numel() for p in model.parameters())}
+    run.metrics(summary)
+    with atomic_path(options.output) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(
+            folder / "training.json", {"summary": summary, "samples": samples, "history": trainer.history}
+        )
+        run.artifact(folder / "training.json")
+    tqdm.write("\n".join(f"{key}: {value:.3f}" for key, value in summary.items()))
+
+
+def _texts(conversations: Conversations) -> list[str]:
+    return [
+        text for rows in conversations.values() for row in rows for text in (*row["turns"], *row["reference"])
+    ]
+
+
+def _fingerprint(options: Options) -> str:
+    """What a checkpoint must have in common with this run: every option but places, and the texts."""
+    ignored = {"experiment", "prompts", "output", "state", "threads", "device"}
+    values = {key: value for key, value in asdict(options).items() if key not in ignored}
+    return f"{file_hash(options.prompts / 'corpus')} {values}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_stage("train_target", Options, train_target, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()
