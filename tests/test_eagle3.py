@@ -73,7 +73,9 @@ def edit_tensors(folder, change):
 
 
 def naive_rows(head, features, tokens):
-    """The layer written once more, one row and one attention head at a time, with rotary pairs as complex numbers."""
+    """The layer written once more, one row and one attention head at a time, with rotary pairs as complex
+    numbers.
+    """
     c, layer = head.config, head.midlayer
 
     def norm(x, module):
@@ -304,7 +306,7 @@ def test_head_of_another_target_is_refused(folder):
 def test_truncated_weights(kept, folder, target):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(InputError, match="model.safetensors: damaged or truncated"):
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged or truncated"):
         load_head(folder, target)
 
 
@@ -312,5 +314,15 @@ def test_missing_files(tmp_path, folder, target):
     with pytest.raises(InputError, match="no such file"):
         load_head(tmp_path / "nowhere", target)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="neither model.safetensors nor pytorch_model.bin"):
+    with pytest.raises(InputError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         load_head(folder, target)
+
+
+def test_saved_weights_are_rounded_to_the_given_type(head, tmp_path, target):
+    save_head(head, tmp_path / "half", torch.float16)
+    tensors = load_file(tmp_path / "half/model.safetensors")
+    assert tensors["fc.weight"].dtype == torch.float16 and tensors["d2t"].dtype == torch.int64
+    loaded = load_head(tmp_path / "half", target)
+    assert loaded.fc.weight.dtype == torch.float32 and torch.equal(
+        loaded.fc.weight, head.fc.weight.half().float()
+    )

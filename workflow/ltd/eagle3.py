@@ -1,8 +1,8 @@
 """The Eagle3 draft head: one decoder layer over fused target features and token embeddings.
 
-Row j of the head sees the target's features of position j together with the token at j + 1 and predicts the token at
-j + 2; its rotary position is j. In drafting, the head's own output stands in for the target's features that do not
-exist yet (EAGLE-3, arXiv 2503.01840, section 3).
+Row j of the head sees the target's features of position j together with the token at j + 1 and predicts the
+token at j + 2; its rotary position is j. In drafting, the head's own output stands in for the target's
+features that do not exist yet (EAGLE-3, arXiv 2503.01840, section 3).
 """
 
 from pathlib import Path
@@ -65,7 +65,9 @@ class RMSNorm(nn.Module):
 
 
 class DraftAttention(nn.Module):
-    """Projections of the grouped-query attention; queries, keys and values read embedding and feature side by side."""
+    """Projections of the grouped-query attention; queries, keys and values read embedding and feature side by
+    side.
+    """
 
     def __init__(self, config: Eagle3Config) -> None:
         super().__init__()
@@ -96,7 +98,9 @@ class DraftMLP(nn.Module):
 
 
 class DraftLayer(nn.Module):
-    """The single decoder layer, split before and after attention so that callers may bring their own attention."""
+    """The single decoder layer, split before and after attention so that callers may bring their own
+    attention.
+    """
 
     def __init__(self, config: Eagle3Config) -> None:
         super().__init__()
@@ -117,15 +121,19 @@ class DraftLayer(nn.Module):
         return queries, keys, attention.split_heads(attention.v_proj(rows))
 
     def finish(self, features: Tensor, attended: Tensor) -> Tensor:
-        """Residual stream [B, S, H] after attention output [B, nh, S, hd]; the residual is the un-normalised feature."""
+        """Residual stream [B, S, H] after attention output [B, nh, S, hd]; the residual is the un-normalised
+        feature.
+        """
         hidden = features + self.self_attn.o_proj(attended.transpose(1, 2).flatten(-2))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
 class Eagle3Head(nn.Module):
-    """Draft head over `draft_vocab_size` of the target's `vocab_size` tokens. Parameter names are the published ones.
+    """Draft head over `draft_vocab_size` of the target's `vocab_size` tokens. Parameter names are the
+    published ones.
 
-    `embedding` [vocab_size, hidden_size] is the target's, shared and frozen; it is not part of the checkpoint.
+    `embedding` [vocab_size, hidden_size] is the target's, shared and frozen; it is not part of the
+    checkpoint.
     """
 
     def __init__(self, config: Eagle3Config, embedding: Tensor) -> None:
@@ -155,9 +163,9 @@ class Eagle3Head(nn.Module):
     ) -> tuple[Tensor, KeyValue]:
         """One pass over new rows.
 
-        features [B, S, H]; tokens, positions [B, S]; mask bool [B, 1, S, P + S], True where a row attends; past keys
-        and values [B, nkv, P, hd]. Returns the residual stream [B, S, H] before the final norm, which is the next
-        step's feature, and the keys and values [B, nkv, S, hd] of the new rows.
+        features [B, S, H]; tokens, positions [B, S]; mask bool [B, 1, S, P + S], True where a row attends;
+        past keys and values [B, nkv, P, hd]. Returns the residual stream [B, S, H] before the final norm,
+        which is the next step's feature, and the keys and values [B, nkv, S, hd] of the new rows.
         """
         cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta)
         queries, keys, values = self.midlayer.project(self.embed_tokens(tokens), features, cos, sin)
@@ -179,16 +187,18 @@ class Eagle3Head(nn.Module):
 
 
 def text_config(target: nn.Module):
-    """Configuration of the language model inside `target`, a transformers model or anything that has one as `.model`."""
+    """Configuration of the language model inside `target`, a transformers model or anything that has one as
+    `.model`.
+    """
     return getattr(target, "model", target).config.get_text_config()
 
 
 def load_head(path: Path, target) -> Eagle3Head:
     """Load the head in folder `path` for `target`, on the device and in the type of the target's embedding.
 
-    `target` is a transformers causal language model or an object with one as `.model`. A missing embedding is the
-    target's, a missing output head too where the vocabularies coincide. Raises InputError (see `read_checkpoint`), also
-    when the head was made for a target of another width or vocabulary.
+    `target` is a transformers causal language model or an object with one as `.model`. A missing embedding is
+    the target's, a missing output head too where the vocabularies coincide. Raises InputError (see
+    `read_checkpoint`), also when the head was made for a target of another width or vocabulary.
     """
     inner, target_config = getattr(target, "model", target), text_config(target)
     config, tensors = read_checkpoint(path, target_config.num_hidden_layers)
@@ -238,7 +248,12 @@ def _target_output(target, config: Eagle3Config, path: Path) -> Tensor:
     return weight.detach()
 
 
-def save_head(head: Eagle3Head, path: Path) -> None:
-    """Write the head to folder `path` in the published layout (without the embedding, which is the target's)."""
+def save_head(head: Eagle3Head, path: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the head to folder `path` in the published layout, its weights rounded to `dtype` (None: as is).
+
+    The embedding is left out: it is the target's.
+    """
+    dtype = dtype or head.fc.weight.dtype
     tensors = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items() if name != EMBEDDING}
-    write_checkpoint(Path(path), head.config, tensors, head.fc.weight.dtype)
+    tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    write_checkpoint(Path(path), head.config, tensors, dtype)

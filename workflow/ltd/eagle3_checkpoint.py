@@ -1,8 +1,9 @@
 """Eagle3 checkpoints on disk: every published layout in, one layout out.
 
-A checkpoint is a folder with `config.json` and `model.safetensors` (or `pytorch_model.bin`). Projects differ in
-prefixes, in the name of the single decoder layer, in what they leave out and in how they number the tapped layers;
-everything here maps those onto one `Eagle3Config` and one set of tensor names, and refuses what it cannot map.
+A checkpoint is a folder with `config.json` and `model.safetensors` (or `pytorch_model.bin`). Projects differ
+in prefixes, in the name of the single decoder layer, in what they leave out and in how they number the tapped
+layers; everything here maps those onto one `Eagle3Config` and one set of tensor names, and refuses what it
+cannot map.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ ARCHITECTURE_SWITCHES = ("norm_before_residual", "norm_before_fc", "fc_norm", "a
 
 @dataclass(frozen=True)
 class Eagle3Config:
-    """Shapes of a head. `tap_layers` are indices into the target's `hidden_states` (0 is the embedding output)."""
+    """Shapes of a head; `tap_layers` are indices into the target's `hidden_states` (0: embedding output)."""
 
     hidden_size: int
     target_hidden_size: int
@@ -56,8 +57,9 @@ class Eagle3Config:
 def default_tap_layers(num_layers: int) -> tuple[int, int, int]:
     """Indices of the three tapped hidden states (low, middle, high) of a target with `num_layers` layers.
 
-    The published rule 2, L//2, L-3 needs at least 7 layers to name three different ones; below that they are spread
-    evenly over the states that enter a layer. The last of these is L-1: state L is after the final norm.
+    The published rule 2, L//2, L-3 needs at least 7 layers to name three different ones; below that they are
+    spread evenly over the states that enter a layer. The last of these is L-1: state L is after the final
+    norm.
     """
     if num_layers < 3:
         raise InputError(
@@ -71,9 +73,10 @@ def default_tap_layers(num_layers: int) -> tuple[int, int, int]:
 def read_checkpoint(path: Path, num_layers: int) -> tuple[Eagle3Config, dict[str, Tensor]]:
     """Read the head in folder `path`, written for a target with `num_layers` layers.
 
-    Returns the configuration and the tensors under their `midlayer.*` names; `d2t`, `t2d`, the embedding and the
-    output head are there only when the file has them. Raises InputError for missing or damaged files, for tensors that
-    are unknown, missing or of the wrong shape, and for architecture variants this module does not compute.
+    Returns the configuration and the tensors under their `midlayer.*` names; `d2t`, `t2d`, the embedding and
+    the output head are there only when the file has them. Raises InputError for missing or damaged files, for
+    tensors that are unknown, missing or of the wrong shape, and for architecture variants this module does
+    not compute.
     """
     path = Path(path)
     values = _read_config(path / "config.json")
@@ -86,7 +89,7 @@ def read_checkpoint(path: Path, num_layers: int) -> tuple[Eagle3Config, dict[str
 def write_checkpoint(
     path: Path, config: Eagle3Config, tensors: Mapping[str, Tensor], dtype: torch.dtype
 ) -> None:
-    """Write `config.json` and `model.safetensors` in the published layout; the folder appears when it is complete."""
+    """Write `config.json` and `model.safetensors` in the published layout, both or nothing."""
     values = asdict(config)
     taps = values.pop("tap_layers")
     values |= {
@@ -96,7 +99,8 @@ def write_checkpoint(
         "hidden_act": "silu",
         "tie_word_embeddings": False,
         "torch_dtype": str(dtype).removeprefix("torch."),
-        # Convention of this key: 0-based index of the layer whose output is tapped, one less than in `hidden_states`.
+        # Convention of this key: 0-based index of the layer whose output is tapped, one less than in
+        # `hidden_states`.
         "eagle_config": {"eagle_aux_hidden_state_layer_ids": [index - 1 for index in taps]},
     }
     with atomic_path(path) as folder:
@@ -169,7 +173,8 @@ def _parse_config(
     if absent:
         raise InputError(f"{path}: {', '.join(absent)} missing or not an integer")
     heads = values["num_attention_heads"]
-    # hidden_size / heads is wrong for heads with an explicit head_dim, and some configs leave it out: ask the weights.
+    # hidden_size / heads is wrong for heads with an explicit head_dim, and some configs leave it out: ask the
+    # weights.
     head_dim = tensors[f"{LAYER}self_attn.q_proj.weight"].shape[0] // heads
     vocab_size = tensors["t2d"].numel() if "t2d" in tensors else values["vocab_size"]
     draft_vocab_size = (
@@ -203,7 +208,9 @@ def _refuse_variants(values: Mapping[str, Any], path: Path) -> None:
 
 
 def _rope_theta(values: Mapping[str, Any], path: Path) -> float:
-    """The rotary base from either place transformers keeps it (`rope_theta`, or `rope_parameters` since version 5)."""
+    """The rotary base from either place transformers keeps it (`rope_theta`, or `rope_parameters` since
+    version 5).
+    """
     scaling = values.get("rope_parameters") or values.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind != "default":
@@ -212,7 +219,9 @@ def _rope_theta(values: Mapping[str, Any], path: Path) -> float:
 
 
 def _tap_layers(values: Mapping[str, Any], num_layers: int, path: Path) -> tuple[int, int, int]:
-    """Tapped hidden states from either key: the nested one counts layer outputs, the top-level one hidden states."""
+    """Tapped hidden states from either key: the nested one counts layer outputs, the top-level one hidden
+    states.
+    """
     outputs = (values.get("eagle_config") or {}).get("eagle_aux_hidden_state_layer_ids")
     states = values.get("eagle_aux_hidden_state_layer_ids")
     if outputs is not None:
@@ -254,5 +263,6 @@ def _check_shapes(config: Eagle3Config, tensors: Mapping[str, Tensor], path: Pat
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
             raise InputError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}; config.json says it should be {expected[name]}"
+                f"{path}: {name} has shape {tuple(tensor.shape)}, which should be {expected[name]} "
+                "after config.json"
             )

@@ -1,0 +1,239 @@
+"""Train an Eagle3 draft head on the target's own answers and write it in the published layout.
+
+The head learns the target's distribution from one teacher-forced pass over those answers, unrolled over as
+many draft steps as decoding will take (training-time test). After every epoch it is validated on answers it
+has not seen: top-1 acceptance per draft step and the simulated acceptance length of a chain; the best epoch
+is kept.
+"""
+
+import shutil
+from collections.abc import Sequence as Arguments
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from ltd.devices import resolve_device
+from ltd.eagle3 import Eagle3Config, Eagle3Head, check_tap_layers, default_tap_layers
+from ltd.eagle3_checkpoint import DEFAULT_ROPE_THETA
+from ltd.eagle3_features import cache_bytes, cached_source, online_source
+from ltd.eagle3_trainer import Corpus, Recipe, Trainer, chain_count
+from ltd.eagle3_training import choose_draft_vocabulary
+from ltd.errors import InputError
+from ltd.files import atomic_path, file_hash, write_json
+from ltd.options import StageOptions, option, run_stage
+from ltd.responses import Responses, Sequence
+from ltd.tracking import StageRun, config_hash
+
+FORWARD_ROWS = 4096  # padded rows of a forward pass of the target
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDraftOptions(StageOptions):
+    """Options of this stage."""
+
+    target: Path = option(help="folder of the target model")
+    responses: Path = option(help="the target's answers to the training prompts (.safetensors)")
+    validation: Path = option(help="the target's answers to the validation prompts (.safetensors)")
+    output: Path = option(help="folder to write the head to")
+    state: Path = option(help="folder for checkpoints and cached features, removed at the end")
+    draft_vocab_size: int = option(1536, "tokens that the head can propose: the most frequent of the answers")
+    tap_layers: tuple[int, ...] = option(
+        (), "three hidden states of the target that the head reads; none: the published 2, L//2, L-3"
+    )
+    unroll_steps: int = option(
+        10, "draft steps of the training-time test; at least the largest depth used later"
+    )
+    step_weight: float = option(0.8, "weight of a draft step relative to the one before it, above 0 up to 1")
+    epochs: int = option(4, "passes over the training answers")
+    batch_rows: int = option(1024, "answer tokens of an optimiser step")
+    matrix_learning_rate: float = option(0.02, "peak learning rate of Muon, for the layer's matrices")
+    learning_rate: float = option(2e-3, "peak learning rate of AdamW, for the output head and the norms")
+    warmup: float = option(0.05, "share of the training over which the learning rates rise")
+    max_length: int = option(2048, "longest sequence in tokens; what is longer is cut at the end")
+    feature_cache_gib: float = option(3.0, "largest file of cached target features in GiB; beyond, recompute")
+
+
+def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
+    """Train, validate, write the best epoch. Raises InputError for options that cannot work."""
+    _check_options(options)
+    model = load_target(options)
+    shape = head_config(model, options)
+    train = load_sequences(options.responses, shape.vocab_size, options.max_length)
+    validation = load_sequences(options.validation, shape.vocab_size, options.max_length)
+    ids = choose_draft_vocabulary([s.answer for s in train], shape.vocab_size, shape.draft_vocab_size)
+    torch.manual_seed(options.seed)
+    head = initial_head(shape, model, ids)
+    recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
+    key = _input_key(options)
+    trainer = Trainer(recipe, head, _output_weight(model)[ids], options.state, key, run)
+    history = trainer.train(
+        _corpus("train", train, model, shape, options, key),
+        _corpus("validation", validation, model, shape, options, key),
+    )
+    best = trainer.best_epoch()
+    run.figure(acceptance_figure(history, best), "acceptance.png")
+    _write(
+        options,
+        trainer.best_folder,
+        {"best": best, "epochs": history, "coverage": coverage(validation, head)},
+    )
+    run.artifact(options.output / "training.json")
+    print(f"acceptance per step {[round(value, 3) for value in best['acceptance']]}, ", end="")
+    print(f"simulated acceptance length {best['acceptance_length']:.2f} (epoch {best['epoch']})")
+
+
+def _check_options(options: TrainDraftOptions) -> None:
+    for name in ("draft_vocab_size", "unroll_steps", "epochs", "batch_rows", "max_length"):
+        if getattr(options, name) < 1:
+            raise InputError(
+                f"train_draft.{name}: {getattr(options, name)} is too small; expected at least 1"
+            )
+    for name in ("matrix_learning_rate", "learning_rate"):
+        if not getattr(options, name) > 0:
+            raise InputError(f"train_draft.{name}: {getattr(options, name)} is not above 0")
+    if not 0 < options.step_weight <= 1:
+        raise InputError(f"train_draft.step_weight: {options.step_weight} is not above 0 and at most 1")
+    if not 0 <= options.warmup < 1:
+        raise InputError(f"train_draft.warmup: {options.warmup} is not a share from 0 to below 1")
+
+
+def load_target(options: TrainDraftOptions):
+    """The target as a transformers model without gradients; float32 on a CPU, its own type on a GPU."""
+    device = resolve_device(options.device)
+    dtype = torch.float32 if device.type == "cpu" else "auto"
+    if not options.target.exists() and len(options.target.parts) != 2:
+        raise InputError(f"{options.target}: no such folder, nor the owner/name of a model on the hub")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(options.target, dtype=dtype)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{options.target}: cannot be loaded as a causal language model ({reason})"
+        ) from None
+    return model.to(device).eval().requires_grad_(False)
+
+
+def head_config(model, options: TrainDraftOptions) -> Eagle3Config:
+    """Shapes of a head for `model`: one layer like the target's own."""
+    target = model.config.get_text_config()
+    if options.draft_vocab_size > target.vocab_size:
+        raise InputError(
+            f"train_draft.draft_vocab_size: {options.draft_vocab_size} is more than the target's "
+            f"{target.vocab_size} tokens"
+        )
+    layers = target.num_hidden_layers
+    heads = target.num_attention_heads
+    return Eagle3Config(
+        hidden_size=target.hidden_size,
+        target_hidden_size=target.hidden_size,
+        intermediate_size=target.intermediate_size,
+        num_attention_heads=heads,
+        num_key_value_heads=getattr(target, "num_key_value_heads", None) or heads,
+        head_dim=getattr(target, "head_dim", None) or target.hidden_size // heads,
+        rms_norm_eps=getattr(target, "rms_norm_eps", 1e-6),
+        vocab_size=target.vocab_size,
+        draft_vocab_size=options.draft_vocab_size,
+        rope_theta=DEFAULT_ROPE_THETA,
+        max_position_embeddings=target.max_position_embeddings,
+        tap_layers=check_tap_layers(options.tap_layers, layers, "train_draft.tap_layers")
+        if options.tap_layers
+        else default_tap_layers(layers),
+    )
+
+
+def load_sequences(path: Path, vocab_size: int, max_length: int) -> list[Sequence]:
+    """Responses with at least one draft chain each, cut to `max_length` tokens."""
+    sequences = [replace(s, tokens=s.tokens[:max_length]) for s in Responses.load(path).sequences()]
+    sequences = [sequence for sequence in sequences if chain_count(sequence)]
+    if not sequences:
+        raise InputError(
+            f"{path}: no answer of two tokens or more within train_draft.max_length {max_length}"
+        )
+    largest = max(int(sequence.tokens.max()) for sequence in sequences)
+    if largest >= vocab_size:
+        raise InputError(
+            f"{path}: token {largest} is not in the target's vocabulary of {vocab_size}; make it anew"
+        )
+    return sequences
+
+
+def initial_head(config: Eagle3Config, model, ids: Tensor) -> Eagle3Head:
+    """A head that starts as a reader of the target's high tap: its output rows and final norm are the
+    target's.
+    """
+    embedding = model.get_input_embeddings().weight.float()
+    head = Eagle3Head(config, embedding).to(embedding.device)
+    head.set_draft_vocabulary(ids)
+    with torch.no_grad():
+        head.lm_head.weight.copy_(_output_weight(model)[ids])
+        final_norm = getattr(model.base_model, "norm", None)
+        if final_norm is not None:
+            head.norm.weight.copy_(final_norm.weight)
+        head.fc.weight[:, -config.target_hidden_size :].add_(
+            torch.eye(config.hidden_size, device=embedding.device)
+        )
+    return head
+
+
+def _output_weight(model) -> Tensor:
+    return model.get_output_embeddings().weight
+
+
+def _corpus(
+    name: str, sequences: list[Sequence], model, shape: Eagle3Config, options: TrainDraftOptions, key: str
+) -> Corpus:
+    size = cache_bytes(sequences, shape.target_hidden_size)
+    if size > options.feature_cache_gib * 2**30:
+        return Corpus(sequences, online_source(model, shape.tap_layers, sequences))
+    path = options.state / f"features-{name}-{key}"
+    return Corpus(sequences, cached_source(model, shape.tap_layers, sequences, path, FORWARD_ROWS))
+
+
+def _input_key(options: TrainDraftOptions) -> str:
+    """Identifies what the weights depend on, so that a checkpoint of other inputs is not continued."""
+    inputs = file_hash(options.target, options.responses, options.validation)
+    skipped = ("experiment", "threads", "target", "responses", "validation", "output", "state")
+    return config_hash({k: v for k, v in asdict(options).items() if k not in skipped} | {"inputs": inputs})
+
+
+def coverage(sequences: list[Sequence], head: Eagle3Head) -> float:
+    """Share of the answers' tokens that the head can propose at all."""
+    return head.t2d.cpu()[torch.cat([sequence.answer for sequence in sequences])].float().mean().item()
+
+
+def _write(options: TrainDraftOptions, best: Path, report: dict[str, Any]) -> None:
+    with atomic_path(options.output) as folder:
+        shutil.copytree(best, folder)
+        write_json(folder / "training.json", report)
+    shutil.rmtree(options.state)
+
+
+def acceptance_figure(history: list[dict[str, Any]], best: dict[str, Any]):
+    """Top-1 acceptance against the draft step: every task in the kept epoch, and the mean of every epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    tasks, epochs = figure.subplots(1, 2, sharey=True)
+    for task, values in best["tasks"].items():
+        tasks.plot(range(1, len(values["acceptance"]) + 1), values["acceptance"], marker=".", label=task)
+    for row in history:
+        shade = 0.25 + 0.75 * row["epoch"] / len(history)
+        steps = range(1, len(row["acceptance"]) + 1)
+        epochs.plot(steps, row["acceptance"], color="C0", alpha=shade, label=f"epoch {row['epoch']}")
+    for axes, title in ((tasks, f"epoch {best['epoch']}, per task"), (epochs, "mean over tasks, per epoch")):
+        axes.set(xlabel="draft step", ylabel="top-1 acceptance", title=title, ylim=(0, 1))
+        axes.legend()
+    return figure
+
+
+def main(argv: Arguments[str] | None = None) -> None:
+    """Command line of the stage."""
+    run_stage("train_draft", TrainDraftOptions, train_draft, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()
