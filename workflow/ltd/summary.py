@@ -242,4 +242,6 @@ def _mean_row(rows: dict[str, dict[str, object]], samples: dict[str, np.ndarray]
 
 def _end_to_end(runs: pd.DataFrame) -> float:
     """Tokens per second with prefill in the clock and prefill's own token counted."""
-    return (runs["tokens"].sum() + len(runs)) / (runs["seconds"].sum() + runs["prefill_seconds"].sum())
+    # Replay has no prefill; its missing value must not count as none.
+    prefill = runs["prefill_seconds"].sum(skipna=False)
+    return (runs["tokens"].sum() + len(runs)) / (runs["seconds"].sum() + prefill)

@@ -1,0 +1,297 @@
+"""Decode the test prompts for real with every method and compare wall-clock throughput.
+
+For every prompt the methods and their repeats run in an order of their own, shuffled together, so that a
+machine that speeds up or slows down does so for all alike, and two repeats of one method form an A/A pair
+that shows the clock's noise. Greedy answers, and sampled ones with the same seed, are the same tokens for
+every method: `lossless` in the summary says whether they were.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from ltd.controllers import Controller, StaticController
+from ltd.decoding import Generation, decode, decode_autoregressive
+from ltd.devices import device_name, resolve_device
+from ltd.drafting import Drafter
+from ltd.eagle3 import load_head
+from ltd.errors import InputError
+from ltd.files import atomic_path, file_hash, read_json, write_json
+from ltd.latency import LatencyProfile
+from ltd.options import StageOptions, option, run_stage
+from ltd.policies import PolicyController
+from ltd.reference_check import compare_with_transformers
+from ltd.replay_rows import replay_rows
+from ltd.responses import Responses, Sequence
+from ltd.summary import BASELINE, MEAN_TASK, clock_gap, mark_lossless, repeat_spread, summarise
+from ltd.target import TargetModel
+from ltd.traces import Traces
+from ltd.tracking import StageRun
+
+CYCLE_COLUMNS = (
+    "context_length",
+    "depth",
+    "size",
+    "verified",
+    "accepted",
+    "tokens",
+    "draft_ms",
+    "verify_ms",
+    "policy_ms",
+    "rest_ms",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(StageOptions):
+    """Options of the benchmark."""
+
+    target: str = option(help="folder or hub id of the target model")
+    draft: Path = option(help="folder of the Eagle3 head")
+    profile: Path = option(help="latency profile of this machine, for the replayed rows")
+    grid: Path = option(help="result of the static grid search")
+    policies: Path = option(help="folder with one folder a chain of policies")
+    responses: Path = option(help="the target's answers to the test prompts; their prompts are decoded")
+    traces: Path = option(help="traces of the same answers, for the replayed rows and the oracle")
+    output: Path = option(help="folder of cycles.parquet, runs.parquet, summary.csv and benchmark.json")
+    state: Path = option(help="folder that keeps finished prompts of an interrupted benchmark")
+    methods: tuple[str, ...] = option(
+        (BASELINE, "eagle3", "eagle3_grid", "ltd:paper", "ltd"),
+        "methods to decode with, the first the baseline",
+    )
+    test_tasks: tuple[str, ...] = option(
+        ("chat", "maths", "instructions", "qa", "code", "stdlib"), "tasks whose test prompts are decoded"
+    )
+    prompts_per_task: int = option(24, "test prompts a task; a conversation counts once, with all its turns")
+    repeats: int = option(2, "times that every method decodes every prompt; at least 2 for the A/A spread")
+    max_new_tokens: int = option(128, "largest number of tokens of an answer")
+    default_depth: int = option(8, "depth of `eagle3`, the published static setting")
+    default_size: int = option(60, "size of `eagle3`, the published static setting")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What decodes: the target, the drafter, and a controller a method (None: autoregressive)."""
+
+    target: TargetModel
+    drafter: Drafter
+    controllers: dict[str, Controller | None]
+    max_new_tokens: int
+    temperature: float
+
+    def run(self, method: str, prompt: Sequence) -> Generation:
+        """Decode one prompt with one method."""
+        settings = {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "seed": prompt.seed_key,
+            "eos_ids": self.target.eos_ids,
+        }
+        tokens = prompt.tokens[: prompt.prompt_length]
+        controller = self.controllers[method]
+        if controller is None:
+            return decode_autoregressive(self.target, tokens, **settings)
+        return decode(self.target, self.drafter, controller, tokens, **settings)
+
+
+def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
+    """Return the controller of every method asked for; raises InputError for an unknown one."""
+    grid = read_json(options.grid)["best"]
+    makers: dict[str, Callable[[], Controller | None]] = {
+        BASELINE: lambda: None,
+        "eagle3": lambda: StaticController(options.default_depth, options.default_size),
+        "eagle3_grid": lambda: StaticController(grid["depth"], grid["size"]),
+        "ltd:paper": lambda: PolicyController.load(options.policies / "paper" / "best", name="ltd:paper"),
+        "ltd": lambda: PolicyController.load(options.policies / "ltd" / "best", name="ltd"),
+    }
+    for method in options.methods:
+        if method not in makers:
+            raise InputError(f"benchmark.methods: {method!r} is unknown; choose from {', '.join(makers)}")
+    return {method: makers[method]() for method in options.methods}
+
+
+def check(options: BenchmarkOptions) -> None:
+    """Refuse what cannot be measured before any work is done."""
+    if BASELINE not in options.methods:
+        raise InputError(f"benchmark.methods: {BASELINE!r} is missing; every speedup is relative to it")
+    for name in ("prompts_per_task", "repeats", "max_new_tokens", "default_depth", "default_size"):
+        if getattr(options, name) < 1:
+            raise InputError(
+                f"benchmark.{name}: {getattr(options, name)} is not positive; expected at least 1"
+            )
+
+
+def select_prompts(responses: Responses, tasks: tuple[str, ...], count: int, seed: int) -> list[Sequence]:
+    """Return the first `count` conversations of each task, all turns, in one order shuffled over tasks.
+
+    Raises InputError for a task with fewer prompts.
+    """
+    chosen: list[Sequence] = []
+    sequences = list(responses.sequences())
+    for task in tasks:
+        members = [sequence for sequence in sequences if sequence.task == task]
+        questions = list(dict.fromkeys(sequence.question_id for sequence in members))[:count]
+        if len(questions) < count:
+            raise InputError(
+                f"benchmark.prompts_per_task: {count} asked for, {task} has {len(questions)} test prompts"
+            )
+        chosen += [sequence for sequence in members if sequence.question_id in set(questions)]
+    order = np.random.default_rng(seed).permutation(len(chosen))
+    return [chosen[index] for index in order]
+
+
+def schedule(methods: tuple[str, ...], repeats: int, seed: int, index: int) -> list[tuple[str, int]]:
+    """Return (method, repeat) pairs of prompt number `index` in a random order of its own."""
+    pairs = [(method, repeat) for method in methods for repeat in range(repeats)]
+    order = np.random.default_rng([seed, index]).permutation(len(pairs))
+    return [pairs[place] for place in order]
+
+
+def decode_all(
+    engine: Engine, prompts: list[Sequence], options: BenchmarkOptions, state: Path
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the records of every prompt; those that `state` already holds are not decoded again."""
+    for method in options.methods:
+        engine.run(method, prompts[0])  # warm-up: first calls allocate and load
+    for index, prompt in enumerate(tqdm(prompts, desc="benchmark", unit="prompt")):
+        file = state / f"{index:05d}.json"
+        if not file.is_file():
+            pairs = schedule(options.methods, options.repeats, options.seed, index)
+            records = [
+                record(engine.run(method, prompt), prompt, method, repeat, engine.temperature)
+                for method, repeat in pairs
+            ]
+            write_json(file, records)
+        yield read_json(file)
+
+
+def record(
+    generation: Generation, prompt: Sequence, method: str, repeat: int, temperature: float
+) -> dict[str, Any]:
+    """Turn one run into plain values: its key, its own columns, and a list a column of its cycles."""
+    columns = {name: [getattr(cycle, name) for cycle in generation.cycles] for name in CYCLE_COLUMNS}
+    return {
+        "key": {
+            "method": method,
+            "task": prompt.task,
+            "prompt": str(prompt.question_id),
+            "turn": prompt.turn,
+            "repeat": repeat,
+            "temperature": temperature,
+        },
+        "run": {
+            "prompt_tokens": prompt.prompt_length,
+            "tokens": sum(columns["tokens"]),
+            "prefill_seconds": generation.prefill_seconds,
+            "seconds": generation.seconds,
+            "token_ids": list(generation.tokens),
+        },
+        "cycles": columns,
+    }
+
+
+def tables(records: list[dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the runs and the cycles as tables with the columns that `ltd.summary` needs."""
+    runs = pd.DataFrame([entry["key"] | entry["run"] for entry in records])
+    cycles = pd.concat(
+        [
+            pd.DataFrame(entry["cycles"]).assign(**entry["key"], cycle=range(len(entry["cycles"]["tokens"])))
+            for entry in records
+        ],
+        ignore_index=True,
+    )
+    keys = list(records[0]["key"])
+    ordered = cycles[[*keys, "cycle", *CYCLE_COLUMNS]]
+    return mark_lossless(runs.assign(source="measured")), ordered.assign(source="measured")
+
+
+def open_state(options: BenchmarkOptions) -> Path:
+    """Return the folder of finished prompts, emptied when it belongs to other settings or files."""
+    ignored = {"experiment", "output", "state", "traces", "profile"}
+    paths = ("draft", "grid", "policies", "responses")
+    settings = {key: str(value) for key, value in asdict(options).items() if key not in ignored}
+    settings |= {name: file_hash(getattr(options, name)) for name in paths}
+    if Path(options.target).is_dir():
+        settings["target"] = file_hash(options.target)
+    file = options.state / "settings.json"
+    if not file.is_file() or read_json(file) != settings:
+        with atomic_path(options.state) as folder:
+            folder.mkdir(parents=True)
+            write_json(folder / "settings.json", settings)
+    return options.state
+
+
+def load_engine(options: BenchmarkOptions, profile: LatencyProfile, temperature: float) -> Engine:
+    """Load target and head, and a controller a method."""
+    controllers = make_controllers(options)
+    target = TargetModel.load(options.target, device=options.device)
+    head = load_head(options.draft, target)
+    drafter = Drafter(head, beam=profile.beam, max_depth=profile.max_depth)
+    return Engine(target, drafter, controllers, options.max_new_tokens, temperature)
+
+
+def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
+    """The stage: decode, tabulate, compare with replay and with transformers, write."""
+    check(options)
+    profile, traces = LatencyProfile.load(options.profile), Traces.load(options.traces)
+    engine = load_engine(options, profile, traces.temperature)
+    prompts = select_prompts(
+        Responses.load(options.responses), options.test_tasks, options.prompts_per_task, options.seed
+    )
+    records = [entry for part in decode_all(engine, prompts, options, open_state(options)) for entry in part]
+    runs, cycles = tables(records)
+    replayed = replay_rows(engine.controllers, traces, profile, prompts)
+    summary = summarise(
+        pd.concat([runs, replayed.runs]), pd.concat([cycles, replayed.cycles]), seed=options.seed
+    )
+    spread = repeat_spread(runs)
+    device = resolve_device(options.device)
+    facts = {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "seed": options.seed,
+        "prompts_per_task": options.prompts_per_task,
+        "repeats": options.repeats,
+        "max_new_tokens": options.max_new_tokens,
+        "grid": read_json(options.grid)["best"],
+        "default": {"depth": options.default_depth, "size": options.default_size},
+        "repeat_spread": spread.set_index("method").to_dict("index"),
+        "clock_gap": clock_gap(runs, cycles),
+        "transformers": compare_with_transformers(options.target, runs, prompts, device),
+    }
+    for name, table in (("cycles", cycles), ("runs", runs), ("oracle", replayed.oracle)):
+        with atomic_path(options.output / f"{name}.parquet") as temporary:
+            table.to_parquet(temporary, index=False)
+    with atomic_path(options.output / "summary.csv") as temporary:
+        summary.to_csv(temporary, index=False)
+    write_json(options.output / "benchmark.json", facts)
+    log(run, summary, facts, options.output)
+
+
+def log(run: StageRun, summary: pd.DataFrame, facts: dict[str, Any], output: Path) -> None:
+    """Log speedups and acceptance lengths by method and task, and the small outputs; print the means."""
+    values = {"clock_gap": facts["clock_gap"]}
+    for row in summary.itertuples():
+        # MLflow allows no colon in a name.
+        label = f"{row.method.replace(':', '-')}/{row.task}" + ("/replay" if row.source == "replay" else "")
+        values |= {f"speedup/{label}": row.speedup, f"acceptance_length/{label}": row.acceptance_length}
+    run.metrics(values)
+    run.artifact(output / "summary.csv")
+    run.artifact(output / "benchmark.json")
+    means = summary[summary["task"] == MEAN_TASK]
+    print(means[["method", "source", "speedup", "tokens_per_second", "lossless"]].to_string(index=False))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_stage("benchmark", BenchmarkOptions, benchmark, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Measure how long every phase of a cycle takes on this machine, by size and context length.
+
+Each repetition visits every context length and, at each, every size in a random order, as whole cycles: all
+phases see the processor's caches as decoding leaves them, and a machine that drifts does so for all alike.
+Some sizes and one context length are measured only to see how far interpolation is off there, and whole
+cycles of the decoding loop show how far the profile is off.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ltd.devices import device_name
+from ltd.drafting import Drafter
+from ltd.eagle3 import load_head
+from ltd.errors import InputError
+from ltd.files import atomic_path, file_hash, read_json, write_json
+from ltd.latency import LatencyProfile, LatencyTable
+from ltd.matrix_products import matrix_product_share
+from ltd.options import StageOptions, option, run_stage
+from ltd.phase_timer import LIVE_TOKENS, PhaseTimer, between, own_text
+from ltd.target import TargetModel
+from ltd.timing import median, spread
+from ltd.tracking import StageRun
+from ltd.tree import pool_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions(StageOptions):
+    """Options of the timer."""
+
+    target: str = option(help="folder or hub id of the target model")
+    draft: Path = option(help="folder of the Eagle3 head")
+    output: Path = option(help="profile to write (JSON)")
+    beam: int = option(10, "beam width of the draft tree")
+    max_depth: int = option(10, "largest number of draft passes")
+    sizes: tuple[int, ...] = option(
+        (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60), "verified nodes to time, from 1 to the largest, ascending"
+    )
+    context_lengths: tuple[int, ...] = option(
+        (64, 192, 384, 640), "tokens in the cache to time at, ascending"
+    )
+    repetitions: int = option(16, "times that every point is measured; medians are kept")
+    policy_network: tuple[int, ...] = option((64, 64), "hidden layers of the policies that are timed")
+
+
+def check(options: LatencyOptions, max_context: int) -> None:
+    """Refuse impossible settings before any work is done."""
+    for name in ("sizes", "context_lengths"):
+        values = getattr(options, name)
+        if len(values) < 2 or list(values) != sorted(set(values)) or values[0] < 1:
+            raise InputError(
+                f"latency.{name}: {list(values)}: expected at least two distinct values, ascending"
+            )
+    for name, least in (("beam", 1), ("max_depth", 2), ("repetitions", 1)):
+        if getattr(options, name) < least:
+            raise InputError(
+                f"latency.{name}: {getattr(options, name)} is too small; expected at least {least}"
+            )
+    largest = pool_size(options.beam, options.max_depth)
+    if options.sizes[0] != 1 or options.sizes[-1] > largest:
+        raise InputError(f"latency.sizes: {list(options.sizes)}: expected to run from 1 to at most {largest}")
+    room = max_context - LIVE_TOKENS
+    if options.context_lengths[-1] > room:
+        raise InputError(
+            f"latency.context_lengths: {options.context_lengths[-1]} leaves no room to decode; "
+            f"the target's context of {max_context} allows {room}"
+        )
+
+
+def tables(options: LatencyOptions, timer: PhaseTimer) -> dict[str, LatencyTable]:
+    """Medians of all points that are not held out, by phase."""
+    samples = timer.watch.samples()
+    axes: dict[str, Iterable[int]] = {
+        "autoregressive_step": (1,),
+        "draft_prefix": timer.rows,
+        "draft_step": range(2, options.max_depth + 1),
+        "verify": options.sizes,
+        "depth_policy": (1,),
+        "size_policy": (1,),
+        "rest": options.sizes,
+    }
+
+    def table(phase: str, axis: Iterable[int]) -> LatencyTable:
+        cells = [[samples[phase, point, context] for context in options.context_lengths] for point in axis]
+        return LatencyTable(
+            axis=list(axis),
+            ms=[[round(median(cell), 5) for cell in row] for row in cells],
+            spread=[[round(spread(cell), 5) for cell in row] for row in cells],
+            samples=min(len(cell) for row in cells for cell in row),
+        )
+
+    return {phase: table(phase, axis) for phase, axis in axes.items()}
+
+
+def interpolation_error(
+    profile: LatencyProfile, options: LatencyOptions, timer: PhaseTimer
+) -> dict[str, dict[str, float]]:
+    """Relative errors, predicted / measured - 1, where the profile has no measured point.
+
+    `verify_sizes`: verification of sizes between those of the axis; `contexts`: verification, prefix pass
+    and autoregressive step at a context between those of the axis; `cycles`: whole cycles of the decoding
+    loop, all phases but the policies', where `bias` compares the sums.
+    """
+    samples = timer.watch.samples()
+    sizes = [
+        (profile.verify(size, context), samples["verify", size, context])
+        for size in between(options.sizes)
+        for context in options.context_lengths
+    ]
+    context = timer.contexts[-1]
+    contexts = [(profile.verify(size, context), samples["verify", size, context]) for size in options.sizes]
+    contexts += [
+        (profile.draft_prefix(rows, context), samples["draft_prefix", rows, context]) for rows in timer.rows
+    ]
+    contexts += [(profile.autoregressive_step(context), samples["autoregressive_step", 1, context])]
+    depth, size, lengths, rows, ms = np.array(timer.live).T
+    cycles = profile.cycle_seconds(*(column.astype(int) for column in (depth, size, lengths, rows)))
+    return {
+        "verify_sizes": _errors(*zip(*((1e3 * float(p), median(m)) for p, m in sizes), strict=True)),
+        "contexts": _errors(*zip(*((1e3 * float(p), median(m)) for p, m in contexts), strict=True)),
+        "cycles": _errors(1e3 * cycles, ms),
+    }
+
+
+def _errors(predicted: Any, measured: Any) -> dict[str, float]:
+    predicted, measured = np.asarray(predicted), np.asarray(measured)
+    error = predicted / measured - 1
+    return {
+        "points": len(error),
+        "bias": float(predicted.sum() / measured.sum() - 1),
+        "median": float(np.median(np.abs(error))),
+        "largest": float(np.abs(error).max()),
+    }
+
+
+def profile_latency(options: LatencyOptions, run: StageRun) -> None:
+    """The stage: measure, tabulate, check against held-out points, write."""
+    target = TargetModel.load(options.target, device=options.device)
+    check(options, target.max_context)
+    head = load_head(options.draft, target)
+    drafter = Drafter(head, beam=options.beam, max_depth=options.max_depth, max_context=target.max_context)
+    text = own_text(target, options.context_lengths[-1] + 1, options.seed)
+    timer = PhaseTimer(
+        target, drafter, text, options.sizes, options.context_lengths, options.policy_network, options.seed
+    )
+    timer.run(options.repetitions)
+    is_folder = Path(options.target).is_dir()
+    profile = LatencyProfile(
+        device=device_name(target.device),
+        device_type=target.device.type,
+        dtype=str(target.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        versions={name: version(name) for name in ("torch", "transformers", "numpy")},
+        target_hash=file_hash(options.target) if is_folder else None,
+        draft_hash=file_hash(options.draft),
+        beam=options.beam,
+        max_depth=options.max_depth,
+        context_lengths=list(options.context_lengths),
+        tables=tables(options, timer),
+    )
+    profile.interpolation_error.update(interpolation_error(profile, options, timer))
+    share = matrix_product_share(target, text[: options.context_lengths[len(options.context_lengths) // 2]])
+    write(profile, options.output, {"matrix_product_share": share, "repetitions": options.repetitions})
+    log(profile, share, run, options.output)
+
+
+def write(profile: LatencyProfile, path: Path, more: dict[str, Any]) -> None:
+    """Write the profile and what else was measured into one JSON file."""
+    with atomic_path(path) as temporary:
+        profile.save(temporary)
+        write_json(temporary, read_json(temporary) | more)
+
+
+def log(profile: LatencyProfile, share: float, run: StageRun, path: Path) -> None:
+    """Log a few numbers by which profiles are compared, and the file; print them."""
+    context = profile.context_lengths[len(profile.context_lengths) // 2]
+    sizes = profile.tables["verify"].axis
+    values = {
+        "autoregressive_step_ms": 1e3 * float(profile.autoregressive_step(context)),
+        "draft_prefix_ms": 1e3 * float(profile.draft_prefix(1, context)),
+        "draft_step_ms": 1e3 * float(profile.draft_step(2, context)),
+        f"verify_{sizes[0]}_ms": 1e3 * float(profile.verify(sizes[0], context)),
+        f"verify_{sizes[-1]}_ms": 1e3 * float(profile.verify(sizes[-1], context)),
+        "depth_policy_ms": 1e3 * profile.depth_policy,
+        "size_policy_ms": 1e3 * profile.size_policy,
+        "matrix_product_share": share,
+    }
+    for name, error in profile.interpolation_error.items():
+        values |= {f"{name}_error_{kind}": error[kind] for kind in ("bias", "median")}
+    run.metrics(values)
+    run.artifact(path)
+    print("\n".join(f"{name}: {value:.3f}" for name, value in values.items()))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_stage("profile_latency", LatencyOptions, profile_latency, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Stopwatch for short pieces of work: perf_counter on a CPU, device events on a GPU."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from ltd.devices import synchronise
+
+Key = tuple[Any, ...]
+Result = TypeVar("Result")
+
+
+class Stopwatch:
+    """Collects milliseconds under keys.
+
+    On a GPU the host runs ahead: each piece is bracketed by events on the current stream, and times are
+    read only when the samples are asked for, so that measuring adds no synchronisation between pieces.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._samples: dict[Key, list[float]] = defaultdict(list)
+        self._pending: list[tuple[Key, torch.cuda.Event, torch.cuda.Event]] = []
+
+    def time(self, key: Key, function: Callable[[], Result]) -> Result:
+        """Call `function` and add its duration to the samples of `key`."""
+        if self.device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            result = function()
+            end.record()
+            self._pending.append((key, start, end))
+            return result
+        begun = time.perf_counter()
+        result = function()
+        self.add(key, 1000 * (time.perf_counter() - begun))
+        return result
+
+    def add(self, key: Key, milliseconds: float) -> None:
+        """Add a duration measured elsewhere."""
+        self._samples[key].append(milliseconds)
+
+    def clear(self) -> None:
+        """Forget everything: what came before was warm-up."""
+        self.samples().clear()
+
+    def samples(self) -> dict[Key, list[float]]:
+        """All samples so far, in milliseconds."""
+        if self._pending:
+            synchronise(self.device)
+        for key, start, end in self._pending:
+            self.add(key, start.elapsed_time(end))
+        self._pending.clear()
+        return self._samples
+
+
+def median(samples: list[float]) -> float:
+    """Middle of the samples: a pause of the machine moves it little."""
+    return float(np.median(samples))
+
+
+def spread(samples: list[float]) -> float:
+    """Interquartile range."""
+    low, high = np.percentile(samples, [25, 75])
+    return float(high - low)
