@@ -20,8 +20,8 @@ def synthetic_traces(
 ):
     """Traces whose draft is calibrated: the continuation takes children by probability.
 
-    How certain the draft is drifts slowly along an answer and differs by task, so that a policy that reads the
-    scores gains over any constant choice.
+    How certain the draft is drifts slowly along an answer and differs by task, so that a policy that reads
+    the scores gains over any constant choice.
     """
     rng = np.random.default_rng(seed)
     prompts = rng.integers(*prompt_tokens, sequences, endpoint=True)

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ltd.errors import InputError
 from ltd.latency import LatencyProfile
-from ltd.traces import Traces, pool_size
+from ltd.traces import Traces
+from ltd.tree import pool_size
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Static grid search in replay: the best depth and size, plain decoding included, and what adapting could add.
+"""Static grid search in replay: the best depth and size, plain decoding included, and what adapting adds at most.
 
 Every depth of the traces (0 too) with every size from 1; over several beam widths when one trace file and one
-profile a width are given. Chosen on the traces it is given, which must not be those of the test prompts. Beside
-the winners stand the clairvoyant bound and the bound of one choice per task.
+profile a width are given. Chosen on the traces it is given, which must not be those of the test prompts.
+Beside the winners stand the clairvoyant bound and the bound of one choice per task.
 """
 
 from dataclasses import dataclass

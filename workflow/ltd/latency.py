@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
-from ltd.traces import pool_size
+from ltd.tree import pool_size
 
 VERSION = 1
 TABLES = (

@@ -1,8 +1,8 @@
 """The clairvoyant optimum: the least total time of every answer when each cycle may choose any depth and size
 knowing what the target will accept. No policy can be faster on the same traces and profile.
 
-Dynamic programming backward over the positions of an answer. The state is (position, rows), rows being the tokens
-emitted since the last prefix pass, because a plain step leaves its row to the next prefix pass:
+Dynamic programming backward over the positions of an answer. The state is (position, rows), rows being the
+tokens emitted since the last prefix pass, because a plain step leaves its row to the next prefix pass:
 
     best(i, r) = min( autoregressive(i) + best(i + 1, r + 1),
                       prefix(r, i) + min over (D, V) of [cycle(D, V, i) + best(i + tokens, tokens)] )

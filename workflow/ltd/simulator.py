@@ -7,20 +7,18 @@ tokens emitted since the last prefix pass (one at the start: the rows of the pro
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ltd.controllers import Controller, DraftState
 from ltd.dense_latency import DenseLatency, dense_for
 from ltd.errors import InputError
 from ltd.latency import LatencyProfile
 from ltd.replay import ReplayTable
-from ltd.traces import Traces, pool_size
-
-if TYPE_CHECKING:
-    from ltd.controllers import Controller
+from ltd.traces import Traces
+from ltd.tree import level_start
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Simulation:
 
 @dataclass(frozen=True)
 class StaticGrid:
-    """All static settings: seconds and cycles [depths, sizes, S], tokens [S]; depth 0 repeats over the sizes."""
+    """All static settings: seconds, cycles [depths, sizes, S], tokens [S]; depth 0 repeats over the sizes."""
 
     depths: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -157,7 +155,7 @@ def _walk_depth(
 
 
 def simulate(
-    controller: "Controller",
+    controller: Controller,
     traces: Traces,
     profile: LatencyProfile,
     *,
@@ -170,7 +168,7 @@ def simulate(
     times of the policies; a static setting or a threshold costs nothing measurable. Raises InputError when
     traces and profile do not belong together, or when the controller chooses a size without a measured time.
     """
-    table, dense = ReplayTable(traces), dense_for(traces, profile, min(profile.max_size, _largest(traces)))
+    table, dense = ReplayTable(traces), dense_for(traces, profile, profile.max_size)
     columns: list[list[float]] = [[] for _ in Cycles.__dataclass_fields__]
     for sequence, start in enumerate(traces.starts):
         controller.begin(int(traces.context_length[start]))
@@ -201,30 +199,40 @@ def simulate(
     )
 
 
-def _largest(traces: Traces) -> int:
-    return pool_size(traces.beam, traces.max_depth)
+@dataclass
+class RecordedState(DraftState):
+    """A draft state whose tree comes from a trace; `entropies` [max_depth] are the recorded ones, if any."""
+
+    entropies: NDArray | None = None
+
+    def entropy(self) -> float:
+        """The recorded entropy of the newest pass; raises InputError when the traces hold none."""
+        if self.entropies is None:
+            raise InputError("traces: no entropy in this file; record it with entropy")
+        return float(self.entropies[self.depth - 1])
 
 
-def _decide(controller: "Controller", traces: Traces, position: int) -> tuple[int, int, int]:
-    """Ask the controller as in decoding; returns depth, size (0 at depth 0) and the depth decisions asked for."""
-    from ltd.drafting import DraftState
-
-    recorded = torch.from_numpy(np.array(traces.scores[position]))
-    state = DraftState(
-        depth=0,
-        max_depth=traces.max_depth,
-        beam=traces.beam,
+def _decide(controller: Controller, traces: Traces, position: int) -> tuple[int, int, int]:
+    """Ask the controller as decoding does; returns depth, size (0 at depth 0) and depth decisions made."""
+    beam, max_depth = traces.beam, traces.max_depth
+    scores = torch.from_numpy(np.array(traces.scores[position]))
+    state = RecordedState(
+        max_depth=max_depth,
+        beam=beam,
+        scores=torch.full_like(scores, -torch.inf),
         context_length=int(traces.context_length[position]),
-        scores=torch.full_like(recorded, -torch.inf),
+        entropies=None if traces.entropy is None else traces.entropy[position],
     )
     decisions = 0
-    while state.depth < traces.max_depth:
+    while state.depth < max_depth:
         decisions += 1
         if not controller.continue_drafting(state):
             break
         state.depth += 1
-        nodes = slice(pool_size(traces.beam, state.depth - 1), pool_size(traces.beam, state.depth))
-        state.scores[nodes] = recorded[nodes]
+        level = slice(level_start(beam, state.depth), state.pool)
+        state.scores[level] = scores[level]
+        if traces.features is not None:
+            state.feature = torch.from_numpy(traces.features[position].astype(np.float32))
     return state.depth, controller.choose_size(state) if state.depth else 0, decisions
 
 

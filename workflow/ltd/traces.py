@@ -7,8 +7,8 @@ beam, rank among its children).
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,12 @@ from numpy.typing import NDArray
 
 from ltd.errors import InputError
 from ltd.files import atomic_path
+from ltd.tree import pool_size
 
 FORMAT = "ltd-traces-1"
 NO_RANK = np.uint16(65535)
 COLUMNS = ("scores", "true_node", "ranks", "beams", "context_length", "sequence", "tokens_left")
 OPTIONAL_COLUMNS = ("entropy", "features")
-
-
-def pool_size(beam: int, depth: int) -> int:
-    """Nodes of a tree of `depth` levels: W + (D - 1) W^2, and none at depth 0."""
-    return 0 if depth == 0 else beam + (depth - 1) * beam * beam
 
 
 def level_starts(beam: int, max_depth: int) -> NDArray[np.int64]:
@@ -192,3 +188,13 @@ def true_path_ranks(scores: NDArray, true_node: NDArray, beam: int) -> NDArray[n
         by_depth = np.add.reduceat(ahead, starts, axis=1, dtype=np.int32).cumsum(axis=1)
         ranks[rows, level:, level] = by_depth[:, level:]
     return ranks
+
+
+def concatenate(parts: Sequence[Traces]) -> Traces:
+    """Join traces of different answers that were recorded alike; sequences are numbered on."""
+    counts = [len(part.sequences) for part in parts]
+    first = np.cumsum([0, *counts[:-1]])
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0].columns()}
+    numbered = [part.sequence + offset for part, offset in zip(parts, first, strict=True)]
+    columns["sequence"] = np.concatenate(numbered).astype(np.int32)
+    return replace(parts[0], **columns, sequences=[label for part in parts for label in part.sequences])
