@@ -20,7 +20,7 @@ from ltd.controllers import Controller, StaticController
 from ltd.decoding import Generation, decode, decode_autoregressive
 from ltd.devices import device_name, resolve_device
 from ltd.drafting import Drafter
-from ltd.eagle3 import load_head
+from ltd.engine_loading import load_engine
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.latency import LatencyProfile
@@ -227,12 +227,12 @@ def open_state(options: BenchmarkOptions) -> Path:
     return options.state
 
 
-def load_engine(options: BenchmarkOptions, profile: LatencyProfile, temperature: float) -> Engine:
+def make_engine(options: BenchmarkOptions, profile: LatencyProfile, temperature: float) -> Engine:
     """Load target and head, and a controller a method."""
     controllers = make_controllers(options)
-    target = TargetModel.load(options.target, device=options.device)
-    head = load_head(options.draft, target)
-    drafter = Drafter(head, beam=profile.beam, max_depth=profile.max_depth)
+    target, drafter = load_engine(
+        options.target, options.draft, beam=profile.beam, max_depth=profile.max_depth, device=options.device
+    )
     return Engine(target, drafter, controllers, options.max_new_tokens, temperature)
 
 
@@ -240,7 +240,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     """The stage: decode, tabulate, compare with replay and with transformers, write."""
     check(options)
     profile, traces = LatencyProfile.load(options.profile), Traces.load(options.traces)
-    engine = load_engine(options, profile, traces.temperature)
+    engine = make_engine(options, profile, traces.temperature)
     prompts = select_prompts(
         Responses.load(options.responses), options.test_tasks, options.prompts_per_task, options.seed
     )

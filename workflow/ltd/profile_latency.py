@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from ltd.devices import device_name
-from ltd.drafting import Drafter
-from ltd.eagle3 import load_head
+from ltd.engine_loading import load_engine
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.latency import LatencyProfile, LatencyTable
 from ltd.matrix_products import matrix_product_share
 from ltd.options import StageOptions, option, run_stage
 from ltd.phase_timer import LIVE_TOKENS, PhaseTimer, between, own_text
-from ltd.target import TargetModel
 from ltd.timing import median, spread
 from ltd.tracking import StageRun
 from ltd.tree import pool_size
@@ -49,7 +48,7 @@ class LatencyOptions(StageOptions):
     policy_network: tuple[int, ...] = option((64, 64), "hidden layers of the policies that are timed")
 
 
-def check(options: LatencyOptions, max_context: int) -> None:
+def check(options: LatencyOptions) -> None:
     """Refuse impossible settings before any work is done."""
     for name in ("sizes", "context_lengths"):
         values = getattr(options, name)
@@ -65,6 +64,10 @@ def check(options: LatencyOptions, max_context: int) -> None:
     largest = pool_size(options.beam, options.max_depth)
     if options.sizes[0] != 1 or options.sizes[-1] > largest:
         raise InputError(f"latency.sizes: {list(options.sizes)}: expected to run from 1 to at most {largest}")
+
+
+def check_room(options: LatencyOptions, max_context: int) -> None:
+    """Refuse contexts in which the target cannot go on decoding."""
     room = max_context - LIVE_TOKENS
     if options.context_lengths[-1] > room:
         raise InputError(
@@ -105,7 +108,7 @@ def interpolation_error(
 
     `verify_sizes`: verification of sizes between those of the axis; `contexts`: verification, prefix pass
     and autoregressive step at a context between those of the axis; `cycles`: whole cycles of the decoding
-    loop, all phases but the policies', where `bias` compares the sums.
+    loop, all phases but the policies'. `bias` is the median error, `median` and `largest` are of its size.
     """
     samples = timer.watch.samples()
     sizes = [
@@ -122,18 +125,19 @@ def interpolation_error(
     depth, size, lengths, rows, ms = np.array(timer.live).T
     cycles = profile.cycle_seconds(*(column.astype(int) for column in (depth, size, lengths, rows)))
     return {
-        "verify_sizes": _errors(*zip(*((1e3 * float(p), median(m)) for p, m in sizes), strict=True)),
-        "contexts": _errors(*zip(*((1e3 * float(p), median(m)) for p, m in contexts), strict=True)),
-        "cycles": _errors(1e3 * cycles, ms),
+        "verify_sizes": relative_errors(*zip(*((1e3 * float(p), median(m)) for p, m in sizes), strict=True)),
+        "contexts": relative_errors(*zip(*((1e3 * float(p), median(m)) for p, m in contexts), strict=True)),
+        "cycles": relative_errors(1e3 * cycles, ms),
     }
 
 
-def _errors(predicted: Any, measured: Any) -> dict[str, float]:
+def relative_errors(predicted: ArrayLike, measured: ArrayLike) -> dict[str, float]:
+    """Summarise predicted / measured - 1 over points: their number, median error, median and largest size."""
     predicted, measured = np.asarray(predicted), np.asarray(measured)
     error = predicted / measured - 1
     return {
         "points": len(error),
-        "bias": float(predicted.sum() / measured.sum() - 1),
+        "bias": float(np.median(error)),
         "median": float(np.median(np.abs(error))),
         "largest": float(np.abs(error).max()),
     }
@@ -141,10 +145,11 @@ def _errors(predicted: Any, measured: Any) -> dict[str, float]:
 
 def profile_latency(options: LatencyOptions, run: StageRun) -> None:
     """The stage: measure, tabulate, check against held-out points, write."""
-    target = TargetModel.load(options.target, device=options.device)
-    check(options, target.max_context)
-    head = load_head(options.draft, target)
-    drafter = Drafter(head, beam=options.beam, max_depth=options.max_depth, max_context=target.max_context)
+    check(options)
+    target, drafter = load_engine(
+        options.target, options.draft, beam=options.beam, max_depth=options.max_depth, device=options.device
+    )
+    check_room(options, target.max_context)
     text = own_text(target, options.context_lengths[-1] + 1, options.seed)
     timer = PhaseTimer(
         target, drafter, text, options.sizes, options.context_lengths, options.policy_network, options.seed

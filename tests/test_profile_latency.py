@@ -1,0 +1,116 @@
+"""The profiler on a tiny engine: whole tables, honest errors, clear complaints."""
+
+import dataclasses
+
+import pytest
+import torch
+from ltd.errors import InputError
+from ltd.files import read_json
+from ltd.latency import TABLES, LatencyProfile
+from ltd.phase_timer import RandomSchedule, between, prefix_axis
+from ltd.profile_latency import LatencyOptions, check, check_room, profile_latency, relative_errors
+from ltd.timing import Stopwatch, median, spread
+from ltd.tracking import StageRun
+from saved_engine import save_engine
+
+
+def small_options(folder, target, draft):
+    return LatencyOptions(
+        target=str(target),
+        draft=draft,
+        output=folder / "profile.json",
+        beam=3,
+        max_depth=3,
+        sizes=(1, 2, 4, 8),
+        context_lengths=(24, 48, 96),
+        repetitions=2,
+        policy_network=(8,),
+    )
+
+
+@pytest.fixture(scope="module")
+def profile_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("profile")
+    options = small_options(folder, *save_engine(folder))
+    profile_latency(options, StageRun())
+    return options.output
+
+
+def test_every_table_is_measured_at_every_point(profile_path):
+    profile = LatencyProfile.load(profile_path)
+    assert set(profile.tables) == set(TABLES)
+    assert profile.tables["verify"].axis == [1, 2, 4, 8]
+    assert profile.tables["draft_step"].axis == [2, 3]
+    assert profile.tables["draft_prefix"].axis[0] == 1
+    for table in profile.tables.values():
+        assert table.samples >= 2
+        assert all(value > 0 for row in table.ms for value in row)
+    assert profile.threads == torch.get_num_threads() and profile.device
+    assert profile.cycle_seconds(3, 8, 60, 2, 3, 1) > profile.autoregressive_step(60)
+
+
+def test_errors_and_the_share_of_matrix_products_are_recorded(profile_path):
+    value = read_json(profile_path)
+    assert set(value["interpolation_error"]) == {"verify_sizes", "contexts", "cycles"}
+    # One held-out size at three contexts; four sizes, the prefix rows and a plain step at a held-out context.
+    assert value["interpolation_error"]["verify_sizes"]["points"] == 3
+    rows = len(prefix_axis(3))
+    assert value["interpolation_error"]["contexts"]["points"] == 4 + rows + 1
+    assert value["interpolation_error"]["cycles"]["points"] > 10
+    assert 0 < value["matrix_product_share"] < 1
+
+
+def test_relative_errors_of_known_numbers():
+    error = relative_errors([1.1, 1.8, 4.0], [1.0, 2.0, 4.0])
+    assert error["points"] == 3
+    assert error["bias"] == pytest.approx(0) and error["median"] == pytest.approx(0.1)
+    assert error["largest"] == pytest.approx(0.1)
+
+
+def test_held_out_points_lie_between_measured_ones():
+    assert between((1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60)) == (5, 10, 20, 40)
+    assert between((64, 192, 384)) == (128,)
+    assert between((1, 2)) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"sizes": (4, 2, 1)}, "latency.sizes"),
+        ({"sizes": (2, 4)}, "from 1"),
+        ({"sizes": (1, 1000)}, "at most 21"),
+        ({"context_lengths": (64,)}, "latency.context_lengths"),
+        ({"max_depth": 0}, "latency.max_depth"),
+        ({"repetitions": 0}, "latency.repetitions"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path, change, complaint):
+    options = dataclasses.replace(small_options(tmp_path, "target", tmp_path), **change)
+    with pytest.raises(InputError, match=complaint):
+        check(options)
+
+
+def test_contexts_beyond_the_target_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"latency\.context_lengths: 96 .* allows 60"):
+        check_room(small_options(tmp_path, "target", tmp_path), 100)
+
+
+def test_stopwatch_keeps_keys_apart_and_forgets_the_warm_up():
+    watch = Stopwatch(torch.device("cpu"))
+    assert watch.time(("a", 1), lambda: 7) == 7
+    watch.clear()
+    for value in (1.0, 2.0, 30.0):
+        watch.add(("b", 1), value)
+    assert list(watch.samples()) == [("b", 1)]
+    assert median(watch.samples()["b", 1]) == 2.0 and spread(watch.samples()["b", 1]) == 14.5
+
+
+def test_schedule_plays_its_cycles_in_turn():
+    class State:
+        depth = 1
+
+    schedule = RandomSchedule([(1, 5), (2, 7)])
+    first = (schedule.continue_drafting(State), schedule.choose_size(State))
+    schedule.accepted(0)
+    second = (schedule.continue_drafting(State), schedule.choose_size(State))
+    assert (first, second) == ((False, 5), (True, 7))
