@@ -9,11 +9,6 @@ configfile: f"{workflow.basedir}/config.yaml"
 
 
 include: "workflow/rules/common.smk"
-
-
-check_configuration()
-
-
 include: "workflow/rules/prompts.smk"
 include: "workflow/rules/target.smk"
 include: "workflow/rules/draft.smk"

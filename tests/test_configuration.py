@@ -39,7 +39,9 @@ def test_the_default_is_accepted(config):
     [
         ("rl", "learning_rat", 0.1, "rl.learning_rat: unknown key; did you mean learning_rate?"),
         ("rl", "learning_rate", "fast", 'rl.learning_rate: "fast" is not allowed'),
-        ("traces", "max_depth", 0, "traces.max_depth: 0 is not allowed"),
+        ("tree", "max_depth", 0, "tree.max_depth: 0 is not allowed"),
+        ("draft", "unroll_steps", 3, "draft.unroll_steps: 3 is less than tree.max_depth"),
+        ("latency", "sizes", [1, 8], "latency.sizes: the largest is 8"),
         ("rl", "sizes", [4, 2], "rl.sizes: [4, 2] is not ascending"),
         ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no prompts"),
         ("prompts", "path", "/no/such/folder", "prompts.path: /no/such/folder is not a folder"),

@@ -65,10 +65,17 @@ def check_values(config: Config) -> None:
     sizes = config["rl"]["sizes"]
     if any(a >= b for a, b in zip(sizes, sizes[1:], strict=False)):
         raise InputError(f"rl.sizes: {sizes} is not ascending; list each size once, smallest first")
-    if config["draft"]["unroll"] < config["traces"]["max_depth"] and config["draft"]["path"] is None:
+    unrolled, deepest = config["draft"]["unroll_steps"], config["tree"]["max_depth"]
+    if config["draft"]["path"] is None and unrolled < deepest:
         raise InputError(
-            f"draft.unroll: {config['draft']['unroll']} is less than traces.max_depth "
-            f"{config['traces']['max_depth']}; the head must be trained for every depth it drafts"
+            f"draft.unroll_steps: {unrolled} is less than tree.max_depth {deepest}; "
+            "the head must be trained for every depth it drafts"
+        )
+    largest = max(sizes[-1], config["grid"]["max_size"], config["benchmark"]["default_size"])
+    if config["latency"]["sizes"][-1] < largest:
+        raise InputError(
+            f"latency.sizes: the largest is {config['latency']['sizes'][-1]}, but {largest} is used; "
+            "time every size that is chosen"
         )
 
 

@@ -10,16 +10,6 @@ from ltd.options import command_line
 # `python` in a shell command is the one that runs Snakemake, also when its environment is not activated.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
-RESULTS = f"results/{config['experiment']}"
-
-
-wildcard_constraints:
-    split=r"train|validation|test",
-    temperature=r"[0-9.]+",
-    beam=r"\d+",
-    chain=r"default|paper|ltd",
-    iteration=r"\d+",
-
 
 def check_configuration():
     """Stop with one line before any work is done when the configuration is wrong."""
@@ -29,16 +19,69 @@ def check_configuration():
         sys.exit(f"config: {error}")
 
 
-def options(block, leave_out=()):
-    """Render one block of the configuration as flags, together with the options every stage has."""
-    common = {
-        "experiment": RESULTS,
-        "seed": config["seed"],
-        "threads": config["threads"],
-        "device": config["device"],
-    }
+check_configuration()
+
+RESULTS = f"results/{config['experiment']}"
+SPLITS = ["train", "validation", "test"]
+ITERATIONS = range(config["rl"]["rounds"] + 1)
+# The embedded default trains its own target and head; `path` puts another in their place.
+TARGET = config["target"]["path"] or f"{RESULTS}/target"
+DRAFT = config["draft"]["path"] or f"{RESULTS}/draft"
+TARGET_FILES = [] if config["target"]["path"] else [TARGET]
+DRAFT_FILES = [] if config["draft"]["path"] else [DRAFT]
+
+
+wildcard_constraints:
+    split="|".join(SPLITS),
+    temperature=r"[0-9.]+",
+    chain=r"default|paper|ltd",
+    iteration=r"\d+",
+    policy=r"size|depth",
+
+
+def common_options(threads=None):
+    """Render the options that every stage has."""
+    return command_line(
+        {
+            "experiment": RESULTS,
+            "seed": config["seed"],
+            "threads": config["threads"] if threads is None else threads,
+            "device": config["device"],
+        }
+    )
+
+
+def options(block, leave_out=(), tree=False, threads=None):
+    """Render one block of the configuration as flags, with the common ones; `tree` adds beam and depth."""
     own = {key: value for key, value in config[block].items() if key not in leave_out}
-    return command_line(common | own)
+    return f"{common_options(threads)} {command_line(config['tree'] if tree else {})} {command_line(own)}"
+
+
+def trace_file(split):
+    return f"{RESULTS}/traces/{split}-t0-w{config['tree']['beam']}.safetensors"
+
+
+def options_of_chain(wildcards):
+    """The rl block; the paper's chain puts its preset over it, the tuned one the study's winner."""
+    extra = {
+        "default": "",
+        "paper": f" --preset {config['rl']['paper_preset']}",
+        "ltd": f" --settings {RESULTS}/tuning/best.json",
+    }
+    return options("rl", leave_out=["rounds", "paper_preset"], threads=1) + extra[wildcards.chain]
+
+
+def settings_of_chain(wildcards):
+    return f"{RESULTS}/tuning/best.json" if wildcards.chain == "ltd" else []
+
+
+def previous_pair(wildcards):
+    return f"{RESULTS}/policies/{wildcards.chain}/iteration-{int(wildcards.iteration) - 1}"
+
+
+def policy_of_iteration(wildcards):
+    """Rounds alternate: size first, as in the paper's section 6.1."""
+    return "size" if int(wildcards.iteration) % 2 else "depth"
 
 
 def open_parent_run():
@@ -50,14 +93,9 @@ def close_parent_run(status):
 
 
 def print_outcome():
-    """Print the summary table, when this run has made it, and where to look next."""
+    """Print the summary table, when there is one, and where to look next."""
     table = Path(RESULTS) / "report/summary.txt"
     if table.is_file():
         print(table.read_text())
         print(f"report: {RESULTS}/report/report.md")
         print("MLflow: make ui, then http://127.0.0.1:5000")
-
-
-def existing_folder(path):
-    """Return `path` as an input of a rule when it is a local folder; a hub id is no file and is left out."""
-    return [path] if Path(path).is_dir() else []

@@ -1,7 +1,7 @@
 # The Eagle3 head, trained on the target's own answers; with `draft.path` an existing head is used instead.
 rule train_draft:
     input:
-        target=existing_folder(TARGET),
+        target=TARGET_FILES,
         train=f"{RESULTS}/responses/train-t0.safetensors",
         validation=f"{RESULTS}/responses/validation-t0.safetensors",
     output:
@@ -20,6 +20,6 @@ rule train_draft:
         state=f"{RESULTS}/state/train_draft",
         options=options("draft", leave_out=["path"]),
     shell:
-        "python -m ltd.train_draft --target {params.target} --train {input.train}"
+        "python -m ltd.train_draft --target {params.target} --responses {input.train}"
         " --validation {input.validation} --output {output} --state {params.state}"
         " {params.options} 2>&1 | tee {log}"

@@ -1,8 +1,8 @@
 # Milliseconds of every phase on this machine. Takes all cores and the GPU, so that nothing runs beside it.
 rule profile_latency:
     input:
-        target=TARGET_FOLDER,
-        draft=DRAFT_FOLDER,
+        target=TARGET_FILES,
+        draft=DRAFT_FILES,
     output:
         f"{RESULTS}/latency/profile.json",
     log:
@@ -17,7 +17,7 @@ rule profile_latency:
     params:
         target=TARGET,
         draft=DRAFT,
-        options=options("latency"),
+        options=options("latency", tree=True),
     shell:
         "python -m ltd.profile_latency --target {params.target} --draft {params.draft}"
         " --output {output} {params.options} 2>&1 | tee {log}"

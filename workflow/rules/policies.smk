@@ -1,5 +1,8 @@
 # Two policies, made to co-adapt: initial ones alone, then rounds that retrain one against the other.
-# Three chains: `default` from the rl block, `paper` with its own formulation, `ltd` with the tuned winner.
+# Three chains: `default` from the rl block, `paper` with the paper's formulation, `ltd` with the tuned winner.
+CHAIN = f"{RESULTS}/policies/{{chain}}"
+
+
 rule train_initial_policy:
     input:
         traces=trace_file("train"),
@@ -7,17 +10,88 @@ rule train_initial_policy:
         profile=rules.profile_latency.output,
         settings=settings_of_chain,
     output:
-        directory(f"{RESULTS}/policies/{{chain}}/initial/{{policy}}"),
+        directory(f"{CHAIN}/initial/{{policy}}"),
     log:
-        f"{RESULTS}/logs/train_policies-{{chain}}-initial-{{policy}}.log",
+        f"{RESULTS}/logs/train_policy-{{chain}}-initial-{{policy}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train_policies-{{chain}}-initial-{{policy}}.tsv"
+        f"{RESULTS}/benchmarks/train_policy-{{chain}}-initial-{{policy}}.tsv"
     conda:
         "../../envs/ltd.yaml"
     params:
         options=options_of_chain,
-        state=f"{RESULTS}/state/train_policies-{{chain}}-initial-{{policy}}",
+        state=f"{RESULTS}/state/train_policy-{{chain}}-initial-{{policy}}",
     shell:
         "python -m ltd.train_policy --policy {wildcards.policy} --traces {input.traces}"
         " --validation-traces {input.validation} --profile {input.profile} --output {output}"
         " --state {params.state} {params.options} 2>&1 | tee {log}"
+
+
+# Iteration 0: the two initial policies together.
+rule combine_policies:
+    input:
+        size=f"{CHAIN}/initial/size",
+        depth=f"{CHAIN}/initial/depth",
+        validation=trace_file("validation"),
+        profile=rules.profile_latency.output,
+    output:
+        directory(f"{CHAIN}/iteration-0"),
+    log:
+        f"{RESULTS}/logs/combine_policies-{{chain}}.log",
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        options=common_options(threads=1),
+    shell:
+        "python -m ltd.combine_policies --size {input.size} --depth {input.depth}"
+        " --validation-traces {input.validation} --profile {input.profile} --output {output}"
+        " {params.options} 2>&1 | tee {log}"
+
+
+# Iterations 1, 2, 3, ...: size, depth, size, ... starting from the pair before.
+rule train_policy_round:
+    input:
+        traces=trace_file("train"),
+        validation=trace_file("validation"),
+        profile=rules.profile_latency.output,
+        settings=settings_of_chain,
+        previous=previous_pair,
+    output:
+        directory(f"{CHAIN}/iteration-{{iteration}}"),
+    log:
+        f"{RESULTS}/logs/train_policy-{{chain}}-{{iteration}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_policy-{{chain}}-{{iteration}}.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    wildcard_constraints:
+        iteration=r"[1-9]\d*",
+    params:
+        policy=policy_of_iteration,
+        options=options_of_chain,
+        state=f"{RESULTS}/state/train_policy-{{chain}}-{{iteration}}",
+    shell:
+        "python -m ltd.train_policy --policy {params.policy} --previous {input.previous}"
+        " --traces {input.traces} --validation-traces {input.validation} --profile {input.profile}"
+        " --output {output} --state {params.state} {params.options} 2>&1 | tee {log}"
+
+
+# The pair to deploy: the iteration that does best on the validation prompts.
+rule choose_policies:
+    input:
+        expand(f"{CHAIN}/iteration-{{iteration}}", iteration=ITERATIONS, allow_missing=True),
+    output:
+        directory(f"{CHAIN}/best"),
+    log:
+        f"{RESULTS}/logs/choose_policies-{{chain}}.log",
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        options=common_options(threads=1),
+    shell:
+        "python -m ltd.choose_policies --candidates {input} --output {output} {params.options} 2>&1"
+        " | tee {log}"
+
+
+rule train_policies:
+    input:
+        expand(f"{CHAIN}/best", chain=["default", "paper"]),

@@ -6,7 +6,7 @@ rule prepare_prompts:
             split=SPLITS,
             task=config["prompts"]["tasks"],
         ),
-        corpus=CORPUS,
+        summary=f"{RESULTS}/prompts/summary.json",
     log:
         f"{RESULTS}/logs/prepare_prompts.log",
     benchmark:

@@ -26,9 +26,11 @@ rule train_target:
 rule generate_responses_of_split:
     input:
         prompts=expand(
-            f"{RESULTS}/prompts/{{{{split}}}}/{{task}}.jsonl", task=config["prompts"]["tasks"]
+            f"{RESULTS}/prompts/{{split}}/{{task}}.jsonl",
+            task=config["prompts"]["tasks"],
+            allow_missing=True,
         ),
-        target=existing_folder_of_target,
+        target=TARGET_FILES,
     output:
         tokens=f"{RESULTS}/responses/{{split}}-t{{temperature}}.safetensors",
         index=f"{RESULTS}/responses/{{split}}-t{{temperature}}.json",

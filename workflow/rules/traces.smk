@@ -1,15 +1,15 @@
 # What the head would have drafted at every position of the target's answers: exact replay needs no GPU.
 rule record_traces_of_split:
     input:
-        target=TARGET_FOLDER,
-        draft=DRAFT_FOLDER,
+        target=TARGET_FILES,
+        draft=DRAFT_FILES,
         responses=f"{RESULTS}/responses/{{split}}-t{{temperature}}.safetensors",
     output:
-        f"{RESULTS}/traces/{{split}}-t{{temperature}}-w{{beam}}.safetensors",
+        f"{RESULTS}/traces/{{split}}-t{{temperature}}-w{config['tree']['beam']}.safetensors",
     log:
-        f"{RESULTS}/logs/record_traces-{{split}}-t{{temperature}}-w{{beam}}.log",
+        f"{RESULTS}/logs/record_traces-{{split}}-t{{temperature}}-w{config['tree']['beam']}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/record_traces-{{split}}-t{{temperature}}-w{{beam}}.tsv"
+        f"{RESULTS}/benchmarks/record_traces-{{split}}-t{{temperature}}-w{config['tree']['beam']}.tsv"
     conda:
         "../../envs/ltd.yaml"
     threads: workflow.cores
@@ -18,14 +18,15 @@ rule record_traces_of_split:
     params:
         target=TARGET,
         draft=DRAFT,
-        state=f"{RESULTS}/state/record_traces-{{split}}-t{{temperature}}-w{{beam}}",
-        options=options("traces"),
+        state=f"{RESULTS}/state/record_traces-{{split}}-t{{temperature}}-w{config['tree']['beam']}",
+        options=options("traces", tree=True),
     shell:
         "python -m ltd.record_traces --target {params.target} --draft {params.draft}"
         " --responses {input.responses} --output {output} --state {params.state}"
+        " --temperature {wildcards.temperature}"
         " {params.options} 2>&1 | tee {log}"
 
 
 rule record_traces:
     input:
-        expand(TRACES, split=SPLITS),
+        [trace_file(split) for split in SPLITS],

@@ -1,0 +1,111 @@
+"""The whole pipeline at toy size, through Snakemake, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = {
+    "prepare_prompts",
+    "train_target",
+    "generate_responses",
+    "train_draft",
+    "profile_latency",
+    "record_traces",
+    "train_policy",
+    "tune",
+    "benchmark",
+    "report",
+}
+
+
+def snakemake(folder, *arguments):
+    """Run the pipeline in `folder` with the toy configuration; return the finished process."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "all"]
+    command += ["--configfile", str(ROOT / "tests/config.yaml"), *arguments]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+
+
+def planned_rules(folder, *arguments):
+    """Names of the rules that a dry run would execute."""
+    result = snakemake(folder, "--dry-run", "--quiet", "rules", *arguments)
+    assert result.returncode == 0, result.stderr
+    lines = snakemake(folder, "--dry-run", *arguments).stdout.splitlines()
+    return {line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))}
+
+
+@pytest.fixture(scope="module")
+def reproduction(tmp_path_factory):
+    """A folder in which the pipeline has run."""
+    folder = tmp_path_factory.mktemp("reproduction")
+    result = snakemake(folder)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(reproduction):
+    """The experiment's folder."""
+    return reproduction / "results/smoke"
+
+
+def test_every_method_is_measured_and_lossless(results):
+    summary = pandas.read_csv(results / "benchmark/summary.csv")
+    measured = summary[summary["source"] == "measured"]
+    assert {"autoregressive", "eagle3", "eagle3_grid", "ltd:paper", "ltd"} <= set(measured["method"])
+    assert measured["lossless"].all()
+    assert "oracle" in set(summary.loc[summary["source"] == "replay", "method"])
+
+
+def test_parts_of_a_cycle_add_up_to_the_wall_time(results):
+    cycles = pandas.read_parquet(results / "benchmark/cycles.parquet")
+    parts = cycles[["draft_ms", "verify_ms", "policy_ms", "rest_ms"]]
+    assert (parts >= 0).all().all() and parts.to_numpy().sum() > 0
+    assert (cycles["size_verified"] <= cycles["size"].clip(lower=0)).all()
+
+
+def test_report_shows_every_measured_method(results):
+    report = (results / "report/report.md").read_text()
+    for method in ("autoregressive", "eagle3_grid", "ltd:paper", "oracle"):
+        assert method in report
+
+
+def test_mlflow_holds_one_parent_and_every_stage(reproduction, results):
+    mlflow.set_tracking_uri(f"sqlite:///{reproduction}/results/mlflow.db")
+    runs = mlflow.search_runs(experiment_names=["smoke"])
+    parents = runs[runs["tags.stage"] == "reproduction"]
+    assert len(parents) == 1 and parents.iloc[0]["status"] == "FINISHED"
+    children = runs[runs["tags.mlflow.parentRunId"] == parents.iloc[0]["run_id"]]
+    assert set(children["tags.stage"]) >= STAGES
+    assert set(children["status"]) == {"FINISHED"}
+    assert json.loads((results / "mlflow_parent.json").read_text())["run_id"] == parents.iloc[0]["run_id"]
+
+
+def test_finished_run_has_nothing_left_to_do(reproduction):
+    assert "Nothing to be done" in snakemake(reproduction, "--dry-run").stdout
+
+
+def test_changed_key_reruns_only_what_depends_on_it(reproduction, tmp_path):
+    changed = tmp_path / "changed.yaml"
+    changed.write_text("rl: {learning_rate: 0.0123}\n")
+    rules = planned_rules(reproduction, str(changed))
+    assert {"train_initial_policy", "benchmark", "report"} <= rules
+    upstream = ("prepare_prompts", "train_target", "train_draft", "profile_latency", "record_traces_of_split")
+    assert not rules & set(upstream)
+
+
+def test_typo_stops_before_any_work(reproduction, tmp_path):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("rl: {learning_rat: 0.1}\n")
+    result = snakemake(reproduction, str(wrong))
+    assert result.returncode != 0
+    assert "config: rl.learning_rat: unknown key; did you mean learning_rate?" in result.stderr

@@ -1,0 +1,60 @@
+# The best static setting, chosen on validation prompts in replay: the baseline that counts.
+rule grid_search:
+    input:
+        traces=trace_file("validation"),
+        profile=rules.profile_latency.output,
+    output:
+        f"{RESULTS}/benchmark/grid.json",
+    log:
+        f"{RESULTS}/logs/grid_search.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/grid_search.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        options=options("grid"),
+    shell:
+        "python -m ltd.grid_search --traces {input.traces} --profiles {input.profile}"
+        " --output {output} {params.options} 2>&1 | tee {log}"
+
+
+# Real decoding, every method on every test prompt, interleaved. Takes all cores and the GPU.
+rule benchmark:
+    input:
+        target=TARGET_FILES,
+        draft=DRAFT_FILES,
+        profile=rules.profile_latency.output,
+        grid=rules.grid_search.output,
+        policies=expand(f"{CHAIN}/best", chain=CHAINS),
+        responses=f"{RESULTS}/responses/test-t0.safetensors",
+        traces=trace_file("test"),
+    output:
+        cycles=f"{RESULTS}/benchmark/cycles.parquet",
+        runs=f"{RESULTS}/benchmark/runs.parquet",
+        summary=report(
+            f"{RESULTS}/benchmark/summary.csv",
+            caption="../report/summary.rst",
+            category="Benchmark",
+        ),
+        details=f"{RESULTS}/benchmark/benchmark.json",
+    log:
+        f"{RESULTS}/logs/benchmark.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/benchmark.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        target=TARGET,
+        draft=DRAFT,
+        policies=f"{RESULTS}/policies",
+        output=f"{RESULTS}/benchmark",
+        state=f"{RESULTS}/state/benchmark",
+        options=options("benchmark"),
+    shell:
+        "python -m ltd.benchmark --target {params.target} --draft {params.draft}"
+        " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
+        " --responses {input.responses} --traces {input.traces} --output {params.output}"
+        " --state {params.state} {params.options} 2>&1 | tee {log}"
