@@ -1,0 +1,281 @@
+"""Prompt sources: question files, hub data sets, the built-in world; the chat template; the stage."""
+
+import dataclasses
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from ltd import world
+from ltd.errors import InputError
+from ltd.files import read_json, read_jsonl, write_jsonl
+from ltd.hub_prompts import hub_prompts
+from ltd.prepare_prompts import Options, main, prepare_prompts
+from ltd.prompts import builtin_prompts, divide, file_prompts, read_questions, render
+from ltd.tokenizer import train_tokenizer
+from ltd.tracking import StageRun
+
+REAL = Path(__file__).parents[2] / "shared/data/prompts"
+COUNTS = {"train": 40, "validation": 24, "test": 24}
+
+
+def rows(count, start=0):
+    return [
+        {"question_id": i, "category": "c", "turns": [f"What is {i}?"], "reference": [str(i)]}
+        for i in range(start, start + count)
+    ]
+
+
+def questions(split):
+    return {task: [each.turns for each in conversations] for task, conversations in split.items()}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["Where is the town?", "    return total", "It is in the hills."] * 5, 320)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real prompts are not beside this checkout")
+def test_real_question_files():
+    tasks = ("gsm8k", "humaneval", "mt_bench", "alpaca", "qa")
+    prompts = file_prompts(REAL, tasks, COUNTS)
+    for task in tasks:
+        assert [len(prompts[split][task]) for split in COUNTS] == [40, 16, 24]
+    assert len(prompts["test"]["mt_bench"][0].turns) == 2
+    assert prompts["test"]["qa"][0].reference == ()
+
+
+def test_dividing_follows_the_ids_not_the_order(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", rows(40))
+    write_jsonl(tmp_path / "b.jsonl", rows(40)[::-1])
+    first, second = (divide(read_questions(tmp_path / name), "task") for name in ("a.jsonl", "b.jsonl"))
+    assert first == second
+    assert {split: len(part) for split, part in first.items()} == {"train": 20, "validation": 8, "test": 12}
+    assert len({each.question_id for part in first.values() for each in part}) == 40
+    assert divide(read_questions(tmp_path / "a.jsonl"), "other") != first
+
+
+def test_repeated_questions_count_once(tmp_path):
+    repeated = [row | {"question_id": row["question_id"] + 100} for row in rows(10)]
+    write_jsonl(tmp_path / "task.jsonl", rows(10) + repeated)
+    prompts = file_prompts(tmp_path, ["task"], COUNTS)
+    kept = [each for split in prompts.values() for each in split["task"]]
+    assert sorted(each.question_id for each in kept) == list(range(10))
+
+
+def test_split_folders_are_taken_as_they_are(tmp_path):
+    for index, split in enumerate(COUNTS):
+        write_jsonl(tmp_path / split / "task.jsonl", rows(30, 100 * index))
+    prompts = file_prompts(tmp_path, ["task"], COUNTS)
+    assert [len(prompts[split]["task"]) for split in COUNTS] == [30, 24, 24]
+    assert prompts["test"]["task"][0].turns == ("What is 200?",)
+    write_jsonl(tmp_path / "test/task.jsonl", rows(3, 1))
+    with pytest.raises(InputError, match="in both train and test"):
+        file_prompts(tmp_path, ["task"], COUNTS)
+    (tmp_path / "test/task.jsonl").unlink()
+    with pytest.raises(InputError, match=r"test/task\.jsonl: no such file"):
+        file_prompts(tmp_path, ["task"], COUNTS)
+
+
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ('{"question_id": 5}', "no `turns`"),
+        ('{"turns": []}', "no `turns`"),
+        ('{"turns": [" "]}', "no `turns`"),
+        ('{"turns": "hello"}', "`turns` is not a list of strings"),
+        ('{"turns": ["a", 3]}', "`turns` is not a list of strings"),
+        ('{"turns": ["a"], "reference": "b"}', "`reference` is not a list of strings"),
+        ('{"question_id": 1, "turns": ["a"]}', "question_id 1 is taken"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, line, complaint):
+    path = tmp_path / "task.jsonl"
+    good = [json.dumps(row) for row in rows(4)]
+    path.write_text("\n".join([*good[:2], "", *good[2:], line]))
+    with pytest.raises(InputError, match=rf"task\.jsonl, line 6: .*{complaint}"):
+        read_questions(path)
+
+
+def test_a_question_without_id_gets_its_place(tmp_path):
+    write_jsonl(tmp_path / "task.jsonl", [{"turns": ["a"]}, {"turns": ["b", "c"]}])
+    assert [(each.question_id, each.turns) for each in read_questions(tmp_path / "task.jsonl")] == [
+        (0, ("a",)),
+        (1, ("b", "c")),
+    ]
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"prompts\.path: .* is not a folder"):
+        file_prompts(tmp_path / "nowhere", ["task"], COUNTS)
+    with pytest.raises(InputError, match=r"no task\.jsonl in prompts\.path"):
+        file_prompts(tmp_path, ["task"], COUNTS)
+    write_jsonl(tmp_path / "task.jsonl", rows(3))
+    with pytest.raises(InputError, match="at least 4"):
+        file_prompts(tmp_path, ["task"], COUNTS)
+
+
+def test_rendering_keeps_every_character(tokenizer):
+    turns, answers = ["Where is the town?", "Why?"], ["    It is in the hills."]
+    ids = render(tokenizer, turns, answers)
+    assert tokenizer.decode(ids) == (
+        "<|user|>Where is the town?<|end|><|assistant|>    It is in the hills.<|end|><|user|>Why?<|end|><|assistant|>"
+    )
+    first = render(tokenizer, turns[:1], [])
+    assert ids[: len(first)] == first
+
+
+def test_a_tokenizer_without_chat_template_is_refused(tokenizer):
+    bare = train_tokenizer(["some text"], 300)
+    bare.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        render(bare, ["Where?"], [])
+
+
+class Rows(list):
+    """What `datasets.load_dataset` returns, as far as it is used."""
+
+    @property
+    def column_names(self):
+        return list(self[0])
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the package `datasets`; holds what is asked for and what is returned."""
+    module = types.ModuleType("datasets")
+    module.asked = []
+    module.rows = Rows({"question": f"How many is {i}?", "answer": f"#### {i}"} for i in range(20))
+
+    def load_dataset(name, config, split):
+        module.asked.append((name, config, split))
+        if name == "no/such":
+            raise FileNotFoundError("Dataset 'no/such' doesn't exist\nmore")
+        return module.rows
+
+    module.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return module
+
+
+def test_hub_data_sets(hub):
+    prompts = hub_prompts(["maths=openai/gsm8k", "mine=me/mine::dev:answer"], ["maths", "mine"], COUNTS)
+    assert hub.asked == [("openai/gsm8k", "main", "train"), ("me/mine", None, "dev")]
+    assert {split: len(tasks["maths"]) for split, tasks in prompts.items()} == {
+        "train": 10,
+        "validation": 4,
+        "test": 6,
+    }
+    question = prompts["test"]["maths"][0]
+    assert question.turns == (f"How many is {question.question_id}?",)
+    assert question.reference == (f"#### {question.question_id}",)
+    assert prompts["test"]["mine"][0].turns[0].startswith("####")
+
+
+def test_hub_columns_of_several_kinds(hub):
+    hub.rows = Rows({"prompt": [f"a {i}", "b"], "reference": ["c", "d"]} for i in range(8))
+    prompts = hub_prompts(["chat=HuggingFaceH4/mt_bench_prompts"], ["chat"], COUNTS)
+    assert prompts["train"]["chat"][0].turns[1] == "b"
+    assert prompts["train"]["chat"][0].reference == ("c", "d")
+    hub.rows = Rows({"instruction": f"Do {i}", "input": "it" * (i % 2), "output": "ok"} for i in range(8))
+    prompts = hub_prompts(["tasks=tatsu-lab/alpaca"], ["tasks"], COUNTS)
+    found = {each.turns[0] for split in prompts.values() for each in split["tasks"]}
+    assert {"Do 0", "Do 1\nit"} <= found
+
+
+@pytest.mark.parametrize(
+    "entry, complaint",
+    [
+        ("maths", "expected <task>="),
+        ("maths=me/mine", "columns of me/mine are not known"),
+        ("maths=me/mine:a:b", "expected <task>="),
+        ("other=openai/gsm8k", "no data set for task 'maths'"),
+        ("maths=me/mine::train:text", "no column 'text'; it has question, answer"),
+        ("maths=no/such::train:text", "cannot be loaded .Dataset 'no/such' doesn't exist"),
+    ],
+)
+def test_hub_mistakes_are_named(hub, entry, complaint):
+    with pytest.raises(InputError, match=r"^prompts\.hub: .*" + complaint):
+        hub_prompts([entry], ["maths"], COUNTS)
+
+
+def test_the_hub_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match="pip install datasets"):
+        hub_prompts(["maths=openai/gsm8k"], ["maths"], COUNTS)
+
+
+def options(folder, **changes):
+    small = Options(output=folder / "prompts", tasks=("code", "qa"), train=8, validation=3, test=4, corpus=20)
+    return dataclasses.replace(small, **changes)
+
+
+def test_the_stage_writes_every_split(tmp_path):
+    prepare_prompts(options(tmp_path, tasks=("code", "qa", "maths")), StageRun())
+    prepare_prompts(options(tmp_path), StageRun())
+    for split, count in (("corpus", 20), ("train", 8), ("validation", 3), ("test", 4)):
+        folder = tmp_path / "prompts" / split
+        assert sorted(path.name for path in folder.iterdir()) == ["code.jsonl", "qa.jsonl"]
+        for path in folder.iterdir():
+            written = read_jsonl(path)
+            assert len(written) == count
+            assert set(written[0]) == {"question_id", "category", "turns", "reference"}
+    expected = builtin_prompts(("code", "qa"), {"test": 4}, 0)["test"]["qa"][2]
+    assert read_jsonl(tmp_path / "prompts/test/qa.jsonl")[2] == expected.as_row()
+    summary = read_json(tmp_path / "prompts/summary.json")
+    assert summary["source"] == "built in"
+    assert summary["splits"]["train"]["qa"]["prompts"] == 8
+
+
+def test_own_prompts_and_the_built_in_corpus(tmp_path):
+    write_jsonl(tmp_path / "own/mail.jsonl", rows(20))
+    own = options(tmp_path, tasks=("mail",), path=str(tmp_path / "own"))
+    prepare_prompts(dataclasses.replace(own, corpus=0), StageRun())
+    assert not (tmp_path / "prompts/corpus").exists()
+    prepare_prompts(own, StageRun())
+    written = {path.stem for path in (tmp_path / "prompts/corpus").iterdir()}
+    assert written == set(world.TASKS)
+    assert len(read_jsonl(tmp_path / "prompts/test/mail.jsonl")) == 4
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"tasks": ()}, "prompts.tasks: empty"),
+        ({"tasks": ("poetry",)}, "no built-in task 'poetry'"),
+        ({"test": 0}, "prompts.test: 0 is not allowed"),
+        ({"corpus": -1}, "prompts.corpus: -1 is not allowed"),
+        ({"path": "somewhere", "hub": ("a=b/c",)}, "prompts.hub: prompts.path is given"),
+    ],
+)
+def test_impossible_options_are_refused_before_anything_is_written(tmp_path, changes, complaint):
+    with pytest.raises(InputError, match=complaint):
+        prepare_prompts(options(tmp_path, **changes), StageRun())
+    assert not (tmp_path / "prompts").exists()
+
+
+def test_the_command_prints_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("ltd.tracking.mlflow", None)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/mail.jsonl").write_text('{"turns": ["a"]}\n{"turn": ["b"]}\n')
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            [
+                "--output",
+                str(tmp_path / "out"),
+                "--path",
+                str(tmp_path / "own"),
+                "--tasks",
+                "mail",
+                "--corpus",
+                "0",
+            ]
+        )
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.strip() == (
+        f"prepare_prompts: {tmp_path}/own/mail.jsonl, line 2: no `turns`; expected a non-empty list of strings"
+    )

@@ -1,0 +1,130 @@
+"""Write the prompts of every task in splits that share none of them.
+
+Without other sources they come from the built-in world, which also gives the text that the embedded target
+is trained on: <output>/corpus/<task>.jsonl. The splits are <output>/{train,validation,test}/<task>.jsonl, one
+JSON object a line with `question_id`, `category`, `turns` and `reference`. <output>/summary.json counts them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltd import world
+from ltd.errors import InputError
+from ltd.files import atomic_path, write_json, write_jsonl
+from ltd.hub_prompts import hub_prompts
+from ltd.options import StageOptions, option, run_stage
+from ltd.prompts import SPLITS, Prompts, builtin_prompts, checked, file_prompts
+from ltd.tracking import StageRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StageOptions):
+    """Which prompts, and how many."""
+
+    output: Path = option(help="folder to write")
+    tasks: tuple[str, ...] = option(world.TASKS, "tasks; built in are code chat maths instructions qa stdlib")
+    path: str | None = option(
+        None, "folder of question files, <task>.jsonl or <split>/<task>.jsonl; none: built-in prompts"
+    )
+    hub: tuple[str, ...] = option((), "data sets of the hub, <task>=<owner/name>[:<config>:<split>:<column>]")
+    train: int = option(200, "training prompts a task, at most")
+    validation: int = option(24, "validation prompts a task, at most")
+    test: int = option(24, "test prompts a task, at most")
+    corpus: int = option(2000, "built-in conversations a task to train the embedded target on; 0: none")
+
+
+def prepare_prompts(options: Options, run: StageRun) -> None:
+    """Collect the prompts, check them, and write the splits; raises InputError before writing anything."""
+    check(options)
+    prompts = _collect(options)
+    for split, tasks in prompts.items():
+        # As a whole: a task that is no longer wanted must not stay behind in the folder.
+        with atomic_path(options.output / split) as folder:
+            folder.mkdir(parents=True)
+            for task, conversations in tasks.items():
+                write_jsonl(folder / f"{task}.jsonl", [each.as_row() for each in conversations])
+    summary = summarise(prompts, _source(options))
+    write_json(options.output / "summary.json", summary)
+    run.artifact(options.output / "summary.json")
+    run.text(samples(prompts), "prompts.txt")
+    for split, tasks in prompts.items():
+        run.metrics({f"{split}.{task}": len(conversations) for task, conversations in tasks.items()})
+        print(f"{split}: " + ", ".join(f"{task} {len(rows)}" for task, rows in tasks.items()))
+
+
+def check(options: Options) -> None:
+    """Raise InputError for options that cannot be met."""
+    if not options.tasks:
+        raise InputError("prompts.tasks: empty; name at least one task")
+    if options.path is not None and options.hub:
+        raise InputError("prompts.hub: prompts.path is given, too; use one of them")
+    for split in SPLITS:
+        if getattr(options, split) < 1:
+            raise InputError(f"prompts.{split}: {getattr(options, split)} is not allowed; expected 1 or more")
+    if options.corpus < 0:
+        raise InputError(f"prompts.corpus: {options.corpus} is not allowed; expected 0 or more")
+
+
+def _source(options: Options) -> str:
+    return options.path or ("hub" if options.hub else "built in")
+
+
+def _collect(options: Options) -> Prompts:
+    counts = {split: getattr(options, split) for split in SPLITS}
+    corpus = {"corpus": options.corpus} if options.corpus else {}
+    if options.path is not None:
+        prompts = file_prompts(options.path, options.tasks, counts)
+    elif options.hub:
+        prompts = hub_prompts(options.hub, options.tasks, counts)
+    else:
+        return builtin_prompts(options.tasks, counts | corpus, options.seed)
+    # An embedded target that answers somebody's own prompts still learns from the built-in texts.
+    return checked(prompts | builtin_prompts(world.TASKS, corpus, options.seed))
+
+
+def summarise(prompts: Prompts, source: str) -> dict[str, Any]:
+    """Counts and mean lengths (words) by split and task."""
+    return {
+        "source": source,
+        "splits": {
+            split: {task: _lengths(conversations) for task, conversations in tasks.items()}
+            for split, tasks in prompts.items()
+        },
+    }
+
+
+def _lengths(conversations: list[world.Conversation]) -> dict[str, float]:
+    turns = [turn for each in conversations for turn in each.turns]
+    references = [answer for each in conversations for answer in each.reference]
+    return {
+        "prompts": len(conversations),
+        "turns": len(turns),
+        "words_per_turn": _mean_words(turns),
+        "words_per_reference": _mean_words(references),
+    }
+
+
+def _mean_words(texts: list[str]) -> float:
+    return round(sum(len(text.split()) for text in texts) / max(len(texts), 1), 1)
+
+
+def samples(prompts: Prompts) -> str:
+    """The first test conversation of every task, to be read by a person."""
+    blocks = []
+    for task, conversations in prompts["test"].items():
+        lines = [f"[{task}]"]
+        for index, turn in enumerate(conversations[0].turns):
+            lines.append(f"user: {turn}")
+            lines += [f"reference: {answer}" for answer in conversations[0].reference[index : index + 1]]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_stage("prepare_prompts", Options, prepare_prompts, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()

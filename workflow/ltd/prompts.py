@@ -1,0 +1,169 @@
+"""Where prompts come from: built-in generators, question files, hub data sets; and how a chat is rendered.
+
+Every source gives the same thing, conversations by split and task, with no prompt in two splits.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ltd import world
+from ltd.errors import InputError
+from ltd.files import read_jsonl
+from ltd.world import Conversation
+
+SPLITS = ("train", "validation", "test")
+# Shares of a single file of questions: enough of EAGLE's 80 are left to test on.
+_SHARES = {"test": 0.3, "validation": 0.2}
+
+Prompts = dict[str, dict[str, list[Conversation]]]
+
+
+def builtin_prompts(tasks: Sequence[str], counts: Mapping[str, int], seed: int) -> Prompts:
+    """Conversations of the built-in world, by split and task.
+
+    Args:
+        tasks: names of `ltd.world.TASKS`.
+        counts: conversations a task for each split; `corpus` is allowed, too.
+
+    Raises InputError for an unknown task or if a split of a task stays empty.
+    """
+    unknown = [task for task in tasks if task not in world.TASKS]
+    if unknown:
+        raise InputError(
+            f"prompts.tasks: no built-in task {unknown[0]!r}; there are {', '.join(world.TASKS)}, "
+            "others need prompts.path or prompts.hub"
+        )
+    return checked(
+        {
+            split: {task: world.generate(task, split, count, seed) for task in tasks}
+            for split, count in counts.items()
+        }
+    )
+
+
+def file_prompts(folder: str | Path, tasks: Sequence[str], counts: Mapping[str, int]) -> Prompts:
+    """Questions of `<folder>/<split>/<task>.jsonl`, or of `<folder>/<task>.jsonl` divided here.
+
+    Each line is an object in EAGLE's question format: `turns` (a list of strings), optionally
+    `question_id`, `category`, `reference`. `counts` bounds the questions a task of each split. Raises
+    InputError for a missing file, a line that is not such an object, or a prompt in two splits.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"prompts.path: {folder} is not a folder; give one with <task>.jsonl files")
+    prompts: Prompts = {split: {} for split in counts}
+    for task in tasks:
+        for split, conversations in _read_task(folder, task, counts).items():
+            prompts[split][task] = conversations[: counts[split]]
+    return checked(prompts)
+
+
+def _read_task(folder: Path, task: str, counts: Mapping[str, int]) -> dict[str, list[Conversation]]:
+    files = {split: folder / split / f"{task}.jsonl" for split in counts}
+    if any(file.is_file() for file in files.values()):
+        return {split: read_questions(file) for split, file in files.items()}
+    single = folder / f"{task}.jsonl"
+    if not single.is_file():
+        raise InputError(f"prompts.tasks: no {task}.jsonl in prompts.path {folder}, nor in its split folders")
+    return divide(read_questions(single), task)
+
+
+def read_questions(path: str | Path) -> list[Conversation]:
+    """Read a file in EAGLE's question format; a question without `question_id` gets its place in the file.
+
+    Raises InputError naming file and line for a line without `turns`, with a malformed `reference` or with
+    a `question_id` that an earlier line has.
+    """
+    path = Path(path)
+    rows = read_jsonl(path)
+    filled = (number for number, line in enumerate(path.open(encoding="utf-8"), 1) if line.strip())
+    questions: dict[Any, Conversation] = {}
+    for index, (number, row) in enumerate(zip(filled, rows, strict=True)):
+        try:
+            question = question_of(row, index)
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+        if question.question_id in questions:
+            taken = f"question_id {question.question_id!r} is taken"
+            raise InputError(f"{path}, line {number}: {taken}; give each question its own")
+        questions[question.question_id] = question
+    return list(questions.values())
+
+
+def question_of(row: Mapping[str, Any], default_id: int) -> Conversation:
+    """The conversation of one row; raises InputError without `turns` or with a `reference` that is no list."""
+    for key in ("turns", "reference"):
+        value = row.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise InputError(f"`{key}` is not a list of strings")
+    if not any(turn.strip() for turn in row.get("turns", [])):
+        raise InputError("no `turns`; expected a non-empty list of strings")
+    return Conversation(
+        question_id=row.get("question_id", default_id),
+        category=str(row.get("category", "")),
+        turns=tuple(row["turns"]),
+        reference=tuple(row.get("reference", ())),
+    )
+
+
+def divide(questions: Sequence[Conversation], task: str) -> dict[str, list[Conversation]]:
+    """Divide questions into train (half), validation (a fifth) and test, in the order of a hash of their ids.
+
+    The same file always gives the same splits. Of questions with the same text the first is kept.
+    Raises InputError for fewer than four different questions.
+    """
+    different = {world.normalised(question.turns): question for question in reversed(questions)}.values()
+    if len(different) < 4:
+        raise InputError(f"prompts of {task}: {len(different)} different questions; at least 4 are needed")
+    ordered = sorted(different, key=lambda question: _order(task, question.question_id))
+    splits, start = {}, 0
+    for split, share in _SHARES.items():
+        end = start + max(1, round(share * len(ordered)))
+        splits[split] = ordered[start:end]
+        start = end
+    return {"train": ordered[start:], **splits}
+
+
+def _order(task: str, question_id: Any) -> str:
+    return hashlib.sha256(f"{task} {question_id}".encode()).hexdigest()
+
+
+def checked(prompts: Prompts) -> Prompts:
+    """Return `prompts`; raises InputError if a task has none in a split, or a prompt is in two splits."""
+    for split, tasks in prompts.items():
+        for task, conversations in tasks.items():
+            if not conversations:
+                raise InputError(
+                    f"prompts: no {split} prompts of {task}; ask for one or more, or leave the task out"
+                )
+    world.check_disjoint(
+        {split: [each for rows in tasks.values() for each in rows] for split, tasks in prompts.items()}
+    )
+    return prompts
+
+
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[str], answers: Sequence[str]) -> list[int]:
+    """Token ids of a chat up to where the next answer starts, as the tokenizer's chat template has it.
+
+    Args:
+        turns: the user's turns so far, the one to be answered last.
+        answers: the answers so far, one fewer.
+
+    Raises InputError if the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"target.path: the tokenizer of {tokenizer.name_or_path or 'the target'} has no chat template; "
+            "add chat_template.jinja to its folder"
+        )
+    messages = [{"role": "user", "content": turns[0]}]
+    for answer, turn in zip(answers, turns[1:], strict=True):
+        messages.append({"role": "assistant", "content": answer})
+        messages.append({"role": "user", "content": turn})
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    # The template writes the special tokens itself.
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
