@@ -137,6 +137,7 @@ def test_draft_vocabulary_by_count_then_id():
     answers = [torch.tensor([7, 7, 3, 9]), torch.tensor([9, 5, 7])]
     assert choose_draft_vocabulary(answers, 12, 3).tolist() == [3, 7, 9]
     assert choose_draft_vocabulary(answers, 12, 6).tolist() == [0, 1, 3, 5, 7, 9]
+    assert choose_draft_vocabulary([torch.tensor([4000])], 5000, 100).tolist() == [*range(99), 4000]
 
 
 def test_hits_compare_with_the_answer(head, batch):

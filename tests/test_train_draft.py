@@ -58,7 +58,7 @@ def walk(successor, start, length):
 def options(inputs, tmp_path, **changes):
     values = {
         "experiment": tmp_path,
-        "target": inputs / "target",
+        "target": str(inputs / "target"),
         "responses": inputs / "train.safetensors",
         "validation": inputs / "validation.safetensors",
         "output": tmp_path / "draft",
@@ -178,7 +178,7 @@ def test_batches_cover_every_sequence_once_and_change_by_epoch(inputs):
         ({"tap_layers": (1, 2)}, "train_draft.tap_layers: tapped hidden states"),
         ({"tap_layers": (1, 2, 4)}, "between 0 and 3"),
         ({"max_length": 2}, "no answer of two tokens or more"),
-        ({"target": Path("no/such/folder")}, "no/such/folder: no such folder"),
+        ({"target": "no/such/folder"}, "no/such/folder: no such folder"),
         ({"responses": Path("nowhere.safetensors")}, "nowhere.safetensors: no such file"),
     ],
 )

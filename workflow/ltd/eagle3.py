@@ -65,9 +65,7 @@ class RMSNorm(nn.Module):
 
 
 class DraftAttention(nn.Module):
-    """Projections of the grouped-query attention; queries, keys and values read embedding and feature side by
-    side.
-    """
+    """Projections of grouped-query attention; queries, keys and values read embedding and feature."""
 
     def __init__(self, config: Eagle3Config) -> None:
         super().__init__()
@@ -98,9 +96,7 @@ class DraftMLP(nn.Module):
 
 
 class DraftLayer(nn.Module):
-    """The single decoder layer, split before and after attention so that callers may bring their own
-    attention.
-    """
+    """The single decoder layer, in two parts: callers may bring their own attention between them."""
 
     def __init__(self, config: Eagle3Config) -> None:
         super().__init__()
@@ -129,8 +125,7 @@ class DraftLayer(nn.Module):
 
 
 class Eagle3Head(nn.Module):
-    """Draft head over `draft_vocab_size` of the target's `vocab_size` tokens. Parameter names are the
-    published ones.
+    """Draft head over some of the target's tokens; parameter names are the published ones.
 
     `embedding` [vocab_size, hidden_size] is the target's, shared and frozen; it is not part of the
     checkpoint.
@@ -187,9 +182,7 @@ class Eagle3Head(nn.Module):
 
 
 def text_config(target: nn.Module):
-    """Configuration of the language model inside `target`, a transformers model or anything that has one as
-    `.model`.
-    """
+    """Configuration of the language model `target`, or of the one it has as `.model`."""
     return getattr(target, "model", target).config.get_text_config()
 
 

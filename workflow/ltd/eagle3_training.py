@@ -28,7 +28,8 @@ def choose_draft_vocabulary(answers: Iterable[Tensor], vocab_size: int, size: in
 def chain_rows(prompt_lengths: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [B, A] at which chains start, and bool [B, A] whether the chain exists.
 
-    Both lengths are [B], in tokens. A is the largest number of chains of a sequence; rows of chains that do not exist repeat the last one.
+    Both lengths are [B], in tokens. A is the largest number of chains of a sequence; rows of chains that do
+    not exist repeat the last one.
     """
     counts = (lengths - 1 - prompt_lengths).clamp(min=0)
     index = torch.arange(int(counts.max()), device=lengths.device)

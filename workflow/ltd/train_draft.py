@@ -35,7 +35,7 @@ FORWARD_ROWS = 4096  # padded rows of a forward pass of the target
 class TrainDraftOptions(StageOptions):
     """Options of this stage."""
 
-    target: Path = option(help="folder of the target model")
+    target: str = option(help="Hugging Face folder or hub id of the target")
     responses: Path = option(help="the target's answers to the training prompts (.safetensors)")
     validation: Path = option(help="the target's answers to the validation prompts (.safetensors)")
     output: Path = option(help="folder to write the head to")
@@ -105,7 +105,7 @@ def load_target(options: TrainDraftOptions):
     """The target as a transformers model without gradients; float32 on a CPU, its own type on a GPU."""
     device = resolve_device(options.device)
     dtype = torch.float32 if device.type == "cpu" else "auto"
-    if not options.target.exists() and len(options.target.parts) != 2:
+    if not Path(options.target).exists() and options.target.count("/") != 1:
         raise InputError(f"{options.target}: no such folder, nor the owner/name of a model on the hub")
     try:
         model = AutoModelForCausalLM.from_pretrained(options.target, dtype=dtype)
@@ -195,7 +195,8 @@ def _corpus(
 
 def _input_key(options: TrainDraftOptions) -> str:
     """Identifies what the weights depend on, so that a checkpoint of other inputs is not continued."""
-    inputs = file_hash(options.target, options.responses, options.validation)
+    target = file_hash(options.target) if Path(options.target).exists() else options.target
+    inputs = target + file_hash(options.responses, options.validation)
     skipped = ("experiment", "threads", "target", "responses", "validation", "output", "state")
     return config_hash({k: v for k, v in asdict(options).items() if k not in skipped} | {"inputs": inputs})
 
