@@ -1,7 +1,7 @@
 """Who decides how deep to draft and how many nodes to verify.
 
-A controller sees what a deployed one could see: the scores of the tree so far, how long the context is, and what was
-accepted before. It never sees the target's logits of the cycle that it decides about.
+A controller sees what a deployed one could see: the scores of the tree so far, how long the context is, and
+what was accepted before. It never sees the target's logits of the cycle that it decides about.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,10 @@ from ltd.tree import pool_size
 class DraftState:
     """The tree drafted so far in this cycle.
 
-    depth: draft passes made; scores float32 [pool(max_depth)]: cumulative log-probabilities in pool order, -inf where
-    nothing is drafted yet; context_length: tokens in the target's cache; feature [H]: the head's hidden state that
-    predicted the best child of the newest level (None at depth 0). One object serves all cycles and changes in place.
+    depth: draft passes made; scores float32 [pool(max_depth)]: cumulative log-probabilities in pool order,
+    -inf where nothing is drafted yet; context_length: tokens in the target's cache; feature [H]: the head's
+    hidden state that predicted the best child of the newest level (None at depth 0). One object serves all
+    cycles and changes in place.
     """
 
     max_depth: int
@@ -36,7 +37,9 @@ class DraftState:
         return pool_size(self.beam, self.depth)
 
     def entropy(self) -> float:
-        """Entropy (nats) of the draft distribution at the best row of the newest pass; computed when asked."""
+        """Entropy (nats) of the draft distribution at the best row of the newest pass; computed when
+        asked.
+        """
         log_probs = self.draft_logits.float().log_softmax(dim=-1)
         return float(-(log_probs.exp() * log_probs).sum())
 
@@ -50,7 +53,9 @@ class Controller(Protocol):
         """A new answer starts."""
 
     def continue_drafting(self, state: DraftState) -> bool:
-        """Whether to make another draft pass; asked at depth 0, 1, ..., max_depth - 1. No at 0 is a plain step."""
+        """Whether to make another draft pass; asked at depth 0, 1, ..., max_depth - 1. No at 0 is a plain
+        step.
+        """
 
     def choose_size(self, state: DraftState) -> int:
         """How many nodes to verify, at least 1; asked once a cycle of depth 1 or more."""

@@ -1,7 +1,7 @@
 """The decoding loop: draft a tree, decide, verify it with one target pass, keep the accepted path.
 
-The same loop without a drafter is plain autoregressive decoding, so that both are measured on one engine. Whatever the
-controller decides, the tokens are those of autoregressive decoding with the same seed.
+The same loop without a drafter is plain autoregressive decoding, so that both are measured on one engine.
+Whatever the controller decides, the tokens are those of autoregressive decoding with the same seed.
 """
 
 import time
@@ -24,12 +24,13 @@ TokenCallback = Callable[[list[int]], None]
 
 @dataclass(slots=True)
 class CycleRecord:
-    """One cycle: tokens in the target's cache at its start, what was chosen, what came out, milliseconds by phase.
+    """One cycle: tokens in the target's cache at its start, what was chosen, what came out, milliseconds by
+    phase.
 
-    size is the controller's choice, verified the nodes there were (both 0 in a plain step). tokens counts what was
-    emitted, end-of-sequence and length limit respected; accepted counts the draft tokens among them. draft includes
-    the bookkeeping of the pool; rest is tree building, choosing tokens and cache compaction. The four sum to the
-    cycle's wall time.
+    size is the controller's choice, verified the nodes there were (both 0 in a plain step). tokens counts
+    what was emitted, end-of-sequence and length limit respected; accepted counts the draft tokens among
+    them. draft includes the bookkeeping of the pool; rest is tree building, choosing tokens and cache
+    compaction. The four sum to the cycle's wall time.
     """
 
     context_length: int
@@ -46,10 +47,11 @@ class CycleRecord:
 
 @dataclass
 class Generation:
-    """Generated ids (the first comes from the prefill, an end-of-sequence token is included) and what they cost.
+    """Generated ids (the first comes from the prefill, an end-of-sequence token is included) and what they
+    cost.
 
-    seconds runs from the first token to the last, prefill_seconds to the first token, the draft head's pass over the
-    prompt included. Throughput is (len(tokens) - 1) / seconds.
+    seconds runs from the first token to the last, prefill_seconds to the first token, the draft head's pass
+    over the prompt included. Throughput is (len(tokens) - 1) / seconds.
     """
 
     tokens: list[int]
@@ -78,10 +80,11 @@ def decode(
     eos_ids: Sequence[int] | None = None,
     on_tokens: TokenCallback | None = None,
 ) -> Generation:
-    """Answer a prompt [n] with at most `max_new_tokens` tokens, fewer at an end-of-sequence or the context's limit.
+    """Answer a prompt [n] with at most `max_new_tokens` tokens, fewer at an end-of-sequence or the
+    context's limit.
 
-    eos_ids None means the target's own; on_tokens receives the new ids of every cycle. Raises InputError for prompts
-    that do not fit, batches, and sampling options out of range.
+    eos_ids None means the target's own; on_tokens receives the new ids of every cycle. Raises InputError
+    for prompts that do not fit, batches, and sampling options out of range.
     """
     prompt = target.token_tensor(prompt_ids)
     target.check_prompt(len(prompt))
@@ -147,20 +150,8 @@ class _Loop:
             self.controller.accepted(accepted)
             self.clock.mark("policy")
         spent = self.clock.finish()
-        self.result.cycles.append(
-            CycleRecord(
-                context,
-                depth,
-                size,
-                verified,
-                accepted,
-                emitted,
-                spent["draft"],
-                spent["verify"],
-                spent["policy"],
-                spent["rest"],
-            )  # fmt: skip
-        )
+        timed = (spent["draft"], spent["verify"], spent["policy"], spent["rest"])
+        self.result.cycles.append(CycleRecord(context, depth, size, verified, accepted, emitted, *timed))
 
     def _draft(self) -> int:
         drafter, clock, state = self.drafter, self.clock, self.drafter.state

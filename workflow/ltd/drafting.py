@@ -1,8 +1,9 @@
 """Drafting with an Eagle3 head: a prefix pass over new true features, then one pass per level over a beam.
 
-The head's cache holds one row per token of the context but the newest, computed from true target features; rows of
-drafted nodes live in the scratch area and are forgotten with the tree (EAGLE-2 and EAGLE-3; see `ltd.eagle3` for how
-features, tokens and positions line up). Cumulative log-probabilities are float32; ties go to the lower pool index.
+The head's cache holds one row per token of the context but the newest, computed from true target features;
+rows of drafted nodes live in the scratch area and are forgotten with the tree (EAGLE-2 and EAGLE-3; see
+`ltd.eagle3` for how features, tokens and positions line up). Cumulative log-probabilities are float32; ties
+go to the lower pool index.
 """
 
 import torch
@@ -23,7 +24,8 @@ PREFIX_ROWS = 64
 class Drafter:
     """Drafts one tree at a time for one sequence of at most `max_context` tokens.
 
-    `state` (a `DraftState`) shows the tree so far. Raises InputError when the beam is wider than the draft vocabulary.
+    `state` (a `DraftState`) shows the tree so far. Raises InputError when the beam is wider than the draft
+    vocabulary.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class Drafter:
         # Any causal mask of a few rows behind a prefix is a window of this one.
         band = torch.full((PREFIX_ROWS, context + PREFIX_ROWS), float("-inf"), dtype=dtype, device=device)
         self.causal_band = band.triu_(context + 1)
-        # Beam rows see the whole prefix, themselves, and those rows of earlier levels that are their ancestors.
+        # Beam rows see the whole prefix, themselves, and those rows of earlier levels that are their
+        # ancestors.
         own = torch.full((beam, beam), float("-inf"), dtype=dtype, device=device).fill_diagonal_(0.0)
         self.fresh_tree_mask = own.repeat(1, depth - 1)
         self.tree_mask = torch.zeros(beam, scratch + context, dtype=dtype, device=device)
@@ -198,7 +201,9 @@ class Drafter:
         return self.layer(inputs, features, rotation, slots[0], keys[0], values[0], mask, causal)
 
     def _add_level(self, hidden: Tensor, parent_scores: Tensor | None) -> None:
-        """Add the W best children of every row to the pool: hidden [rows, H], parent_scores [rows] (None: zero)."""
+        """Add the W best children of every row to the pool: hidden [rows, H], parent_scores [rows] (None:
+        zero).
+        """
         state, beam = self.state, self.beam
         logits = self.output(self.final_norm(hidden)).float()
         best = logits.topk(beam, dim=-1)

@@ -1,9 +1,10 @@
-"""Keys and values of all layers in one buffer, allocated once: a permanent prefix behind a scratch area for trees.
+"""Keys and values of all layers in one buffer, allocated once: a permanent prefix behind a scratch area for
+trees.
 
-Slots `[scratch, scratch + length)` hold the tokens that are part of the sequence. Tree nodes are written into the last
-slots before them, `[scratch - rows, scratch)`. Attention does not care about the order of keys, so a window of the
-buffer that ends with the prefix is all that a tree pass reads; the tree's columns of a mask never move; and keeping a
-path is one copy from the scratch area to the end of the prefix.
+Slots `[scratch, scratch + length)` hold the tokens that are part of the sequence. Tree nodes are written
+into the last slots before them, `[scratch - rows, scratch)`. Attention does not care about the order of
+keys, so a window of the buffer that ends with the prefix is all that a tree pass reads; the tree's columns
+of a mask never move; and keeping a path is one copy from the scratch area to the end of the prefix.
 """
 
 import torch
@@ -46,7 +47,9 @@ class KeyValueCache:
         return self.buffer.narrow(2, start, rows).unbind(0)
 
     def window(self, start: int, stop: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Keys and values [kv_heads, groups, stop - start, head_dim], one a layer, of the slots in between."""
+        """Keys and values [kv_heads, groups, stop - start, head_dim], one a layer, of the slots in
+        between.
+        """
         count = stop - start
         return self._keys.narrow(3, start, count).unbind(0), self._values.narrow(3, start, count).unbind(0)
 

@@ -1,8 +1,9 @@
 """A lean forward pass over the loaded modules of Llama-structured models (Llama, Mistral, Qwen2, Qwen3).
 
-Same weights, same arithmetic, a fraction of the operations: queries, keys and values in one product, gate and up in
-another, one rotary operation over all heads, attention straight over the cache buffer. For a small model the cost of
-starting operations decides, so that matters more than the arithmetic does. `LeanLayer` also runs the Eagle3 head.
+Same weights, same arithmetic, a fraction of the operations: queries, keys and values in one product, gate
+and up in another, one rotary operation over all heads, attention straight over the cache buffer. For a
+small model the cost of starting operations decides, so that matters more than the arithmetic does.
+`LeanLayer` also runs the Eagle3 head.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ltd.errors import InputError
 from ltd.kv_cache import KeyValueCache
-from ltd.packed_linear import fused_linear
+from ltd.packed_linear import PackedLinear, fused_linear
 
 LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 LAYER_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -23,7 +24,9 @@ LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 def supports_lean(model: nn.Module) -> bool:
-    """Whether the lean forward computes this transformers model: a known type with exactly the known structure."""
+    """Whether the lean forward computes this transformers model: a known type with exactly the known
+    structure.
+    """
     config = model.config
     if config.model_type not in LEAN_MODEL_TYPES or config.hidden_act != "silu":
         return False
@@ -85,7 +88,9 @@ class HeadRotation:
 
 
 class LeanLayer:
-    """One decoder layer over rows [R, H]: grouped-query attention and SwiGLU, each added to the residual stream."""
+    """One decoder layer over rows [R, H]: grouped-query attention and SwiGLU, each added to the residual
+    stream.
+    """
 
     def __init__(
         self, attention: nn.Module, mlp: nn.Module, mlp_norm: Callable[[Tensor], Tensor], packed: bool
@@ -127,8 +132,8 @@ class LeanLayer:
     ) -> Tensor:
         """Residual stream [R, H] after the layer, from the attention's input [R, *] and the stream before it.
 
-        Writes the rows' keys and values to `slots` (see `KeyValueCache`), which lie inside `keys` and `values`;
-        `mask` is added to the attention scores, [R, number of keys].
+        Writes the rows' keys and values to `slots` (see `KeyValueCache`), which lie inside `keys` and
+        `values`; `mask` is added to the attention scores, [R, number of keys].
         """
         rows = inputs.shape[0]
         heads = self.qkv(inputs).view(rows, self.heads, 2, -1)
@@ -136,8 +141,9 @@ class LeanLayer:
             turned = self.query_heads + self.kv_heads
             normed = self.head_norm(heads.view(rows, self.heads, self.head_dim)[:, :turned])
             heads[:, :turned] = normed.view(rows, turned, 2, -1)
-        cos, sin = rotation
-        heads = torch.addcmul(heads * cos, heads.flip(2), sin).view(rows, self.heads, self.head_dim)
+        cos, sin = rotation  # float32: half precision rounds only the result
+        heads = torch.addcmul(heads * cos, heads.flip(2), sin).to(inputs.dtype)
+        heads = heads.view(rows, self.heads, self.head_dim)
         slots.copy_(heads[:, self.query_heads :].transpose(0, 1))
         queries = heads[:, : self.query_heads].view(rows, self.kv_heads, self.groups, self.head_dim)
         attended = F.scaled_dot_product_attention(
@@ -188,6 +194,12 @@ class LeanForward:
     def length(self) -> int:
         """Tokens in the cache."""
         return self.cache.length
+
+    @property
+    def packed_layers(self) -> int:
+        """How many of the fused linear layers run packed in half precision."""
+        layers = [(layer.qkv, layer.output, layer.gate_up, layer.down) for layer in self.layers]
+        return sum(isinstance(linear, PackedLinear) for linear in (*sum(layers, ()), self.head))
 
     def reset(self) -> None:
         """Start an empty sequence."""
@@ -246,7 +258,9 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def check_rope(config, positions: int) -> None:
-    """Refuse rotary embeddings that change with the sequence's length within the first `positions` positions."""
+    """Refuse rotary embeddings that change with the sequence's length within the first `positions`
+    positions.
+    """
     rope = getattr(config, "rope_parameters", None) or {}
     kind = rope.get("rope_type", "default")
     original = rope.get("original_max_position_embeddings") or config.max_position_embeddings

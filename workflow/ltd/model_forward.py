@@ -1,7 +1,7 @@
 """Prefill, single steps and tree passes through a transformers model's own forward, for any architecture.
 
-Slower than the lean forward, but it asks little of the model: a cache, position ids and a 4D attention mask, which the
-constructor checks by comparing a small tree with the chains it stands for.
+Slower than the lean forward, but it asks little of the model: a cache, position ids and a 4D attention
+mask, which the constructor checks by comparing a small tree with the chains it stands for.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,13 @@ class ModelForward:
     def __init__(self, model: nn.Module, tap_layers: Sequence[int]) -> None:
         self.model, self.tap_layers = model, tuple(tap_layers)
         self.device, self.dtype = model.device, model.dtype
+        self.last_position = model.config.get_text_config().max_position_embeddings - 1
         self.additive_mask = model.config._attn_implementation == "eager"
         self.reset()
         self._check()
         self.reset()
+
+    packed_layers = 0
 
     @property
     def length(self) -> int:
@@ -43,7 +46,9 @@ class ModelForward:
 
     def verify(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
         """Pass over a tree; see `LeanForward.verify`."""
-        return self._run(tokens, depths + self._length, ancestors, last_only=False)
+        # Nodes beyond the last position the model knows are never emitted; any position will do for them.
+        positions = (depths + self._length).clamp_(max=self.last_position)
+        return self._run(tokens, positions, ancestors, last_only=False)
 
     def keep(self, rows: Tensor, tree_rows: int) -> None:
         """Make rows [m] of the last verified tree part of the sequence and drop the others."""

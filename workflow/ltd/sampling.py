@@ -1,9 +1,10 @@
 """Choosing the target's tokens, greedily or by sampling, and how much of a draft tree they follow.
 
-Sampling adds Gumbel noise to the processed logits and takes the maximum. The noise of an output position depends on
-(seed, position) alone, so every method emits the same tokens for the same seed, and a tree changes when a token is
-computed but never which one it is. A node is accepted when it is the token that the target chose after its parent:
-exactly distribution-preserving for any tree that was built without looking at the noise.
+Sampling adds Gumbel noise to the processed logits and takes the maximum. The noise of an output position
+depends on (seed, position) alone, so every method emits the same tokens for the same seed, and a tree
+changes when a token is computed but never which one it is. A node is accepted when it is the token that the
+target chose after its parent: exactly distribution-preserving for any tree that was built without looking
+at the noise.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ MASK64 = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """temperature 0 is greedy; top_k and top_p None keep the whole vocabulary. Raises InputError for other values."""
+    """temperature 0 is greedy; top_k and top_p None keep the whole vocabulary. Raises InputError for other
+    values.
+    """
 
     temperature: float = 0.0
     top_k: int | None = None
@@ -36,7 +39,9 @@ class SamplingOptions:
 
 
 def process_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
-    """Logits [..., vocab] in float32 after temperature, top-k and top-p, in that order; excluded tokens are -inf."""
+    """Logits [..., vocab] in float32 after temperature, top-k and top-p, in that order; excluded tokens are
+    -inf.
+    """
     logits = logits.float() / options.temperature
     if options.top_k is not None and options.top_k < logits.shape[-1]:
         threshold = logits.topk(options.top_k, dim=-1).values[..., -1:]
@@ -93,7 +98,8 @@ class TokenSampler:
 
 
 def accepted_rows(tree: DraftTree, chosen: Tensor) -> Tensor:
-    """Rows [m] of the path that the target's tokens `chosen` [R] follow from the root (row 0, always there) down.
+    """Rows [m] of the path that the target's tokens `chosen` [R] follow from the root (row 0, always there)
+    down.
 
     The target's tokens at these rows are the cycle's output: the accepted draft tokens, then its own.
     """

@@ -1,7 +1,7 @@
 """The target model: any causal language model of transformers, ready to verify draft trees.
 
-Loading chooses how it computes (lean forward or the model's own, float32 or packed layers) and refuses what tree
-verification cannot do exactly. One `TargetModel` holds one sequence at a time.
+Loading chooses how it computes (lean forward or the model's own, float32 or packed layers) and refuses what
+tree verification cannot do exactly. One `TargetModel` holds one sequence at a time.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ DEFAULT_TREE = 256
 
 
 class TargetModel:
-    """A loaded model with a cache for one sequence of at most `max_context` tokens and trees of `max_tree` nodes.
+    """A loaded model with a cache for one sequence of at most `max_context` tokens and trees of `max_tree`
+    nodes.
 
     Attributes: `model`, `tokenizer` (or None), `device`, `dtype`, `hidden_size`, `vocab_size`, `tap_layers`,
     `max_context`, `max_tree`, `eos_ids`.
@@ -38,7 +39,8 @@ class TargetModel:
         packed: bool = True,
         lean: bool = True,
     ) -> None:
-        """`packed` allows half-precision packed layers on a CPU, `lean` the lean forward (tests compare both ways).
+        """`packed` allows half-precision packed layers on a CPU, `lean` the lean forward (tests compare
+        both ways).
 
         Raises InputError for layer types, contexts or taps that cannot be served.
         """
@@ -74,7 +76,8 @@ class TargetModel:
         max_tree: int = DEFAULT_TREE,
         packed: bool = True,
     ) -> "TargetModel":
-        """Load a Hugging Face folder or hub id; `dtype` None means float32 on a CPU and the file's own on a GPU.
+        """Load a Hugging Face folder or hub id; `dtype` None means float32 on a CPU and the file's own on a
+        GPU.
 
         Raises InputError when there is no such model or its weights are damaged.
         """
@@ -101,6 +104,11 @@ class TargetModel:
         """Tokens in the cache."""
         return self.forward.length
 
+    @property
+    def packed_layers(self) -> int:
+        """How many linear layers run packed in half precision (0 everywhere but on a CPU)."""
+        return self.forward.packed_layers
+
     def new_cache(self) -> None:
         """Start an empty sequence."""
         self.forward.reset()
@@ -123,7 +131,8 @@ class TargetModel:
 
     @torch.inference_mode()
     def verify(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
-        """One pass over a tree of R rows: tokens [R], row 0 the root; depths [R]; ancestors bool [R, R], self included.
+        """One pass over a tree of R rows: tokens [R], row 0 the root; depths [R]; ancestors bool [R, R],
+        self included.
 
         Returns logits [R, vocab] and taps [R, 3 * H]; the sequence is unchanged until `keep`.
         """
@@ -131,15 +140,17 @@ class TargetModel:
 
     @torch.inference_mode()
     def keep(self, rows: Tensor, tree_rows: int) -> None:
-        """Make rows [m] (a path from the root) of the last verified tree, of `tree_rows` rows, part of the sequence."""
+        """Make rows [m] (a path from the root) of the last verified tree, of `tree_rows` rows, part of the
+        sequence.
+        """
         self.forward.keep(rows, tree_rows)
 
     @torch.inference_mode()
     def forward_sequences(self, tokens: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Teacher-forced pass over right-padded tokens [B, S]: logits [B, S, vocab] and taps [B, S, 3 * H].
 
-        `lengths` [B] counts the real tokens of each row; what comes back for padding is meaningless. The cache is
-        not touched.
+        `lengths` [B] counts the real tokens of each row; what comes back for padding is meaningless. The
+        cache is not touched.
         """
         mask = None
         if lengths is not None:
@@ -169,7 +180,8 @@ class TargetModel:
             raise InputError("prompt: no tokens; at least one is needed")
         if count > self.max_context:
             raise InputError(
-                f"prompt: {count} tokens do not fit a context of {self.max_context}; shorten it or raise max_context"
+                f"prompt: {count} tokens do not fit a context of {self.max_context}; "
+                "shorten it or raise max_context"
             )
 
 
@@ -180,7 +192,9 @@ def _end_tokens(model: nn.Module) -> tuple[int, ...]:
 
 
 def _check_layer_types(model: nn.Module, max_context: int) -> None:
-    """Refuse layers that do not attend to every earlier token, unless the context never reaches their window."""
+    """Refuse layers that do not attend to every earlier token, unless the context never reaches their
+    window.
+    """
     config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):
         raise InputError(

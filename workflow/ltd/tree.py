@@ -1,8 +1,10 @@
-"""Draft trees as tensors: how the pool of drafted nodes is numbered, which nodes are verified, and who descends from whom.
+"""Draft trees as tensors: how the pool of drafted nodes is numbered, which nodes are verified, and who
+descends from whom.
 
-The pool of a tree of depth D and beam W has W + (D - 1) * W^2 nodes (EAGLE-2, arXiv 2406.16858, section 4.1): level 1 has
-W nodes in rank order, every later level W children of each of the W beam nodes of the level before, in the order
-(rank of the parent in the beam, rank of the child). No function here loops over nodes.
+The pool of a tree of depth D and beam W has W + (D - 1) * W^2 nodes (EAGLE-2, arXiv 2406.16858, section
+4.1): level 1 has W nodes in rank order, every later level W children of each of the W beam nodes of the
+level before, in the order (rank of the parent in the beam, rank of the child). No function here loops over
+nodes.
 """
 
 from dataclasses import dataclass
@@ -28,10 +30,12 @@ def top_nodes(scores: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class DraftTree:
-    """The rows that the target verifies: the root in row 0, then the selected nodes in pool order, parents first.
+    """The rows that the target verifies: the root in row 0, then the selected nodes in pool order, parents
+    first.
 
-    tokens, depths, parents int64 [V + 1] (depth of the root is 0; `parents` are row numbers, the root is its own);
-    ancestors bool [V + 1, V + 1], True where the column's row is the row's ancestor or the row itself.
+    tokens, depths, parents int64 [V + 1] (depth of the root is 0; `parents` are row numbers, the root is
+    its own); ancestors bool [V + 1, V + 1], True where the column's row is the row's ancestor or the row
+    itself.
     """
 
     tokens: Tensor
@@ -49,7 +53,8 @@ class PoolLayout:
     """Constant tables over the pool of a tree of beam W and maximum depth D."""
 
     def __init__(self, beam: int, max_depth: int, device: torch.device) -> None:
-        """Tables [pool]: `levels` and `parent_slots`, the row of a node's parent in a [D * W] table of beam nodes.
+        """Tables [pool]: `levels` and `parent_slots`, the row of a node's parent in a [D * W] table of beam
+        nodes.
 
         The first W rows of such a table stand for the root, the next W for the beam of level 1, and so on.
         """
@@ -63,8 +68,9 @@ class PoolLayout:
 def build_tree(nodes: Tensor, layout: PoolLayout, paths: Tensor, tokens: Tensor, root: Tensor) -> DraftTree:
     """Tree of the selected pool indices `nodes` [V], ascending and closed under parents.
 
-    paths int64 [D * W, D]: for every beam node (rows as in `PoolLayout`) the pool index of its ancestor at each level,
-    itself included, -1 below it. tokens int64 [pool]: target ids. root int64 [1]: the token of the root.
+    paths int64 [D * W, D]: for every beam node (rows as in `PoolLayout`) the pool index of its ancestor at
+    each level, itself included, -1 below it. tokens int64 [pool]: target ids. root int64 [1]: the token of
+    the root.
     """
     count = len(nodes)
     levels = layout.levels.index_select(0, nodes)

@@ -1,0 +1,179 @@
+"""The target: lean forward against transformers, trees against chains, compaction against a fresh prefill."""
+
+import pytest
+import torch
+from engine_models import ARCHITECTURES, random_drafter, random_model, random_target
+from ltd.errors import InputError
+from ltd.model_forward import ModelForward
+from ltd.target import TargetModel
+from transformers import GPT2Config, GPT2LMHeadModel
+
+PROMPT = torch.tensor([3, 14, 15, 9, 2, 6, 5, 3])
+
+
+def random_tree(target, seed=2, size=60, depth=4):
+    """A tree drafted for the prompt, with the target prefilled."""
+    drafter = random_drafter(target, seed=seed, max_depth=depth)
+    logits, taps = target.prefill(PROMPT)
+    drafter.prefill(taps, PROMPT)
+    drafter.extend(taps[-1:], logits.argmax()[None])
+    for _ in range(depth - 1):
+        drafter.expand()
+    return drafter.select(size)
+
+
+def path_to(tree, row):
+    """Rows from the root to `row`."""
+    return tree.ancestors[row].nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lean_forward_computes_the_model(architecture):
+    model = random_model(architecture)
+    target = TargetModel(model, max_context=64, max_tree=16, packed=False)
+    tokens = torch.randint(0, 23, (40,), generator=torch.Generator().manual_seed(5))
+    expected = model(tokens[None], output_hidden_states=True)
+    taps = torch.cat([expected.hidden_states[index][0] for index in target.tap_layers], dim=-1)
+    for prefix in (1, 17):
+        logits, first_taps = target.prefill(tokens[:prefix])
+        rows = [first_taps]
+        for token in tokens[prefix:]:
+            logits, row = target.step(token[None])
+            rows.append(row)
+        torch.testing.assert_close(logits, expected.logits[0, -1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.cat(rows), taps, rtol=1e-4, atol=1e-4)
+
+
+def test_packed_layers_compute_the_same_model():
+    model = random_model(half_weights=True, hidden_size=384, intermediate_size=700, head_dim=64)
+    packed, plain = (TargetModel(model, max_context=64, packed=flag) for flag in (True, False))
+    (logits, taps), (expected, expected_taps) = packed.prefill(PROMPT), plain.prefill(PROMPT)
+    assert packed.packed_layers > 0 and plain.packed_layers == 0
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(taps, expected_taps, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_beyond_half_precision_are_not_packed():
+    model = random_model(hidden_size=384, intermediate_size=700, head_dim=64)
+    assert TargetModel(model, max_context=64, packed=True).packed_layers == 0
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tree_logits_are_chain_logits(architecture, lean):
+    target = random_target(architecture, lean=lean)
+    tree = random_tree(target)
+    logits, taps = target.verify(tree.tokens, tree.depths, tree.ancestors)
+    assert tree.depths.max() >= 3
+    for row in range(tree.size + 1):
+        chain = tree.tokens[path_to(tree, row)]
+        expected, expected_taps = target.prefill(torch.cat([PROMPT, chain]))
+        torch.testing.assert_close(logits[row], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(taps[row], expected_taps[-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cache_after_compaction_is_that_of_a_fresh_prefill(architecture):
+    target = random_target(architecture)
+    tree = random_tree(target)
+    target.verify(tree.tokens, tree.depths, tree.ancestors)
+    deepest = tree.depths.argmax().item()
+    rows = torch.tensor(path_to(tree, deepest))
+    target.keep(rows, tree.size + 1)
+    cache = target.forward.cache
+    assert target.length == len(PROMPT) + len(rows)
+    kept = cache.buffer[:, :, cache.scratch : cache.scratch + target.length].clone()
+    target.prefill(torch.cat([PROMPT, tree.tokens[rows]]))
+    fresh = cache.buffer[:, :, cache.scratch : cache.scratch + target.length]
+    torch.testing.assert_close(kept, fresh, rtol=1e-4, atol=1e-4)
+
+
+def test_the_models_own_forward_keeps_paths_too():
+    target = random_target("qwen3", lean=False)
+    assert isinstance(target.forward, ModelForward)
+    tree = random_tree(target)
+    target.verify(tree.tokens, tree.depths, tree.ancestors)
+    rows = torch.tensor(path_to(tree, tree.depths.argmax().item()))
+    target.keep(rows, tree.size + 1)
+    logits, _ = target.step(torch.tensor([4]))
+    expected, _ = target.prefill(torch.cat([PROMPT, tree.tokens[rows], torch.tensor([4])]))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_batched_forward_ignores_padding():
+    target = random_target()
+    tokens = torch.randint(0, 23, (3, 12), generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([12, 7, 1])
+    logits, taps = target.forward_sequences(tokens, lengths)
+    assert logits.shape == (3, 12, 23) and taps.shape == (3, 12, 3 * target.hidden_size)
+    for row, length in enumerate(lengths.tolist()):
+        last, own_taps = target.prefill(tokens[row, :length])
+        torch.testing.assert_close(logits[row, length - 1], last, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(taps[row, :length], own_taps, rtol=1e-4, atol=1e-4)
+
+
+def test_wrong_prompts_are_refused():
+    target = random_target(max_context=20)
+    with pytest.raises(InputError, match="batch size 1"):
+        target.prefill(torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(InputError, match="no tokens"):
+        target.prefill([])
+    with pytest.raises(InputError, match="21 tokens do not fit a context of 20"):
+        target.prefill([1] * 21)
+
+
+def test_sliding_windows_smaller_than_the_context_are_refused():
+    model = random_model("mistral", sliding_window=32)
+    TargetModel(model, max_context=32)
+    with pytest.raises(InputError, match="sliding_attention"):
+        TargetModel(model, max_context=33)
+    unused = random_model("qwen2", sliding_window=32, use_sliding_window=False)
+    TargetModel(unused, max_context=200)
+
+
+def test_other_layer_types_are_refused_by_name():
+    model = random_model("qwen3")
+    model.config.layer_types = ["full_attention", "linear_attention"] * 2 + ["full_attention"]
+    with pytest.raises(InputError, match="'linear_attention'"):
+        TargetModel(model)
+
+
+def test_rope_that_changes_with_length_is_refused():
+    rope = {
+        "rope_type": "dynamic",
+        "factor": 2.0,
+        "rope_theta": 1000.0,
+        "original_max_position_embeddings": 64,
+    }
+    model = random_model("llama", rope_parameters=rope)
+    with pytest.raises(InputError, match="rope type 'dynamic'"):
+        TargetModel(model, max_context=100)
+
+
+def test_models_that_ignore_the_mask_are_refused():
+    model = random_model("qwen3")
+    own_forward = model.forward
+    model.forward = lambda *args, attention_mask=None, **named: own_forward(*args, **named)
+    with pytest.raises(InputError, match="4D attention mask"):
+        TargetModel(model, lean=False)
+
+
+def test_other_architectures_go_through_their_own_forward():
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=24, n_head=3, n_layer=5, vocab_size=23, n_positions=64)
+    target = TargetModel(GPT2LMHeadModel(config), max_context=64, max_tree=32)
+    tree = random_tree(target)
+    logits, _ = target.verify(tree.tokens, tree.depths, tree.ancestors)
+    row = tree.depths.argmax().item()
+    expected, _ = target.prefill(torch.cat([PROMPT, tree.tokens[path_to(tree, row)]]))
+    torch.testing.assert_close(logits[row], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_missing_and_damaged_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match="no config.json"):
+        TargetModel.load(tmp_path)
+    random_model().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        TargetModel.load(tmp_path)
