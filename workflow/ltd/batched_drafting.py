@@ -17,7 +17,8 @@ from ltd.tree import pool_size
 class TrueRows:
     """What the head made of R true rows of G sequences.
 
-    hidden [G, R, H], keys and values [G, heads, R, head_dim]. Row j holds the target's feature of position j and the token of position j + 1.
+    hidden [G, R, H], keys and values [G, heads, R, head_dim]. Row j holds the target's feature of position j
+    and the token of position j + 1.
     """
 
     hidden: Tensor
@@ -58,7 +59,7 @@ def run_true_rows(head: Eagle3Head, taps: Tensor, tokens: Tensor) -> TrueRows:
 def draft_trees(
     head: Eagle3Head, rows: TrueRows, sequence: Tensor, root: Tensor, beam: int, max_depth: int
 ) -> DraftedTrees:
-    """Draft C trees of `max_depth` levels: sequence [C] numbers the row of `rows`, root [C] the position >= 1.
+    """Draft C trees of `max_depth` levels: sequence [C] numbers the rows, root [C] is the position, from 1.
 
     Memory grows with C times the largest root; callers choose C.
     """

@@ -1,4 +1,4 @@
-"""Static grid search in replay: the best depth and size, plain decoding included, and what adapting adds at most.
+"""Static grid search in replay: the best depth and size, plain decoding included, and the bounds.
 
 Every depth of the traces (0 too) with every size from 1; over several beam widths when one trace file and one
 profile a width are given. Chosen on the traces it is given, which must not be those of the test prompts.

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from ltd import responses
 from ltd.batched_drafting import DraftedTrees, draft_trees, run_true_rows, true_nodes
-from ltd.eagle3 import Eagle3Head, load_head
+from ltd.eagle3 import Eagle3Head
+from ltd.engine_loading import load_engine
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json, write_json
 from ltd.options import StageOptions, option, run_stage
@@ -144,13 +145,13 @@ def record_traces(options: RecordTracesOptions, run: Any) -> None:
     """Record all parts that the state folder lacks, then join them."""
     _check_options(options)
     answers = _load_answers(options)
-    target = TargetModel.load(options.target, device=options.device)
-    head = load_head(options.draft, target)
-    _check_model(options, head, answers)
-    target.tap_layers = head.config.tap_layers
+    target, drafter = load_engine(
+        options.target, options.draft, beam=options.beam, max_depth=options.max_depth, device=options.device
+    )
+    _check_tokens(options, drafter.head, answers)
     header = _header(options)
     _prepare_state(options, header)
-    recorder = TraceRecorder(target, head, options)
+    recorder = TraceRecorder(target, drafter.head, options)
     parts = list(split_parts(answers, options.part_tokens))
     paths = [options.state / f"part-{number:05d}.safetensors" for number in range(len(parts))]
     begun, fresh = time.perf_counter(), 0
@@ -177,15 +178,11 @@ def _check_options(options: RecordTracesOptions) -> None:
         )
 
 
-def _check_model(options: RecordTracesOptions, head: Eagle3Head, answers: Answers) -> None:
-    if options.beam > head.config.draft_vocab_size:
-        raise InputError(
-            f"beam: {options.beam}, but the draft vocabulary has {head.config.draft_vocab_size} tokens"
-        )
+def _check_tokens(options: RecordTracesOptions, head: Eagle3Head, answers: Answers) -> None:
     largest = max(int(answer.tokens.max()) for answer in answers)
     if largest >= head.config.vocab_size:
         raise InputError(
-            f"{options.responses}: token {largest} lies outside the target's vocabulary ({head.config.vocab_size})"
+            f"{options.responses}: token {largest} is not one of the target's {head.config.vocab_size}"
         )
 
 
