@@ -7,7 +7,6 @@ import types
 from pathlib import Path
 
 import pytest
-
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import read_json, read_jsonl, write_jsonl
@@ -122,7 +121,8 @@ def test_rendering_keeps_every_character(tokenizer):
     turns, answers = ["Where is the town?", "Why?"], ["    It is in the hills."]
     ids = render(tokenizer, turns, answers)
     assert tokenizer.decode(ids) == (
-        "<|user|>Where is the town?<|end|><|assistant|>    It is in the hills.<|end|><|user|>Why?<|end|><|assistant|>"
+        "<|user|>Where is the town?<|end|><|assistant|>    It is in the hills.<|end|>"
+        "<|user|>Why?<|end|><|assistant|>"
     )
     first = render(tokenizer, turns[:1], [])
     assert ids[: len(first)] == first
@@ -277,5 +277,6 @@ def test_the_command_prints_one_line(tmp_path, capsys, monkeypatch):
         )
     assert stopped.value.code == 2
     assert capsys.readouterr().err.strip() == (
-        f"prepare_prompts: {tmp_path}/own/mail.jsonl, line 2: no `turns`; expected a non-empty list of strings"
+        f"prepare_prompts: {tmp_path}/own/mail.jsonl, line 2: "
+        "no `turns`; expected a non-empty list of strings"
     )

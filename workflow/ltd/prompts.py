@@ -95,7 +95,7 @@ def read_questions(path: str | Path) -> list[Conversation]:
 
 
 def question_of(row: Mapping[str, Any], default_id: int) -> Conversation:
-    """The conversation of one row; raises InputError without `turns` or with a `reference` that is no list."""
+    """The conversation of one row; raises InputError without `turns` or if `reference` is no list."""
     for key in ("turns", "reference"):
         value = row.get(key, [])
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
@@ -138,7 +138,7 @@ def checked(prompts: Prompts) -> Prompts:
         for task, conversations in tasks.items():
             if not conversations:
                 raise InputError(
-                    f"prompts: no {split} prompts of {task}; ask for one or more, or leave the task out"
+                    f"prompts: no {split} prompts of {task}; ask for one or more or leave the task out"
                 )
     world.check_disjoint(
         {split: [each for rows in tasks.values() for each in rows] for split, tasks in prompts.items()}

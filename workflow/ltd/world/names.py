@@ -15,8 +15,8 @@ _PLACE_START = words(
     "North Stone River Green Sun Oak Silver Wind Salt Fox Bright Moss Iron Lake Elm Snow Cloud Hill Rose Wolf"
 )
 _PLACE_END = words("ville haven bridge wood port dale mouth brook gate field mere stead ford hall cliff")
-_WONDER_START = words("Ara Bel Cor Dor Fal Gri Hel Jas Kar Lum Mur Nor Pel Quil Rov Sel Tam Ul Ver Zan")
-_WONDER_END = words("ba ca dil fin go ka lo min nock pa rel sk tis to vor wen")
+_WONDER_START = words("Ara Bel Cor Dor Fal Gri Hem Jas Kar Lum Mur Nor Pel Quil Rov Sel Tam Ul Ver Zan")
+_WONDER_END = words("ba ca dil fin go ka lo mun nock pa rel sk tis to vor wen")
 _KINDS = ((_PERSON_START, _PERSON_END), (_PLACE_START, _PLACE_END), (_WONDER_START, _WONDER_END))
 _ANY = re.compile(
     r"\b(?:" + "|".join(f"(?:{'|'.join(start)})(?:{'|'.join(end)})" for start, end in _KINDS) + r")\b",
