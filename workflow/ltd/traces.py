@@ -7,7 +7,7 @@ beam, rank among its children).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ FORMAT = "ltd-traces-1"
 NO_RANK = np.uint16(65535)
 COLUMNS = ("scores", "true_node", "ranks", "beams", "context_length", "sequence", "tokens_left")
 OPTIONAL_COLUMNS = ("entropy", "features")
+HEADER = ("beam", "max_depth", "temperature", "target_hash", "draft_hash", "sequences")
 
 
 def level_starts(beam: int, max_depth: int) -> NDArray[np.int64]:
@@ -86,17 +87,10 @@ class Traces:
         from safetensors.numpy import save_file
 
         columns = {name: np.ascontiguousarray(value) for name, value in self.columns().items()}
-        header = {
-            "format": FORMAT,
-            "beam": str(self.beam),
-            "max_depth": str(self.max_depth),
-            "temperature": repr(float(self.temperature)),
-            "target_hash": self.target_hash,
-            "draft_hash": self.draft_hash,
-            "sequences": json.dumps(self.sequences, ensure_ascii=False),
-        }
+        header = {name: getattr(self, name) for name in HEADER}
+        # One entry: the order of several would differ from file to file, and equal traces be unequal files.
         with atomic_path(path) as temporary:
-            save_file(columns, temporary, metadata=header)
+            save_file(columns, temporary, metadata={FORMAT: json.dumps(header, ensure_ascii=False)})
 
     def columns(self) -> dict[str, NDArray]:
         """The arrays that are present, by name."""
@@ -119,22 +113,11 @@ class Traces:
                 columns = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
-        if header.get("format") != FORMAT or not set(COLUMNS) <= columns.keys():
+        if FORMAT not in header or not set(COLUMNS) <= columns.keys():
             raise InputError(f"{path}: not a trace file of this version; record it again")
-        traces = cls(**columns, **_parse_header(header))
+        traces = cls(**columns, **json.loads(header[FORMAT]))
         check(traces, str(path))
         return traces
-
-
-def _parse_header(header: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "beam": int(header["beam"]),
-        "max_depth": int(header["max_depth"]),
-        "temperature": float(header["temperature"]),
-        "target_hash": header["target_hash"],
-        "draft_hash": header["draft_hash"],
-        "sequences": json.loads(header["sequences"]),
-    }
 
 
 def check(traces: Traces, name: str) -> None:
