@@ -6,7 +6,6 @@ policy trained with a fixed size. Iterations 1, 2, 3, ... retrain size, depth, s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,11 @@ from ltd.evaluation import Evaluation, evaluate, evaluate_choices
 from ltd.observations import ObservationSpec
 from ltd.policies import CONTINUE, STOP, Policy, PolicyNetwork
 from ltd.policy_settings import PolicySettings
-from ltd.ppo import Training, action_statistics, train
+from ltd.ppo import NO_STATE, action_statistics, train
 from ltd.replay_walk import ReplayWorld
 from ltd.rewards import Reward
 from ltd.simulator import static_grid
+from ltd.training_state import State, Training
 from ltd.vector_env import DepthVecEnv, ReplayVecEnv, SizeVecEnv
 
 KINDS = ("size", "depth")
@@ -65,12 +65,7 @@ class Workshop:
 
     def fixed_size(self) -> int:
         """The size of the first depth training: as set, otherwise that of the best static setting."""
-        if self.settings.fixed_size:
-            return self.settings.fixed_size
-        world = self.training
-        return static_grid(
-            world.traces, world.profile, range(1, world.max_depth + 1), self.settings.sizes
-        ).best()[1]
+        return self.settings.fixed_size or best_static(self.training)[1]
 
     def environment(self, kind: str, previous: Pair, seed: int) -> ReplayVecEnv:
         """The environment in which one policy is trained against its counterpart."""
@@ -105,7 +100,7 @@ def train_policy_of(
     previous: Pair,
     *,
     seed: int,
-    state: Path | None = None,
+    state: State = NO_STATE,
     report: Callable[[dict[str, float]], Any] = lambda row: None,
 ) -> Trained:
     """Train one policy of a chain.
@@ -158,6 +153,12 @@ def train_chain(
         after_iteration(iteration, evaluations[-1])
     best = int(np.argmax([evaluation.speedup for evaluation in evaluations]))
     return pairs[best], evaluations
+
+
+def best_static(world: ReplayWorld) -> tuple[int, int]:
+    """The fastest static depth (1 or more) and size among the world's sizes."""
+    depths = range(1, world.max_depth + 1)
+    return static_grid(world.traces, world.profile, depths, world.sizes).best()[:2]
 
 
 def evaluate_pair(world: ReplayWorld, pair: Pair) -> Evaluation:

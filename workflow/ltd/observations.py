@@ -1,8 +1,8 @@
 """What a policy sees of a draft in progress; one function for live decoding and for replay.
 
-The paper's observations (section 4) are the parts `nodes` (size policy) and `level` (depth policy) with `depth`
-and `length`. The other parts are short summaries of the same tree, which let a small network decide in tens of
-microseconds.
+The paper's observations (section 4) are the parts `nodes` (size policy) and `level` (depth policy) with
+`depth` and `length`. The other parts are short summaries of the same tree, which let a small network decide
+in tens of microseconds.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class DraftView:
 
 
 class RecentCycles:
-    """What the last cycles of B answers brought: accepted tokens, their running mean, rows not yet drafted."""
+    """What the last cycles of B answers brought: accepted tokens, their running mean, rows to catch up."""
 
     def __init__(self, lanes: int) -> None:
         self.values = np.empty((lanes, 3), dtype=np.float32)

@@ -86,9 +86,9 @@ class PolicyNetwork:
 class Policy:
     """One trained decision.
 
-    kind `size` chooses among `actions` (sizes, ascending); kind `depth` among stop (0) and continue (1), asked
-    at depths first_decision, first_decision + interval, ... below the largest depth; before and between them
-    drafting goes on. `trained_on` holds hashes of traces, profile, target and draft head.
+    kind `size` chooses among `actions` (sizes, ascending); kind `depth` among stop (0) and continue (1),
+    asked at depths first_decision, first_decision + interval, ... below the largest depth; elsewhere drafting
+    goes on. `trained_on` holds hashes of traces, profile, target and draft head.
     """
 
     kind: str

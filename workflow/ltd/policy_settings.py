@@ -17,9 +17,9 @@ COMPACT = ("mass", "best", "beam", "one_hot_depth", "length", "recent")
 class PolicySettings:
     """Everything that shapes the training of the policies; `size_` and `depth_` fields belong to one each."""
 
-    sizes: tuple[int, ...] = option(
-        (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60), "sizes to choose from, ascending"
-    )
+    train_tasks: tuple[str, ...] = option((), "tasks whose train split the policies see; none: all")
+    sizes: tuple[int, ...] = option(SIZES, "numbers of verified nodes to choose from, ascending")
+    rounds: int = option(3, "rounds of co-adaptation after the initial pair: size, depth, size, ...")
     reward: str = option("marginal", "what a finished cycle is paid", choices=rewards.KINDS)
     whole_answers: bool = option(False, "an episode is a whole answer (the paper) instead of one cycle")
     first_decision: int = option(0, "depth of the first depth decision; 0 allows plain steps")
@@ -53,6 +53,10 @@ class PolicySettings:
     def of(self, kind: str, name: str) -> Any:
         """The field `<kind>_<name>`."""
         return getattr(self, f"{kind}_{name}")
+
+    def values(self) -> dict[str, Any]:
+        """The settings alone, without the options of a stage that inherits them."""
+        return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(PolicySettings)}
 
 
 SettingsType = TypeVar("SettingsType", bound=PolicySettings)

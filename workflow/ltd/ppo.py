@@ -1,11 +1,11 @@
 """Training of one policy with the PPO of Stable-Baselines3 on a vectorised replay.
 
-A training is cut into segments. Each starts from a seed of its own and ends with a validation and a checkpoint,
-so that a killed training goes on from the last one and ends with exactly the policy of an undisturbed run.
+A training is cut into segments. Each starts from a seed of its own and ends with a validation and a
+checkpoint, so that a killed training goes on from the last one and ends with exactly the policy of an
+undisturbed run.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from ltd.policies import PolicyNetwork
 from ltd.policy_settings import PolicySettings
-from ltd.training_state import Training, load_state, save_state
+from ltd.training_state import State, Training
 from ltd.vector_env import ReplayVecEnv
 
+NO_STATE = State()
 Validate = Callable[[PolicyNetwork], dict[str, float]]
 
 
@@ -118,7 +119,7 @@ def train(
     *,
     seed: int,
     previous: Training | None = None,
-    state: Path | None = None,
+    state: State = NO_STATE,
     report: Callable[[dict[str, float]], Any] = lambda row: None,
 ) -> Training:
     """Train the policy of one kind and return the checkpoint that did best in validation.
@@ -128,7 +129,7 @@ def train(
         kind: `depth` or `size`.
         validate: gives the validation's numbers of an actor, `speedup` among them.
         previous: actor and critic to start from; None starts from chance.
-        state: folder for resuming; None keeps nothing.
+        state: where to keep checkpoints for resuming.
         report: called with every row of the curves.
     """
     ends = segment_ends(settings.of(kind, "steps"), settings)
@@ -137,7 +138,7 @@ def train(
     start = export_network(actor_layers(model))
     best = Training(start, export_network(critic_layers(model)))
     first = 0
-    if state is not None and (saved := load_state(state, model, env.reward)) is not None:
+    if (saved := state.load(model, env.reward)) is not None:
         first, best = saved
     else:
         _record(best, model, validate(start), env, follow, report)
@@ -153,8 +154,7 @@ def train(
         if row["speedup"] >= max(r["speedup"] for r in best.curves):
             best.actor, best.critic = actor, export_network(critic_layers(model))
             best.best_steps = model.num_timesteps
-        if state is not None:
-            save_state(state, segment + 1, model, env.reward, best)
+        state.save(segment + 1, model, env.reward, best)
     return best
 
 

@@ -1,9 +1,9 @@
 """What a policy is paid for a finished draft-and-verify cycle.
 
 `throughput`, `acceptance` and `time` are the paper's reward and its ablations (table 2). `marginal` pays
-tokens - rate * seconds. With `rate` the long-run throughput the policies attain, the policy that maximises its
-mean maximises sum of tokens / sum of seconds (Dinkelbach's method; the marginal value theorem), where the mean
-of per-cycle ratios spends too much on hard cycles and too little on easy ones.
+tokens - rate * seconds. With `rate` the long-run throughput the policies attain, the policy that maximises
+its mean maximises sum of tokens / sum of seconds (Dinkelbach's method; the marginal value theorem), where the
+mean of per-cycle ratios spends too much on hard cycles and too little on easy ones.
 """
 
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ class ReplayVecEnv(VecEnv):
     """L lanes that walk along the answers of a `ReplayWorld`; what both environments share.
 
     Observations are float32 [L, spec.width]. Episodes end by themselves and are never cut off, so no terminal
-    observations are given. `tokens` and `seconds` add up the cycles finished since they were last set to zero.
+    observations are given. `tokens` and `seconds` add up cycles finished since they were last set to zero.
     """
 
     def __init__(

@@ -1,0 +1,151 @@
+"""Environments: Gymnasium's own check, rewards by hand, many lanes equal one, speed."""
+
+import time
+
+import gymnasium
+import ltd.envs  # noqa: F401, registers the environments
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from ltd.choices import FixedDepth, FixedSize
+from ltd.errors import InputError
+from ltd.observations import ObservationSpec
+from ltd.replay import ReplayTable
+from ltd.replay_walk import ReplayWorld
+from ltd.rewards import Reward, best_rate
+from ltd.vector_env import DepthVecEnv, SizeVecEnv
+from synthetic import synthetic_profile, synthetic_traces
+
+SIZES = (1, 2, 4, 8, 16)
+SPEC = ObservationSpec(("mass", "best", "beam", "one_hot_depth", "length", "recent"), 4, 6, SIZES)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return ReplayWorld(synthetic_traces(), synthetic_profile(), SIZES)
+
+
+def throughput(world):
+    return Reward("throughput", world.step_seconds)
+
+
+@pytest.mark.parametrize("name", ["ltd/Depth-v0", "ltd/Size-v0"])
+@pytest.mark.filterwarnings("ignore:.*Box observation space")
+def test_gymnasium_accepts_the_environments(name):
+    env = gymnasium.make(name, traces=synthetic_traces(), profile=synthetic_profile(), sizes=SIZES)
+    check_env(env.unwrapped, skip_render_check=True)
+
+
+def test_depth_rewards_are_those_of_the_replay_table(world):
+    """Drafting on pays nothing; stopping pays the cycle's tokens per autoregressive step's time."""
+    env = DepthVecEnv(world, SPEC, throughput(world), FixedSize(4, decisions=1), lanes=16, first_decision=1)
+    env.reset()
+    table, rng = ReplayTable(world.traces), np.random.default_rng(0)
+    finished = 0
+    for _ in range(100):
+        position, depth, rows = (x.copy() for x in (env.walk.position, env.walk.depth, env.walk.rows))
+        actions = rng.integers(0, 2, 16)
+        asked = env.walk.decisions + 1
+        _, rewards, dones, _ = env.step(actions)
+        stopped = (actions == 0) | (depth + 1 >= world.max_depth)
+        reached = np.minimum(depth + actions, world.max_depth)
+        tokens = table.tokens(position, reached, 4)
+        context = world.traces.context_length[position]
+        seconds = world.profile.cycle_seconds(reached, 4, context, rows, asked, 1)
+        assert np.allclose(rewards, np.where(stopped, tokens / seconds * world.step_seconds, 0), rtol=1e-5)
+        assert np.array_equal(dones, stopped)
+        finished += stopped.sum()
+    assert finished > 100
+
+
+def test_plain_steps_are_paid_as_autoregressive_ones(world):
+    env = DepthVecEnv(world, SPEC, Reward("time", 1.0), FixedSize(4, decisions=1), lanes=4)
+    env.reset()
+    position = env.walk.position.copy()
+    _, rewards, _, _ = env.step(np.zeros(4, dtype=int))
+    plain = world.profile.autoregressive_step(world.traces.context_length[position])
+    assert np.allclose(-rewards, plain + world.profile.depth_policy)
+    assert (env.walk.rows[env.walk.position == position + 1] == 2).all()
+
+
+def test_whole_answers_end_where_the_answer_ends(world):
+    env = SizeVecEnv(world, SPEC, throughput(world), FixedDepth(2), lanes=32, whole_answers=True)
+    env.reset()
+    for _ in range(50):
+        position = env.walk.position.copy()
+        _, _, dones, _ = env.step(np.full(32, 2))
+        tokens = world.table.tokens(position, 2, 4)
+        assert np.array_equal(dones, tokens == world.traces.tokens_left[position])
+        assert np.array_equal(env.walk.position[~dones], (position + tokens)[~dones])
+        assert np.isin(env.walk.position[dones], world.starts).all()
+
+
+def test_random_depths_are_uniform_from_one(world):
+    env = SizeVecEnv(world, SPEC, throughput(world), lanes=64)
+    env.reset()
+    depths = []
+    for _ in range(100):
+        depths.append(env.walk.depth.copy())
+        env.step(np.zeros(64, dtype=int))
+    counts = np.bincount(np.concatenate(depths), minlength=world.max_depth + 1)
+    assert counts[0] == 0
+    expected = counts.sum() / world.max_depth
+    assert ((counts[1:] - expected) ** 2 / expected).sum() < 25  # chi-square, 5 degrees of freedom
+
+
+def test_a_depth_policy_that_never_drafts_does_not_hang_the_size_environment(world):
+    env = SizeVecEnv(world, SPEC, throughput(world), FixedDepth(0), lanes=4)
+    env.reset()
+    assert (env.walk.depth == 1).all()
+
+
+def test_decision_interval_drafts_on_between_decisions(world):
+    env = DepthVecEnv(world, SPEC, throughput(world), FixedSize(4, 1), lanes=4, first_decision=1, interval=2)
+    env.reset()
+    env.step(np.ones(4, dtype=int))
+    assert (env.walk.depth == 3).all() and (env.walk.decisions == 1).all()
+
+
+def test_same_seed_same_lanes(world):
+    runs = []
+    for _ in range(2):
+        env = SizeVecEnv(world, SPEC, throughput(world), lanes=8, seed=5)
+        env.reset()
+        runs.append([env.step(np.full(8, 1))[0] for _ in range(20)])
+    assert np.array_equal(runs[0], runs[1])
+
+
+def test_rewards():
+    tokens, seconds = np.asarray([4, 1]), np.asarray([2.0, 0.5])
+    expected = {"throughput": [1, 1], "acceptance": [4, 1], "time": [-4, -1], "marginal": [-2, -0.5]}
+    for kind, value in expected.items():
+        assert np.allclose(Reward(kind, 0.5, rate=1.5)(tokens, seconds), value), kind
+    with pytest.raises(InputError, match="'speed' is unknown"):
+        Reward("speed", 1.0)
+
+
+def test_marginal_rate_finds_the_closed_form_optimum():
+    """Hard cycles bring 1.2 tokens in 10 s whatever is done; easy ones 4 in 10 s or 8 in 22 s, equally often.
+
+    Mean of ratios prefers the first (0.26 to 0.242); sum over sum the second (9.2 / 32 to 5.2 / 20).
+    """
+    tokens, seconds = np.asarray([[1.2, 1.2], [4, 8]]), np.asarray([[10.0, 10], [10, 22]])
+    rate, actions = best_rate(tokens, seconds, np.ones(2))
+    assert rate == pytest.approx(9.2 / 32)
+    assert actions[1] == 1
+    assert np.argmax((tokens / seconds).mean(axis=0)) == 0
+
+
+def test_depth_environment_is_fast(world):
+    """The target is 300,000 steps a second on two cores; half of it allows for a busy machine."""
+    env = DepthVecEnv(world, SPEC, throughput(world), FixedSize(8, 1), lanes=256)
+    env.reset()
+    actions = np.random.default_rng(0).integers(0, 2, (200, 256))
+    best = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        for row in actions:
+            env.step(row)
+        best = min(best, time.perf_counter() - start)
+    print(f"{actions.size / best:,.0f} steps/s")
+    assert actions.size / best > 150_000

@@ -1,0 +1,104 @@
+"""Observations: values by hand, and the same numbers live and in replay."""
+
+import numpy as np
+import pytest
+import torch
+from ltd.controllers import DraftState
+from ltd.errors import InputError
+from ltd.observations import PARTS, DraftView, ObservationSpec, RecentCycles, pool_size
+from ltd.policies import Policy, PolicyController, PolicyNetwork
+from ltd.replay_walk import ReplayWorld
+from synthetic import synthetic_profile, synthetic_traces
+
+SIZES = (1, 2, 4, 30)
+
+
+def view(scores, depth, context=7):
+    scores = np.asarray(scores, dtype=np.float32)
+    rows = len(scores)
+    return DraftView(
+        scores, np.full(rows, depth), np.full(rows, context), RecentCycles(rows).values, np.ones(rows)
+    )
+
+
+def observe(part, scores, depth, beam=2, max_depth=3, top=4):
+    return ObservationSpec((part,), beam, max_depth, SIZES, top).observe(view(scores, depth))
+
+
+# Beam 2, depth 3: levels at 0..1, 2..5, 6..9; numbers beyond the depth must not matter.
+SCORES = -np.asarray([[1, 2, 3, 4, 5, 6, 0, 0, 0, 0.0]])
+
+
+def test_widths_are_what_is_observed():
+    for part in PARTS:
+        spec = ObservationSpec((part,), 2, 3, SIZES, 4)
+        assert spec.observe(view(SCORES, 2)).shape == (1, spec.width), part
+
+
+def test_paper_parts_are_the_raw_scores_zero_padded():
+    assert np.array_equal(observe("nodes", SCORES, 2)[0], [-1, -2, -3, -4, -5, -6, 0, 0, 0, 0])
+    assert np.array_equal(observe("level", SCORES, 2)[0], [-3, -4, -5, -6])
+    assert np.array_equal(observe("level", SCORES, 1)[0], [-1, -2, 0, 0])
+    assert np.array_equal(observe("level", SCORES, 0)[0], [0, 0, 0, 0])
+
+
+def test_summaries_of_the_tree():
+    probabilities = np.exp(-np.arange(1.0, 7.0))
+    assert np.allclose(observe("top", SCORES, 2)[0], probabilities[:4])
+    sums = probabilities.cumsum()[[0, 1, 3, 5]]
+    assert np.allclose(observe("mass", SCORES, 2)[0] * 4, sums)
+    assert np.allclose(observe("best", SCORES, 2)[0], [-1 / 12, -3 / 12, -1])
+    assert np.allclose(observe("beam", SCORES, 2)[0], [-3 / 12, -4 / 12, np.exp(-3), np.exp(-4)])
+    assert np.array_equal(observe("one_hot_depth", SCORES, 2)[0], [0, 0, 1, 0])
+    assert np.allclose(observe("length", SCORES, 2)[0], [0.007])
+
+
+def test_rows_of_different_depth_do_not_mix():
+    spec = ObservationSpec(("mass", "best", "beam", "nodes", "level"), 2, 3, SIZES)
+    both = np.repeat(SCORES, 3, axis=0).astype(np.float32)
+    depth = np.asarray([1, 3, 0])
+    batch = DraftView(both, depth, depth, RecentCycles(3).values)
+    for row, expected in enumerate(depth):
+        assert np.array_equal(spec.observe(batch)[row], spec.observe(view(SCORES, expected))[0])
+
+
+def test_recent_cycles_follow_the_answer():
+    recent = RecentCycles(2)
+    lanes = np.arange(2)
+    recent.update(lanes, np.asarray([3, 0]), np.asarray([5, 0]))
+    assert np.allclose(recent.values, [[5, 2.6, 6], [2, 2, 2]])
+    recent.reset(lanes[:1])
+    assert np.allclose(recent.values[0], [2, 2, 1])
+
+
+def test_live_and_replayed_observations_are_identical():
+    traces = synthetic_traces(with_optional=True)
+    world = ReplayWorld(traces, synthetic_profile(), SIZES)
+    parts = ("nodes", "level", "top", "mass", "best", "beam", "one_hot_depth", "length", "entropy", "recent")
+    spec = ObservationSpec(parts, traces.beam, traces.max_depth, SIZES)
+    network = PolicyNetwork([(np.zeros((len(SIZES), spec.width)), np.zeros(len(SIZES)))])
+    controller = PolicyController(1, Policy("size", network, spec, SIZES))
+    controller.begin(0)
+    rng = np.random.default_rng(1)
+    for position in rng.integers(len(traces), size=40):
+        depth = int(rng.integers(1, traces.max_depth + 1))
+        scores = torch.from_numpy(traces.scores[position].copy())
+        scores[int(pool_size(depth, traces.beam)) :] = -torch.inf
+        state = DraftState(traces.max_depth, traces.beam, scores, depth, int(traces.context_length[position]))
+        state.entropy = lambda p=position, d=depth: float(traces.entropy[p, d - 1])
+        live = spec.observe(controller._view(state))
+        replayed = world.observations(spec).rows(
+            np.asarray([position]), np.asarray([depth]), controller._recent.values
+        )
+        assert np.array_equal(live, replayed)
+
+
+def test_wrong_parts_are_refused():
+    with pytest.raises(InputError, match="'hidden' is unknown"):
+        ObservationSpec(("hidden",), 2, 3, SIZES)
+    with pytest.raises(InputError, match="must be the last"):
+        ObservationSpec(("recent", "depth"), 2, 3, SIZES)
+    with pytest.raises(InputError, match="no entropy"):
+        ReplayWorld(synthetic_traces(), synthetic_profile(), SIZES).observations(
+            ObservationSpec(("entropy", "mass"), 4, 6, SIZES)
+        )

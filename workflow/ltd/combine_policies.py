@@ -1,0 +1,55 @@
+"""Iteration 0 of a chain: combine the initial size and depth policies and validate the pair in replay."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltd.errors import InputError
+from ltd.files import read_json
+from ltd.latency import LatencyProfile
+from ltd.options import StageOptions, option, run_stage
+from ltd.policy_folders import SETTINGS, load_pair, save_pair, scalars, validate_pair
+from ltd.policy_settings import PolicySettings, with_overrides
+from ltd.replay_walk import ReplayWorld
+from ltd.traces import Traces
+from ltd.train_policy import of_tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombinePoliciesOptions(StageOptions):
+    """Options of the combination."""
+
+    size: Path = option(help="folder of the initial size policy")
+    depth: Path = option(help="folder of the initial depth policy")
+    validation_traces: Path = option(help="traces of the validation prompts")
+    profile: Path = option(help="latency profile of the machine")
+    output: Path = option(help="folder of the pair")
+
+
+def combine_policies(options: CombinePoliciesOptions, run: Any) -> None:
+    """Write the pair and its validation."""
+    pair = {}
+    for kind, folder in (("size", options.size), ("depth", options.depth)):
+        found = load_pair(folder)
+        if kind not in found:
+            raise InputError(f"{folder}: no {kind} policy in this folder")
+        pair[kind] = found[kind]
+    source = options.size / SETTINGS
+    settings = with_overrides(PolicySettings(), read_json(source), str(source))
+    traces = of_tasks(
+        Traces.load(options.validation_traces), settings.train_tasks, str(options.validation_traces)
+    )
+    world = ReplayWorld(traces, LatencyProfile.load(options.profile), settings.sizes)
+    validation = validate_pair(world, pair)
+    save_pair(options.output, pair, validation, settings)
+    run.metrics(scalars(validation))
+    run.artifact(options.output)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_stage("combine_policies", CombinePoliciesOptions, combine_policies, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Train one policy of a chain by PPO in replay: an initial size or depth policy, or a round of co-adaptation.
+
+Without --previous the policy starts from chance: the size policy against random depths, the depth policy
+against a fixed size. With --previous it goes on from that folder's policy against that folder's other one.
+"""
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltd.co_adaptation import KINDS, Pair, Workshop, train_policy_of
+from ltd.errors import InputError
+from ltd.files import file_hash, read_json
+from ltd.latency import LatencyProfile
+from ltd.options import StageOptions, option, run_stage
+from ltd.policy_folders import load_pair, save_pair, scalars, validate_pair
+from ltd.policy_settings import PolicySettings, with_overrides
+from ltd.presets import PRESETS, with_preset
+from ltd.replay_walk import ReplayWorld
+from ltd.traces import Traces
+from ltd.training_curves import curves_figure
+from ltd.training_state import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPolicyOptions(StageOptions, PolicySettings):
+    """Options of one policy training; the settings are those of the chain."""
+
+    policy: str = option(help="which policy to train", choices=KINDS)
+    traces: Path = option(help="traces of the training prompts")
+    validation_traces: Path = option(help="traces of the validation prompts")
+    profile: Path = option(help="latency profile of the machine to train for")
+    output: Path = option(help="folder of the trained policy, or of the pair")
+    previous: Path | None = option(None, "folder of the previous pair; none for the initial trainings")
+    preset: str = option("default", "settings that replace those given", choices=tuple(PRESETS))
+    settings: Path | None = option(
+        None, "JSON file whose `settings` replace those given: tuning/best.json"
+    )
+    state: Path | None = option(None, "folder of checkpoints for resuming; none keeps nothing")
+
+
+def chain_settings(options: TrainPolicyOptions) -> TrainPolicyOptions:
+    """Apply the preset, then the settings file."""
+    options = with_preset(options, options.preset)
+    if options.settings is None:
+        return options
+    value = read_json(options.settings)
+    if not isinstance(value, dict) or not isinstance(value.get("settings"), dict):
+        raise InputError(f"{options.settings}: settings: missing; expected an object of training settings")
+    return with_overrides(options, value["settings"], str(options.settings))
+
+
+def open_workshop(settings: PolicySettings, traces: Path, validation_traces: Path, profile: Path) -> Workshop:
+    """Read traces and profile; raises InputError when they do not belong together or a task is absent."""
+    machine = LatencyProfile.load(profile)
+    training = of_tasks(Traces.load(traces), settings.train_tasks, str(traces))
+    validation = of_tasks(Traces.load(validation_traces), settings.train_tasks, str(validation_traces))
+    trained_on = {
+        "traces": file_hash(traces),
+        "profile": file_hash(profile),
+        "target": training.target_hash,
+        "draft": training.draft_hash,
+    }
+    worlds = [ReplayWorld(part, machine, settings.sizes) for part in (training, validation)]
+    return Workshop(*worlds, settings, trained_on)
+
+
+def of_tasks(traces: Traces, tasks: tuple[str, ...], name: str) -> Traces:
+    """Keep the answers of some tasks (all when none is named); InputError for a task without any."""
+    missing = [task for task in tasks if task not in traces.tasks]
+    if missing:
+        known = ", ".join(sorted(set(traces.tasks)))
+        raise InputError(f"rl.train_tasks: {missing[0]!r} has no answers in {name}; it holds {known}")
+    if not tasks or set(tasks) == set(traces.tasks):
+        return traces
+    kept = np.flatnonzero([task in tasks for task in traces.tasks])
+    rows = np.isin(traces.sequence, kept)
+    columns = {column: values[rows] for column, values in traces.columns().items()}
+    columns["sequence"] = np.searchsorted(kept, columns["sequence"]).astype(np.int32)
+    return replace(traces, **columns, sequences=[traces.sequences[i] for i in kept])
+
+
+def train_policy(options: TrainPolicyOptions, run: Any) -> None:
+    """Train, validate, and write the folder."""
+    settings = chain_settings(options)
+    workshop = open_workshop(settings, options.traces, options.validation_traces, options.profile)
+    previous: Pair = {}
+    if options.previous is not None:
+        previous = load_pair(options.previous)
+        check_previous(previous, workshop, options.previous)
+    run.params({f"effective.{name}": value for name, value in settings.values().items()})
+
+    def report(row: dict[str, float]) -> None:
+        run.metrics({f"{options.policy}.{key}": value for key, value in row.items()}, int(row["steps"]))
+
+    seed = training_seed(options.seed, options.output.name)
+    state = State(options.state, fingerprint(workshop, options))
+    trained = train_policy_of(workshop, options.policy, previous, seed=seed, state=state, report=report)
+    pair = previous | {options.policy: trained}
+    if len(pair) == len(KINDS):
+        validation = validate_pair(workshop.validation, pair)
+    else:
+        validation = max(trained.training.curves, key=lambda row: row["speedup"])
+    save_pair(options.output, pair, validation, settings)
+    state.forget()
+    run.metrics(scalars(validation))
+    run.figure(curves_figure(options.policy, trained.training), f"{options.policy}_training.png")
+    run.artifact(options.output)
+
+
+def training_seed(seed: int, name: str) -> int:
+    """A seed of its own for every training of a chain, by its folder's name."""
+    return seed * 100_003 + zlib.crc32(name.encode()) % 100_003
+
+
+def fingerprint(workshop: Workshop, options: TrainPolicyOptions) -> str:
+    """Identify what a checkpoint belongs to: settings, data, machine, and the policies it started from."""
+    previous = file_hash(options.previous) if options.previous else None
+    content = [workshop.settings.values(), workshop.trained_on, options.policy, options.seed, previous]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_previous(previous: Pair, workshop: Workshop, folder: Path) -> None:
+    """Raise InputError unless the previous pair is whole and sees and does what these settings say."""
+    for kind in KINDS:
+        if kind not in previous:
+            raise InputError(f"{folder}: no {kind} policy; a round needs the pair of the one before")
+        policy, spec = previous[kind].policy, workshop.spec(kind)
+        if policy.spec != spec:
+            raise InputError(
+                f"{folder}: the {kind} policy observes {policy.spec}, these settings ask for {spec}"
+            )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_stage("train_policy", TrainPolicyOptions, train_policy, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()
