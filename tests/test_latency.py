@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from synthetic import synthetic_profile, synthetic_traces
-
 from ltd.dense_latency import check_together, dense_for, dense_latency
 from ltd.errors import InputError
 from ltd.latency import LatencyProfile
+from synthetic import synthetic_profile, synthetic_traces
 
 
 @pytest.fixture

@@ -5,16 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from saved_engine import save_engine
-from tiny_engine import tiny_answers, tiny_head, tiny_target
-
 from ltd import record_traces as stage
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
 from ltd.responses import Responses, Sequence
 from ltd.target import TargetModel
-from ltd.tracking import StageRun
 from ltd.traces import Traces, check
+from ltd.tracking import StageRun
+from saved_engine import save_engine
+from tiny_engine import tiny_answers, tiny_head, tiny_target
 
 HASHES = {"target_hash": "target", "draft_hash": "draft"}
 

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from synthetic import synthetic_traces
-
 from ltd.replay import ReplayTable
 from ltd.traces import level_starts, pool_size, true_path_ranks
+from synthetic import synthetic_traces
 
 
 def parent_of(traces, index, node):

@@ -4,15 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from synthetic import synthetic_profile, synthetic_traces
-from tiny_engine import tiny_answers, tiny_drafter, tiny_head, tiny_target
-
 from ltd import decoding, phases
 from ltd.controllers import StaticController
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
 from ltd.replay import ReplayTable
 from ltd.simulator import simulate, static_grid
+from synthetic import synthetic_profile, synthetic_traces
+from tiny_engine import tiny_answers, tiny_drafter, tiny_head, tiny_target
 
 BEAM, DEPTH = 3, 5
 HASHES = {"target_hash": "target", "draft_hash": "draft"}

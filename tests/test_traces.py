@@ -4,10 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from synthetic import synthetic_traces
-
 from ltd.errors import InputError
 from ltd.traces import Traces, check
+from synthetic import synthetic_traces
 
 
 def test_file_round_trip(tmp_path):

@@ -1,0 +1,69 @@
+"""The grid search stage: winners and bounds in one file, several beam widths, wrong input in one line."""
+
+import pytest
+from ltd.errors import InputError
+from ltd.files import read_json
+from ltd.grid_search import GridSearchOptions, grid_search
+from ltd.simulator import static_grid
+from ltd.tracking import StageRun
+from synthetic import synthetic_profile, synthetic_traces
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Traces and profile of beam 4 and of beam 2."""
+    for beam in (4, 2):
+        synthetic_traces(seed=beam, beam=beam).save(tmp_path / f"traces-{beam}")
+        synthetic_profile(beam=beam, max_size=24).save(tmp_path / f"profile-{beam}.json")
+    return tmp_path
+
+
+def make_options(folder, traces, profiles, max_size=24):
+    return GridSearchOptions(
+        traces=tuple(folder / f"traces-{beam}" for beam in traces),
+        profiles=tuple(folder / f"profile-{beam}.json" for beam in profiles),
+        output=folder / "grid.json",
+        max_size=max_size,
+    )
+
+
+def test_winners_and_bounds(files, capsys):
+    grid_search(make_options(files, [2, 4], [2, 4]), StageRun())
+    result = read_json(files / "grid.json")
+    assert {grid["beam"] for grid in result["grids"]} == {2, 4}
+    first, second = result["grids"]
+    assert first["overall"]["tokens_per_second"] >= second["overall"]["tokens_per_second"]
+    assert result["best"] == first["overall"] | {"beam": first["beam"]}
+    for grid in result["grids"]:
+        beam = grid["beam"]
+        table = static_grid(
+            synthetic_traces(seed=beam, beam=beam), synthetic_profile(beam=beam), range(7), range(1, 25)
+        )
+        depth, size, throughput = table.best()
+        assert (grid["overall"]["depth"], grid["overall"]["size"]) == (depth, size)
+        assert grid["overall"]["tokens_per_second"] == pytest.approx(throughput)
+        assert grid["overall"]["speedup"] == pytest.approx(throughput / table.setting(0, 1).throughput())
+        bounds = grid["bounds"]
+        for task in ("overall", "chat", "code"):
+            assert bounds["oracle"][task] >= bounds["one_choice_per_task"][task] >= bounds["overall"][task]
+        assert grid["tasks"]["code"]["tokens_per_second"] == pytest.approx(
+            bounds["one_choice_per_task"]["code"]
+        )
+        assert len(grid["tokens_per_second"]) == 7 and len(grid["tokens_per_second"][0]) == 24
+    assert capsys.readouterr().out.count("overall") >= 2
+
+
+@pytest.mark.parametrize(
+    ("traces", "profiles", "max_size", "message"),
+    [
+        ([4], [2], 24, "beam: 2, but the traces have beam 4"),
+        ([4], [4], 25, "tables.verify: 25"),
+        ([4], [4], 0, "max_size: 0"),
+        ([4], [], 24, "profiles: 0 given for 1"),
+        ([3], [4], 24, "no such trace file"),
+    ],
+)
+def test_mixed_up_files_are_refused(files, traces, profiles, max_size, message):
+    with pytest.raises(InputError, match=message) as error:
+        grid_search(make_options(files, traces, profiles, max_size), StageRun())
+    assert "\n" not in str(error.value) and not (files / "grid.json").exists()
