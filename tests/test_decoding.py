@@ -87,7 +87,9 @@ def test_sampled_output_is_the_same_for_every_controller(options):
 
 
 def test_end_of_sequence_inside_an_accepted_path():
-    """Every token of an answer in turn plays the end-of-sequence token; nothing after it is returned or counted."""
+    """Every token of an answer in turn plays the end-of-sequence token; nothing after it is returned or
+    counted.
+    """
     target = random_target()
     drafter = random_drafter(target)
     full = decode(target, drafter, StaticController(4, 40), PROMPT, max_new_tokens=60, temperature=1.5)

@@ -86,7 +86,7 @@ class ModelForward:
             self.reset()
             expected += [self.append(token[None])[0] for token in chain]
         self.reset()
-        ancestors = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], dtype=torch.bool, device=self.device)
+        ancestors = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], device=self.device).bool()
         tokens, depths = (
             torch.tensor([1, 2, 3], device=self.device),
             torch.tensor([0, 1, 1], device=self.device),

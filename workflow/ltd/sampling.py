@@ -63,6 +63,12 @@ def noise_key(seed: int, position: int) -> int:
     return key ^ (key >> 31)
 
 
+def fill_gumbel(out: Tensor, generator: torch.Generator, key: int) -> Tensor:
+    """Fill `out` with the Gumbel noise that belongs to `key`."""
+    generator.manual_seed(key)
+    return out.exponential_(generator=generator).log_().neg_()
+
+
 class TokenSampler:
     """Chooses the target's token at output positions, for up to `max_depth` positions ahead."""
 
@@ -92,17 +98,23 @@ class TokenSampler:
 
     def _draw(self, position: int, row: int) -> None:
         if self._position[row] != position:
-            self._generator.manual_seed(noise_key(self.options.seed, position))
-            self._noise[row].exponential_(generator=self._generator).log_().neg_()
+            fill_gumbel(self._noise[row], self._generator, noise_key(self.options.seed, position))
             self._position[row] = position
 
 
+def accepted_mask(tree: DraftTree, chosen: Tensor) -> Tensor:
+    """Which rows bool [..., R] the target's tokens `chosen` [..., R] reach: the root, then a path of nodes.
+
+    Siblings are different tokens, so at most one child of a row is what the target chose there.
+    """
+    strays = tree.tokens != chosen.index_select(-1, tree.parents)
+    strays[..., 0] = False
+    return ~(tree.ancestors & strays[..., None, :]).any(dim=-1)
+
+
 def accepted_rows(tree: DraftTree, chosen: Tensor) -> Tensor:
-    """Rows [m] of the path that the target's tokens `chosen` [R] follow from the root (row 0, always there)
-    down.
+    """Rows [m] of the accepted path, from the root (row 0, always there) down, for `chosen` [R].
 
     The target's tokens at these rows are the cycle's output: the accepted draft tokens, then its own.
     """
-    strays = tree.tokens != chosen.index_select(0, tree.parents)
-    strays[0] = False
-    return (~(tree.ancestors & strays).any(dim=1)).nonzero()[:, 0]
+    return accepted_mask(tree, chosen).nonzero()[:, 0]

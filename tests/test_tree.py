@@ -1,0 +1,149 @@
+"""Draft trees against a plain Python construction: numbering, selection, ties, masks, and the drafts
+themselves.
+"""
+
+import pytest
+import torch
+from engine_models import random_drafter, random_head, random_target
+from ltd.drafting import Drafter
+from ltd.eagle3 import Eagle3Head
+from ltd.tree import PoolLayout, build_tree, level_start, pool_size, top_nodes
+
+CPU = torch.device("cpu")
+
+
+def random_pool(beam, depth, seed, rounding=None):
+    """Scores, tokens, paths, and the parent of every node (-1: the root), built one node at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.full((pool_size(beam, depth),), float("-inf"))
+    parents, paths = [-1] * beam, torch.full((depth * beam, depth), -1)
+
+    def steps(count):
+        values = -torch.rand(count, generator=generator) * 2
+        return values if rounding is None else (values / rounding).round() * rounding
+
+    scores[:beam] = steps(beam)
+    beams = list(range(beam))
+    for level in range(2, depth + 1):
+        start = level_start(beam, level)
+        for rank, node in enumerate(beams):
+            slot = (level - 1) * beam + rank
+            chain = [node]
+            while parents[chain[-1]] >= 0:
+                chain.append(parents[chain[-1]])
+            paths[slot, : level - 1] = torch.tensor(chain[::-1])
+            first = start + rank * beam
+            scores[first : first + beam] = scores[node] + steps(beam)
+            parents += [node] * beam
+        level_scores = scores[start : start + beam * beam].tolist()
+        order = sorted(range(beam * beam), key=lambda i: (-level_scores[i], i))
+        beams = [start + index for index in order[:beam]] if level > 1 else beams
+    tokens = torch.randperm(10_000, generator=generator)[: len(scores)]
+    return scores, tokens, paths, parents
+
+
+@pytest.mark.parametrize("rounding", [None, 0.5])
+@pytest.mark.parametrize(("beam", "depth"), [(1, 4), (3, 1), (4, 5), (10, 12)])
+def test_selected_trees_are_closed_and_rightly_connected(beam, depth, rounding):
+    """With `rounding`, scores tie within and across levels, zero steps included."""
+    for seed in range(3):
+        scores, tokens, paths, parents = random_pool(beam, depth, seed, rounding)
+        layout = PoolLayout(beam, depth, CPU)
+        for size in (1, 2, 7, 60, 2000):
+            nodes = top_nodes(scores, size).sort().values
+            reference = sorted(range(len(scores)), key=lambda i: (-scores[i].item(), i))[:size]
+            assert nodes.tolist() == sorted(reference)
+            tree = build_tree(nodes, layout, paths, tokens, torch.tensor([77]))
+            row_of = {-1: 0} | {node: row for row, node in enumerate(nodes.tolist(), start=1)}
+            assert tree.size == min(size, len(scores))
+            assert tree.tokens.tolist() == [77, *tokens[nodes].tolist()]
+            assert tree.parents.tolist() == [0] + [row_of[parents[node]] for node in nodes.tolist()]
+            depths, ancestors = [0], [{0}]
+            for row in range(1, tree.size + 1):
+                parent = tree.parents[row].item()
+                depths.append(depths[parent] + 1)
+                ancestors.append(ancestors[parent] | {row})
+            assert tree.depths.tolist() == depths
+            assert [set(row.nonzero()[:, 0].tolist()) for row in tree.ancestors] == ancestors
+
+
+def naive_levels(head: Eagle3Head, taps, tokens, beam, depth):
+    """Tree levels from the head's own forward over whole paths, no cache: (path, score) per node, pool
+    order.
+    """
+
+    def children(path, score):
+        features, ids = head.fuse(taps), tokens
+        hidden = None
+        for step in range(len(path) + 1):
+            rows = len(ids)
+            mask = torch.ones(rows, rows, dtype=torch.bool).tril()[None, None]
+            hidden, _ = head(features[None], ids[None], torch.arange(rows)[None], mask)
+            if step < len(path):
+                features = torch.cat([features, hidden[0, -1:]])
+                ids = torch.cat([ids, torch.tensor([path[step]])])
+        log_probs = head.logits(hidden[0, -1]).log_softmax(-1)
+        best = log_probs.topk(beam)
+        ids = head.to_target(best.indices).tolist()
+        return [
+            ([*path, token], score + value) for token, value in zip(ids, best.values.tolist(), strict=True)
+        ]
+
+    level = children([], 0.0)
+    levels = [level]
+    for _ in range(depth - 1):
+        best = sorted(range(len(level)), key=lambda i: (-level[i][1], i))[:beam]
+        level = [child for index in best for child in children(*level[index])]
+        levels.append(level)
+    return levels
+
+
+@pytest.mark.parametrize("draft_vocab", [None, 11])
+def test_drafts_are_those_of_the_plain_head(draft_vocab):
+    target = random_target("qwen2")
+    head = random_head(target, draft_vocab=draft_vocab)
+    drafter = Drafter(head, beam=3, max_depth=4, max_context=160, packed=False)
+    prompt = torch.tensor([3, 14, 15, 9, 2, 6])
+    logits, taps = target.prefill(prompt)
+    tokens = torch.cat([prompt[1:], logits.argmax()[None]])
+    drafter.prefill(taps, prompt)
+    drafter.extend(taps[-1:], tokens[-1:])
+    for _ in range(3):
+        drafter.expand()
+    nodes = [node for level in naive_levels(head, taps, tokens, 3, 4) for node in level]
+    torch.testing.assert_close(
+        drafter.state.scores, torch.tensor([score for _, score in nodes]), rtol=1e-4, atol=1e-4
+    )
+    tree = drafter.select(len(nodes))
+    for row, (path, _) in enumerate(nodes, start=1):
+        assert tree.tokens[tree.ancestors[row]].tolist() == [tokens[-1].item(), *path]
+
+
+def test_many_deferred_rows_draft_the_same_tree():
+    """A prefix pass over more rows than fit one chunk equals the prefill of the same context."""
+    target = random_target(max_context=300)
+    tokens = torch.randint(0, 23, (200,), generator=torch.Generator().manual_seed(0))
+    _, taps = target.prefill(tokens[:-1])
+    late, early = (random_drafter(target) for _ in range(2))
+    late.prefill(taps[:5], tokens[:5])
+    late.defer(taps[4:100], tokens[5:101])
+    late.extend(taps[100:], tokens[101:])
+    early.prefill(taps, tokens[:-1])
+    early.extend(taps[-1:], tokens[-1:])
+    late.expand()
+    early.expand()
+    assert late.cache.length == early.cache.length == 199
+    torch.testing.assert_close(late.state.scores, early.state.scores, rtol=1e-4, atol=1e-4)
+
+
+def test_entropy_is_that_of_the_best_row():
+    target = random_target()
+    drafter = random_drafter(target, beam=23, max_depth=2)
+    _, taps = target.prefill([1, 2, 3])
+    drafter.prefill(taps, torch.tensor([1, 2, 3]))
+    drafter.extend(taps[-1:], torch.tensor([4]))
+    level = drafter.state.scores[:23]
+    assert drafter.state.entropy() == pytest.approx(-(level.exp() * level).sum().item(), rel=1e-5)
+    drafter.expand()
+    children = drafter.state.scores[23 : 2 * 23] - level[0]
+    assert drafter.state.entropy() == pytest.approx(-(children.exp() * children).sum().item(), rel=1e-4)
