@@ -75,9 +75,10 @@ def _connect(experiment: Path) -> str:
     known = mlflow.get_experiment_by_name(experiment.name)
     if known is not None:
         return known.experiment_id
-    # Named explicitly, because MLflow would otherwise record the working directory of whoever came first.
-    remote = "MLFLOW_TRACKING_URI" in os.environ
-    location = None if remote else (results / "mlflow_artifacts" / experiment.name).as_uri()
+    # A server decides itself where artifacts go; for a database the folder is named, because MLflow would
+    # otherwise record the working directory of whoever came first.
+    server = tracking_uri(results).startswith("http")
+    location = None if server else (results / "mlflow_artifacts" / experiment.name).as_uri()
     return mlflow.create_experiment(experiment.name, artifact_location=location)
 
 
