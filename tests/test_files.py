@@ -32,7 +32,7 @@ def test_jsonl_error_names_file_and_line(tmp_path):
 
 
 def test_jsonl_round_trip(tmp_path):
-    rows = [{"turns": ["ä", "b\nc"]}, {"turns": []}]
+    rows = [{"turns": ["ä", "b\nc\u2028d"]}, {"turns": []}]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert read_jsonl(tmp_path / "rows.jsonl") == rows
 

@@ -22,7 +22,13 @@ class Example(StageOptions):
 
 
 def test_block_survives_the_command_line():
-    block = {"learning_rate": 0.5, "sizes": [3, 5], "packed": False, "path": "a folder/with 'quotes'", "seed": 7}
+    block = {
+        "learning_rate": 0.5,
+        "sizes": [3, 5],
+        "packed": False,
+        "path": "a folder/with 'quotes'",
+        "seed": 7,
+    }
     options = parse_options(Example, "", shlex.split("--output there " + command_line(block)))
     assert options == Example(
         output=Path("there"),

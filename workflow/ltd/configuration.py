@@ -1,6 +1,7 @@
 """Checks of config.yaml before any work is done; every complaint is one line that names the key or file."""
 
 import difflib
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -10,7 +11,7 @@ import jsonschema
 import yaml
 
 from ltd.errors import InputError
-from ltd.files import read_json, read_jsonl
+from ltd.files import read_json
 
 Config = dict[str, Any]
 
@@ -61,9 +62,11 @@ def check_values(config: Config) -> None:
     for key, block in (("train_tasks", "rl"), ("test_tasks", "benchmark")):
         for task in config[block][key]:
             if task not in tasks:
-                raise InputError(f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}")
+                raise InputError(
+                    f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
+                )
     sizes = config["rl"]["sizes"]
-    if any(a >= b for a, b in zip(sizes, sizes[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(sizes)):
         raise InputError(f"rl.sizes: {sizes} is not ascending; list each size once, smallest first")
     unrolled, deepest = config["draft"]["unroll_steps"], config["tree"]["max_depth"]
     if config["draft"]["path"] is None and unrolled < deepest:
@@ -84,6 +87,8 @@ def check_prompt_files(config: Config) -> None:
     folder = config["prompts"]["path"]
     if folder is None:
         return
+    from ltd.prompts import read_questions  # brings transformers along: seconds that most starts can save
+
     if not Path(folder).is_dir():
         raise InputError(f"prompts.path: {folder} is not a folder; give one with <task>.jsonl files")
     for task in config["prompts"]["tasks"]:
@@ -91,18 +96,8 @@ def check_prompt_files(config: Config) -> None:
         if not files:
             raise InputError(f"prompts.tasks: no {task}.jsonl under prompts.path {folder}")
         for file in files:
-            check_questions(file)
-
-
-def check_questions(file: Path) -> None:
-    """Check a file in EAGLE's question format: every line an object with a non-empty list `turns`."""
-    rows = read_jsonl(file)
-    if not rows:
-        raise InputError(f"{file}: no prompts; write one question a line")
-    for number, row in enumerate(rows, start=1):
-        turns = row.get("turns")
-        if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
-            raise InputError(f"{file}, line {number}: no `turns`; expected a non-empty list of strings")
+            if not read_questions(file):
+                raise InputError(f"{file}: no prompts; write one question a line")
 
 
 def check_model_folder(key: str, path: str) -> None:
@@ -130,7 +125,9 @@ def check_safetensors(file: Path) -> None:
         if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
             raise InputError(f"{file}: {remedy}")
         header = json.loads(stream.read(length))
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    end = max(
+        (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+    )
     if 8 + length + end != size:
         raise InputError(f"{file}: {size} bytes, its header says {8 + length + end}; {remedy}")
 
@@ -144,5 +141,5 @@ def check_chat_template(path: str) -> None:
     inside = settings.is_file() and "chat_template" in read_json(settings)
     if not inside and not (folder / "chat_template.jinja").is_file():
         raise InputError(
-            f"target.path: the tokenizer in {path} has no chat template; add chat_template.jinja to the folder"
+            f"target.path: the tokenizer in {path} has no chat template; add a chat_template.jinja"
         )

@@ -64,7 +64,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -98,7 +98,7 @@ def file_hash(*paths: str | Path) -> str:
         )
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-        for file in files:
+        for file in filter(Path.is_file, files):
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             digest.update(name.encode())
             with file.open("rb") as stream:
