@@ -116,7 +116,7 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
     return {method: makers[method]() for method in options.methods}
 
 
-def check(options: BenchmarkOptions) -> None:
+def check(options: BenchmarkOptions, profile: LatencyProfile) -> None:
     """Refuse what cannot be measured before any work is done."""
     if BASELINE not in options.methods:
         raise InputError(f"benchmark.methods: {BASELINE!r} is missing; every speedup is relative to it")
@@ -124,6 +124,11 @@ def check(options: BenchmarkOptions) -> None:
         if getattr(options, name) < 1:
             raise InputError(
                 f"benchmark.{name}: {getattr(options, name)} is not positive; expected at least 1"
+            )
+    for name, largest in (("default_depth", profile.max_depth), ("default_size", profile.max_size)):
+        if getattr(options, name) > largest:
+            raise InputError(
+                f"benchmark.{name}: {getattr(options, name)} exceeds the {largest} of the latency profile"
             )
 
 
@@ -196,13 +201,15 @@ def record(
     }
 
 
-def tables(records: list[dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the runs and the cycles as tables with the columns that `ltd.summary` needs."""
+def tables(records: list[dict[str, Any]], methods: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the runs and the cycles as tables with the columns that `ltd.summary` needs, by method."""
+    records = sorted(records, key=lambda entry: methods.index(entry["key"]["method"]))
     runs = pd.DataFrame([entry["key"] | entry["run"] for entry in records])
     cycles = pd.concat(
         [
             pd.DataFrame(entry["cycles"]).assign(**entry["key"], cycle=range(len(entry["cycles"]["tokens"])))
             for entry in records
+            if entry["run"]["tokens"]  # an answer that prefill alone finished has no cycle
         ],
         ignore_index=True,
     )
@@ -238,14 +245,14 @@ def make_engine(options: BenchmarkOptions, profile: LatencyProfile, temperature:
 
 def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     """The stage: decode, tabulate, compare with replay and with transformers, write."""
-    check(options)
     profile, traces = LatencyProfile.load(options.profile), Traces.load(options.traces)
+    check(options, profile)
     engine = make_engine(options, profile, traces.temperature)
     prompts = select_prompts(
         Responses.load(options.responses), options.test_tasks, options.prompts_per_task, options.seed
     )
     records = [entry for part in decode_all(engine, prompts, options, open_state(options)) for entry in part]
-    runs, cycles = tables(records)
+    runs, cycles = tables(records, options.methods)
     replayed = replay_rows(engine.controllers, traces, profile, prompts)
     summary = summarise(
         pd.concat([runs, replayed.runs]), pd.concat([cycles, replayed.cycles]), seed=options.seed

@@ -114,59 +114,64 @@ def tradeoff_figure(
 ) -> Figure:
     """The plane of static settings, shaded by replayed speedup, and where the methods work on it.
 
-    `grid`: depth, size, speedup. `policy` and `oracle`: depth and size of single cycles; marker areas are
-    shares of cycles. The oracle sees the future, so its marks bound what any choice can gain.
+    `grid`: depth, size, speedup. `policy` and `oracle`: depth and size of single cycles; the area of a mark
+    is its share of the cycles. The oracle sees the future, so its marks bound what any choice can gain.
     """
-    figure = Figure(figsize=(6.6, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     axes = figure.subplots()
-    table = grid.pivot(index="depth", columns="size", values="speedup")
-    sizes, depths = table.columns.to_numpy(), table.index.to_numpy()
-    image = axes.imshow(table, origin="lower", aspect="auto", cmap="Greys_r", interpolation="nearest")
-    figure.colorbar(image, ax=axes, label="static setting: speedup over autoregressive")
-    best = grid.loc[grid["speedup"].idxmax()]
-    place = (np.searchsorted(sizes, best["size"]), np.searchsorted(depths, best["depth"]))
-    axes.scatter(
-        *place,
-        marker="*",
-        s=220,
-        color="#ffffff",
-        edgecolor=INK,
-        linewidth=1.2,
-        zorder=4,
-        label=f"best static ({best['depth']:.0f}, {best['size']:.0f}): {best['speedup']:.2f}x",
+    table = grid[grid["depth"] > 0].pivot(index="depth", columns="size", values="speedup")
+    sizes, depths = table.columns.to_numpy(float), table.index.to_numpy(float)
+    image = axes.pcolormesh(_edges(sizes), _edges(depths), table, cmap="Greys_r", rasterized=True)
+    figure.colorbar(image, ax=axes, label="static setting: replayed speedup over autoregressive")
+    contours = axes.contour(
+        sizes, depths, table, levels=[1.0], colors="#ffffff", linewidths=1, linestyles="--"
     )
-    _cloud(axes, policy, sizes, depths, "#d55e00", "s", f"ltd, {len(policy)} cycles", offset=-0.16)
+    axes.clabel(contours, fmt=lambda level: f"{level:.0f}x", fontsize=7)
+    best = grid.loc[grid["speedup"].idxmax()]
+    _cloud(axes, policy, "#d55e00", "s", "ltd", shift=-0.15)
     if oracle is not None:
-        _cloud(axes, oracle, sizes, depths, "#56b4e9", "o", f"oracle: {oracle_speedup:.2f}x", offset=0.16)
-    axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
-    axes.set_yticks(range(len(depths)), [f"{depth:g}" for depth in depths])
+        _cloud(axes, oracle, "#56b4e9", "o", f"oracle: {oracle_speedup:.2f}x", shift=0.15)
+    label = f"best static ({best['depth']:.0f}, {best['size']:.0f}): {best['speedup']:.2f}x"
+    look = {"marker": "*", "s": 200, "color": "#ffffff", "edgecolor": INK, "linewidth": 1.2, "zorder": 4}
+    axes.scatter(best["size"], best["depth"], label=label, **look)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(left=0.7)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set_yticks(depths)
     axes.set(xlabel="size V (draft nodes verified)", ylabel="depth D (draft passes)")
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
-def _cloud(
-    axes: Axes,
-    choices: pd.DataFrame,
-    sizes: np.ndarray,
-    depths: np.ndarray,
-    colour: str,
-    marker: str,
-    label: str,
-    offset: float,
-) -> None:
-    """Mark the share of cycles at every (depth, size); plain steps (depth 0) have no place on the plane."""
+def _edges(centres: np.ndarray) -> np.ndarray:
+    """Borders half-way between the centres of cells."""
+    middle = (centres[1:] + centres[:-1]) / 2
+    first, last = 2 * centres[0] - middle[:1].sum(), 2 * centres[-1] - middle[-1:].sum()
+    if len(centres) == 1:
+        first, last = centres[0] - 0.5, centres[0] + 0.5
+    return np.concatenate([[first], middle, [last]])
+
+
+def _cloud(axes: Axes, choices: pd.DataFrame, colour: str, marker: str, name: str, shift: float) -> None:
+    """Mark the share of cycles at every (depth, size); plain steps (depth 0) have no place on the plane.
+
+    `shift` moves the marks off the depth's line, so that two clouds do not cover each other.
+    """
     drafted = choices[choices["depth"] > 0]
     counts = drafted.groupby(["depth", "size"]).size()
-    if counts.empty:
-        return
-    x = np.interp(counts.index.get_level_values("size"), sizes, np.arange(len(sizes))) + offset
-    y = np.interp(counts.index.get_level_values("depth"), depths, np.arange(len(depths)))
-    area = 900 * counts.to_numpy() / len(choices)
-    axes.scatter(
-        x, y, s=area, marker=marker, color=colour, edgecolor=INK, linewidth=0.5, alpha=0.85, zorder=3
-    )
-    axes.scatter([], [], s=40, marker=marker, color=colour, edgecolor=INK, linewidth=0.5, label=label)
+    skipped = 1 - len(drafted) / max(len(choices), 1)
+    label = name + (f", {100 * skipped:.0f}% plain steps" if skipped >= 0.005 else "")
+    look = {
+        "marker": marker,
+        "facecolor": colour,
+        "edgecolor": INK,
+        "linewidth": 0.5,
+        "alpha": 0.8,
+        "zorder": 3,
+    }
+    place = counts.index.get_level_values("size"), counts.index.get_level_values("depth") + shift
+    axes.scatter(*place, s=1500 * counts.to_numpy() / max(len(choices), 1), **look)
+    axes.scatter([], [], s=40, label=label, **look)
 
 
 def task_figure(summary: pd.DataFrame) -> Figure:

@@ -150,7 +150,7 @@ def _replayed(summary: pd.DataFrame, replay: pd.DataFrame) -> list[str]:
         ours, static, bound = (replay.loc[m, "speedup"] for m in (LEARNED, GRID, ORACLE))
         sentences.append(
             f"In replay the clairvoyant oracle reaches {bound:.2f}x, {GRID} {static:.2f}x and {LEARNED} "
-            f"{ours:.2f}x: {LEARNED} closes {100 * (ours - static) / (bound - static):.0f}% of the gap."
+            f"{ours:.2f}x" + _gap(ours, static, bound)
         )
     error = simulation_error(summary)
     error = error[(error["task"] == MEAN_TASK) & (error["method"] != BASELINE)]
@@ -162,6 +162,13 @@ def _replayed(summary: pd.DataFrame, replay: pd.DataFrame) -> list[str]:
             f"({worst['method']})."
         )
     return sentences
+
+
+def _gap(ours: float, static: float, bound: float) -> str:
+    """How much of what adapting can gain at most is gained; nothing where the oracle gains nothing."""
+    if bound <= static:
+        return "."
+    return f": {LEARNED} closes {100 * (ours - static) / (bound - static):.0f}% of the gap."
 
 
 def simulation_rows(summary: pd.DataFrame) -> pd.DataFrame:

@@ -110,25 +110,24 @@ def interpolation_error(
     and autoregressive step at a context between those of the axis; `cycles`: whole cycles of the decoding
     loop, all phases but the policies'. `bias` is the median error, `median` and `largest` are of its size.
     """
-    samples = timer.watch.samples()
-    sizes = [
-        (profile.verify(size, context), samples["verify", size, context])
-        for size in between(options.sizes)
-        for context in options.context_lengths
-    ]
-    context = timer.contexts[-1]
-    contexts = [(profile.verify(size, context), samples["verify", size, context]) for size in options.sizes]
-    contexts += [
-        (profile.draft_prefix(rows, context), samples["draft_prefix", rows, context]) for rows in timer.rows
-    ]
-    contexts += [(profile.autoregressive_step(context), samples["autoregressive_step", 1, context])]
-    depth, size, lengths, rows, ms = np.array(timer.live).T
-    cycles = profile.cycle_seconds(*(column.astype(int) for column in (depth, size, lengths, rows)))
-    return {
-        "verify_sizes": relative_errors(*zip(*((1e3 * float(p), median(m)) for p, m in sizes), strict=True)),
-        "contexts": relative_errors(*zip(*((1e3 * float(p), median(m)) for p, m in contexts), strict=True)),
-        "cycles": relative_errors(1e3 * cycles, ms),
+    samples, held_out = timer.watch.samples(), timer.contexts[-1]
+
+    def points(phase: str, axis: Iterable[int], contexts: Iterable[int]) -> list[tuple[float, float]]:
+        look_up = getattr(profile, phase)
+        keys = [(point, context) for point in axis for context in contexts]
+        return [(1e3 * float(look_up(*key)), median(samples[phase, *key])) for key in keys]
+
+    plain = 1e3 * float(profile.autoregressive_step(held_out))
+    pairs = {
+        "verify_sizes": points("verify", between(options.sizes), options.context_lengths),
+        "contexts": points("verify", options.sizes, (held_out,))
+        + points("draft_prefix", timer.rows, (held_out,))
+        + [(plain, median(samples["autoregressive_step", 1, held_out]))],
     }
+    *shape, ms = np.array(timer.live).T
+    cycles = 1e3 * profile.cycle_seconds(*(column.astype(int) for column in shape))
+    errors = {name: relative_errors(*np.transpose(values)) for name, values in pairs.items() if values}
+    return errors | {"cycles": relative_errors(cycles, ms)}
 
 
 def relative_errors(predicted: ArrayLike, measured: ArrayLike) -> dict[str, float]:

@@ -37,7 +37,7 @@ def compare_with_transformers(
     answers = {(row.task, row.prompt, row.turn): row.token_ids for row in baseline.itertuples()}
     margins, gaps = [], []
     for prompt in tqdm(prompts, desc="comparing with transformers", unit="prompt"):
-        answer = torch.as_tensor(answers[(prompt.task, str(prompt.question_id), prompt.turn)])
+        answer = torch.tensor(list(answers[prompt.task, str(prompt.question_id), prompt.turn]))
         tokens = torch.cat([prompt.tokens[: prompt.prompt_length], answer]).to(device)
         logits = model(input_ids=tokens[None, :-1], logits_to_keep=len(answer)).logits[0]
         best = logits.topk(2, dim=-1).values

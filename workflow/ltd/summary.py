@@ -89,13 +89,15 @@ def speedup_samples(
     rows = prompts[prompts["task"] == task].set_index("prompt")[["method", "tokens", "seconds"]]
     ours, theirs = (rows[rows["method"] == name].drop(columns="method") for name in (method, baseline))
     columns = ours.merge(theirs, left_index=True, right_index=True).sort_index().to_numpy(dtype=float)
+    # An answer that prefill alone finished has nothing to compare.
+    columns = columns[(columns > 0).all(axis=1)]
     prompt_count = len(columns)
+    if prompt_count == 0:
+        return np.nan, np.full(RESAMPLES, np.nan), np.nan
     draws = np.random.default_rng([seed, *task.encode()]).multinomial(
         prompt_count, np.full(prompt_count, 1 / prompt_count), size=RESAMPLES
     )
-    ratio = _ratio(columns.sum(axis=0))
-    decoded = columns[(columns > 0).all(axis=1)]
-    return float(ratio), _ratio(draws @ columns), float(_ratio(decoded).mean())
+    return float(_ratio(columns.sum(axis=0))), _ratio(draws @ columns), float(_ratio(columns).mean())
 
 
 def compare(runs: pd.DataFrame, method: str, baseline: str, seed: int = 0) -> pd.DataFrame:

@@ -1,0 +1,88 @@
+"""A tiny experiment on disk, up to what the benchmark reads, each file made by the code of its stage."""
+
+import dataclasses
+
+import numpy as np
+
+from ltd.benchmark import BenchmarkOptions
+from ltd.grid_search import GridSearchOptions, grid_search
+from ltd.observations import ObservationSpec
+from ltd.policies import Policy, PolicyNetwork, save_policies
+from ltd.profile_latency import LatencyOptions, profile_latency
+from ltd.record_traces import RecordTracesOptions, record_traces
+from ltd.responses import Responses
+from ltd.target import TargetModel
+from ltd.tracking import StageRun
+from saved_engine import save_engine
+from tiny_engine import tiny_answers
+
+BEAM, MAX_DEPTH, SIZES = 3, 4, (1, 2, 4, 8)
+MAX_NEW_TOKENS = 24
+
+
+def make_experiment(folder, prompts=6):
+    """Write everything below `folder` and return the benchmark's options."""
+    target, draft = save_engine(folder)
+    responses = folder / "responses" / "test-t0.safetensors"
+    answers = tiny_answers(TargetModel.load(target), prompts, max_new_tokens=MAX_NEW_TOKENS)
+    Responses.from_sequences(dataclasses.replace(a, seed_key=0) for a in answers).save(responses)
+    traces = folder / "traces" / "test.safetensors"
+    common = {"target": str(target), "draft": draft}
+    record_traces(
+        RecordTracesOptions(
+            **common, responses=responses, output=traces, state=folder / "s", beam=BEAM, max_depth=MAX_DEPTH
+        ),
+        StageRun(),
+    )
+    profile = folder / "latency" / "profile.json"
+    profile_latency(
+        LatencyOptions(
+            **common,
+            output=profile,
+            beam=BEAM,
+            max_depth=MAX_DEPTH,
+            sizes=SIZES,
+            context_lengths=(8, 40),
+            repetitions=2,
+            policy_network=(8,),
+        ),
+        StageRun(),
+    )
+    grid = folder / "benchmark" / "grid.json"
+    grid_search(
+        GridSearchOptions(traces=(traces,), profiles=(profile,), output=grid, max_size=SIZES[-1]), StageRun()
+    )
+    for chain in ("paper", "ltd"):
+        random_policies(folder / "policies" / chain / "best")
+    return BenchmarkOptions(
+        **common,
+        profile=profile,
+        grid=grid,
+        policies=folder / "policies",
+        responses=responses,
+        traces=traces,
+        output=folder / "benchmark",
+        state=folder / "state" / "benchmark",
+        test_tasks=("chat", "code"),
+        prompts_per_task=prompts // 2,
+        max_new_tokens=MAX_NEW_TOKENS,
+        default_depth=MAX_DEPTH,
+        default_size=SIZES[-1],
+        device="cpu",
+    )
+
+
+def random_policies(folder):
+    """Write untrained policies: they choose something different nearly every cycle."""
+    folder.mkdir(parents=True)
+    spec = ObservationSpec(("mass", "beam", "one_hot_depth"), BEAM, MAX_DEPTH, SIZES)
+    random = np.random.default_rng(0)
+    policies = []
+    for kind, actions in (("depth", (0, 1)), ("size", SIZES)):
+        layers = [
+            (random.standard_normal((8, spec.width)), np.zeros(8)),
+            # The bias lets the depth policy go on often enough to draft at all.
+            (random.standard_normal((len(actions), 8)), np.linspace(0, 1, len(actions))),
+        ]
+        policies.append(Policy(kind, PolicyNetwork(layers), spec, actions))
+    save_policies(folder, *policies)

@@ -1,0 +1,145 @@
+"""The benchmark on a tiny engine: real decoding of every method, lossless, resumable, all columns."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from ltd import benchmark as stage
+from ltd.benchmark import (
+    benchmark,
+    check,
+    decode_all,
+    make_engine,
+    open_state,
+    schedule,
+    select_prompts,
+    tables,
+)
+from ltd.errors import InputError
+from ltd.files import read_json
+from ltd.latency import LatencyProfile
+from ltd.reference_check import compare_with_transformers
+from ltd.responses import Responses
+from ltd.summary import SUMMARY_COLUMNS
+from ltd.tracking import StageRun
+from saved_experiment import make_experiment
+
+RECORD = stage.record
+METHODS = ("autoregressive", "eagle3", "eagle3_grid", "ltd:paper", "ltd")
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    return make_experiment(tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="module")
+def results(options):
+    benchmark(options, StageRun())
+    names = ("runs", "cycles", "oracle")
+    frames = {name: pd.read_parquet(options.output / f"{name}.parquet") for name in names}
+    return frames | {"summary": pd.read_csv(options.output / "summary.csv")}
+
+
+def test_every_method_decodes_every_prompt_and_repeat_without_loss(results):
+    runs = results["runs"]
+    assert tuple(dict.fromkeys(runs["method"])) == METHODS
+    assert (runs.groupby("method").size() == 6 * 2).all()
+    assert runs["lossless"].all()
+
+
+def test_cycles_hold_what_the_summary_needs_and_add_up_to_the_runs(results):
+    cycles, runs = results["cycles"], results["runs"]
+    key = ["method", "task", "prompt", "turn", "repeat", "temperature"]
+    columns = {"context_length", "depth", "size", "verified", "accepted", "tokens"}
+    assert {*key, *columns, "draft_ms", "verify_ms", "policy_ms", "rest_ms"} <= set(cycles.columns)
+    sums = cycles.groupby(key)["tokens"].sum()
+    for row in runs.itertuples():
+        assert row.tokens == len(row.token_ids) - 1
+        assert sums.get(tuple(getattr(row, name) for name in key), 0) == row.tokens
+    drafted = cycles[cycles["method"] == "eagle3"]
+    assert (drafted["depth"] == 4).all() and (drafted["verified"] == 8).all()
+    assert (cycles.loc[cycles["method"] == "autoregressive", "depth"] == 0).all()
+    learned = cycles[cycles["method"] == "ltd"]
+    assert learned["depth"].nunique() > 1 and (learned["policy_ms"] > 0).all()
+
+
+def test_summary_has_measured_and_replayed_rows(options, results):
+    table = results["summary"]
+    assert list(table.columns) == SUMMARY_COLUMNS
+    assert set(table.loc[table["source"] == "measured", "method"]) == set(METHODS)
+    assert set(table.loc[table["source"] == "replay", "method"]) == {*METHODS, "oracle"}
+    replay = table[(table["source"] == "replay") & (table["task"] == "chat")].set_index("method")
+    assert (replay["speedup"] <= replay.loc["oracle", "speedup"] + 1e-9).all()
+    # Replay is exact about what is accepted, so the cycles agree with the live ones.
+    live = table[(table["source"] == "measured") & (table["task"] == "chat")].set_index("method")
+    for method in METHODS:
+        assert replay.loc[method, "acceptance_length"] == pytest.approx(live.loc[method, "acceptance_length"])
+    facts = read_json(options.output / "benchmark.json")
+    assert facts["clock_gap"] < 0.02 and facts["transformers"]["disagreements"] == 0
+    assert set(facts["repeat_spread"]) == set(METHODS)
+
+
+def test_finished_prompts_are_not_decoded_again(options, results, monkeypatch):
+    """Without two of the parts, only their runs (and the warm-up) are decoded."""
+    state = open_state(options)
+    assert len(list(state.glob("0*.json"))) == 6
+    for number in (1, 4):
+        (state / f"0000{number}.json").unlink()
+    profile = LatencyProfile.load(options.profile)
+    engine = make_engine(options, profile, 0.0)
+    prompts = select_prompts(Responses.load(options.responses), options.test_tasks, 3, options.seed)
+    decoded = []
+    monkeypatch.setattr(stage, "record", lambda *a: decoded.append(a[1:4]) or RECORD(*a))
+    records = [entry for part in decode_all(engine, prompts, options, state) for entry in part]
+    assert {(prompt.question_id) for prompt, _, _ in decoded} == {prompts[i].question_id for i in (1, 4)}
+    assert len(decoded) == 2 * len(METHODS) * 2
+    again, _ = tables(records, options.methods)
+    assert again["token_ids"].map(list).tolist() == results["runs"]["token_ids"].map(list).tolist()
+
+
+def test_state_of_other_settings_is_discarded(options, results):
+    other = dataclasses.replace(options, max_new_tokens=8)
+    assert not list(open_state(other).glob("0*.json"))
+    open_state(options)
+
+
+def test_a_wrong_token_is_found(options, results):
+    """Lossless is false, and plain transformers disagrees, where the engine would emit another token."""
+    runs = results["runs"].copy()
+    index = runs[(runs["method"] == "autoregressive") & (runs["repeat"] == 0)].index[0]
+    ids = list(runs.at[index, "token_ids"])
+    ids[-1] = (ids[-1] + 1) % 14
+    runs.at[index, "token_ids"] = ids
+    prompts = select_prompts(Responses.load(options.responses), options.test_tasks, 3, options.seed)
+    found = compare_with_transformers(options.target, runs, prompts, torch.device("cpu"))
+    assert found["disagreements"] >= 1 and found["largest_margin"] > 0
+
+
+def test_schedule_shuffles_methods_and_repeats_anew_for_every_prompt():
+    first, second = schedule(METHODS, 2, 0, 0), schedule(METHODS, 2, 0, 1)
+    assert sorted(first) == sorted(second) == sorted((m, r) for m in METHODS for r in range(2))
+    assert first != second and first == schedule(METHODS, 2, 0, 0) and first != schedule(METHODS, 2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"methods": ("ltd",)}, "autoregressive"),
+        ({"repeats": 0}, "benchmark.repeats"),
+        ({"default_depth": 5}, "benchmark.default_depth: 5 exceeds the 4"),
+        ({"default_size": 9}, "benchmark.default_size: 9 exceeds the 8"),
+    ],
+)
+def test_impossible_settings_are_refused(options, change, complaint):
+    with pytest.raises(InputError, match=complaint):
+        check(dataclasses.replace(options, **change), LatencyProfile.load(options.profile))
+
+
+def test_unknown_methods_and_missing_prompts_are_refused(options):
+    with pytest.raises(InputError, match="'eagel3' is unknown"):
+        stage.make_controllers(dataclasses.replace(options, methods=("autoregressive", "eagel3")))
+    with pytest.raises(InputError, match="chat has 3 test prompts"):
+        select_prompts(Responses.load(options.responses), ("chat",), 4, 0)

@@ -1,0 +1,217 @@
+"""The report from small synthetic files: its numbers, its sentences, its figures."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from ltd import findings
+from ltd.errors import InputError
+from ltd.files import write_json
+from ltd.paper_results import main_table, ratio_to_grid
+from ltd.report import ReportOptions, draw, plane, report
+from ltd.report_text import write_report
+from ltd.results import Results
+from ltd.stage_costs import stage_costs
+from ltd.summary import PHASES, mark_lossless, repeat_spread, summarise
+from ltd.tracking import StageRun
+from synthetic_runs import make_runs
+
+SPEEDS = {"autoregressive": 1.0, "eagle3": 0.9, "eagle3_grid": 1.4, "ltd:paper": 1.45, "ltd": 1.6}
+
+
+def measured_and_replayed(speeds=SPEEDS, noise=0.02):
+    runs, cycles = make_runs(speeds, noise=noise)
+    replay_runs, replay_cycles = make_runs(speeds | {"oracle": 2.0}, noise=noise)
+    replay_cycles[list(PHASES)] = float("nan")
+    runs, replay_runs = mark_lossless(runs), mark_lossless(replay_runs).assign(source="replay")
+    summary = summarise(
+        pd.concat([runs, replay_runs]), pd.concat([cycles, replay_cycles.assign(source="replay")])
+    )
+    return runs, cycles, summary
+
+
+def write_experiment(folder):
+    """An experiment with every file that the report reads."""
+    runs, cycles, summary = measured_and_replayed()
+    benchmark = folder / "benchmark"
+    benchmark.mkdir(parents=True)
+    runs.to_parquet(benchmark / "runs.parquet")
+    cycles = cycles.assign(size=cycles["verified"])
+    cycles.to_parquet(benchmark / "cycles.parquet")
+    cycles[["task", "depth", "size", "tokens"]].to_parquet(benchmark / "oracle.parquet")
+    summary.to_csv(benchmark / "summary.csv", index=False)
+    write_json(
+        benchmark / "benchmark.json",
+        {
+            "seed": 0,
+            "repeats": 2,
+            "max_new_tokens": 64,
+            "grid": {"depth": 2, "size": 4},
+            "default": {"depth": 8, "size": 60},
+            "repeat_spread": repeat_spread(runs).set_index("method").to_dict("index"),
+            "clock_gap": 0.001,
+            "transformers": {
+                "tokens": 900,
+                "near_ties": 3,
+                "disagreements": 1,
+                "largest_margin": 0.0004,
+                "near_tie_margin": 0.01,
+            },
+        },
+    )
+    grid = {
+        "depths": [0, 1, 2],
+        "sizes": [1, 4],
+        "tokens_per_second": [[100.0, 100.0], [120.0, 130.0], [125.0, 140.0]],
+        "bounds": {"autoregressive": {"overall": 100.0}},
+    }
+    write_json(benchmark / "grid.json", {"best": {"depth": 2, "size": 4}, "grids": [grid]})
+    table = {"axis": [1, 2], "ms": [[1.0, 2.0], [3.0, 4.0]], "spread": [[0.1, 0.1], [0.1, 0.1]]}
+    plain = {"axis": [1], "ms": [[5.0, 6.0]], "spread": [[0.1, 0.1]]}
+    error = {"points": 9, "bias": -0.01, "median": 0.02, "largest": 0.1}
+    write_json(
+        folder / "latency" / "profile.json",
+        {
+            "device": "a processor",
+            "device_type": "cpu",
+            "dtype": "float32",
+            "threads": 2,
+            "versions": {"torch": "2.13.0"},
+            "beam": 4,
+            "max_depth": 8,
+            "context_lengths": [64, 128],
+            "tables": {
+                "autoregressive_step": plain,
+                "draft_prefix": table,
+                "draft_step": table | {"axis": [2, 3]},
+                "verify": table,
+            },
+            "interpolation_error": {"verify_sizes": error, "contexts": error, "cycles": error},
+            "matrix_product_share": 0.61,
+        },
+    )
+    epoch = {"epoch": 1, "acceptance": [0.9, 0.8, 0.7, 0.7, 0.66], "acceptance_length": 3.1}
+    best = epoch | {"tasks": {"chat": epoch}}
+    write_json(folder / "draft" / "training.json", {"best": best, "epochs": [best, best | {"epoch": 2}]})
+    losses = {"final_loss.chat": 0.5, "final_loss_without_copies.chat": 2.5, "well_formed.chat": 0.9}
+    history = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "held_out_loss.mean": 2.1}]
+    write_json(
+        folder / "target" / "training.json",
+        {"summary": losses | {"loop.chat": 0.1, "parameters": 12e6}, "history": history},
+    )
+    for number in range(3):
+        path = folder / "policies" / "ltd" / f"iteration-{number}"
+        validation = {
+            "speedup": 1.4 + number / 10,
+            "static": {"speedup": 1.35},
+            "size": {"is_constant": True},
+        }
+        write_json(path / "validation.json", validation)
+        curves = [{"steps": 1000.0 * i, "reward": 0.1 * i, "speedup": 1.4 + 0.02 * i} for i in range(4)]
+        for kind in ("size", "depth"):
+            write_json(path / f"{kind}.training.json", {"best_steps": 2000, "curves": curves})
+    write_json(folder / "tuning" / "best.json", {"settings": {"learning_rate": 0.001}})
+    (folder / "benchmarks").mkdir()
+    header = "s\th:m:s\tmax_rss\n"
+    (folder / "benchmarks" / "train_policy-ltd-1.tsv").write_text(header + "90.0\t0:01:30\t300.0\n")
+    (folder / "benchmarks" / "train_policy-ltd-2.tsv").write_text(header + "30.0\t0:00:30\t500.0\n")
+    (folder / "benchmarks" / "tune.tsv").write_text(header + "60.0\t0:01:00\t-\n")
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / "default"
+    write_experiment(folder)
+    report(ReportOptions(experiment=folder, output=folder / "report"), StageRun())
+    return folder
+
+
+def test_report_has_its_sections_and_every_figure_it_names(experiment):
+    text = (experiment / "report" / "report.md").read_text()
+    for heading in ("Main table", "Tasks", "Depth and size", "Beside the paper", "Training", "Time and disk"):
+        assert f"## {heading}" in text
+    named = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+    assert {"speedups.svg", "tradeoff.svg", "choices.svg", "latency.svg", "iterations.svg"} <= named
+    for name in named:
+        for suffix in (".svg", ".png"):
+            assert (experiment / "report" / name).with_suffix(suffix).stat().st_size > 2000
+    assert "nan" not in text.lower()
+
+
+def test_report_states_the_numbers_of_its_files(experiment):
+    text = (experiment / "report" / "report.md").read_text()
+    assert "eagle3_grid is depth 2, size 4" in text
+    assert "0.90 at step 1, 0.66 at step 5" in text
+    assert "1 of 900 positions" in text and "61% of its step" in text
+    assert "iteration 2 is used" in text and "size policy always chooses the same" in text
+    assert "| train_policy | 2 | 2.0 | 500 |" in text
+    assert "Every method emitted exactly the tokens" in text
+    assert "ltd" in (experiment / "report" / "summary.txt").read_text()
+
+
+def test_missing_optional_files_leave_their_parts_out(tmp_path):
+    folder = tmp_path / "default"
+    write_experiment(folder)
+    for name in ("draft/training.json", "target/training.json", "tuning/best.json"):
+        (folder / name).unlink()
+    results = Results.load(folder)
+    text = write_report(results, folder, set(draw(results)))
+    assert "acceptance.svg" not in text and "### Target" not in text and "iterations.svg" in text
+
+
+def test_a_missing_benchmark_is_one_clear_line(tmp_path):
+    with pytest.raises(InputError, match=r"benchmark\.json: no such file"):
+        report(ReportOptions(experiment=tmp_path, output=tmp_path / "report"), StageRun())
+
+
+def test_verdict_tells_faster_from_slower_from_tie():
+    runs, _, _ = measured_and_replayed()
+    assert "significant)" in findings.verdict(runs, "ltd", "eagle3_grid", 0.02, 0)
+    assert "faster on chat" in findings.verdict(runs, "ltd", "eagle3_grid", 0.02, 0)
+    assert "slower on chat" in findings.verdict(runs, "eagle3", "eagle3_grid", 0.02, 0)
+    # The same ratio is a tie on a machine whose clock is noisier than the difference.
+    noisy = findings.verdict(runs, "ltd", "eagle3_grid", 0.5, 0)
+    assert "no significant difference" in noisy and "a tie on chat" in noisy
+
+
+def test_losing_tokens_is_the_first_finding():
+    runs, _, summary = measured_and_replayed()
+    summary.loc[summary["method"] == "ltd", "lossless"] = False
+    first = findings.findings(summary, runs, 0.01, {"depth": 2, "size": 4}, 0)[0]
+    assert first.startswith("NOT LOSSLESS: ltd")
+
+
+def test_share_of_the_oracle_gap_is_taken_within_replay():
+    runs, _, summary = measured_and_replayed(noise=0.0)
+    sentences = findings.findings(summary, runs, 0.01, {"depth": 2, "size": 4}, 0)
+    # (1.6 - 1.4) / (2.0 - 1.4)
+    assert any("closes 33% of the gap" in sentence for sentence in sentences)
+
+
+def test_paper_numbers_are_those_of_its_first_table():
+    table = main_table(0.0).set_index(["model", "method", "task"])["speedup"]
+    assert table["llama31-8b", "ltd:paper", "chat"] == 3.96
+    assert table["vicuna-13b", "eagle3", "qa"] == 3.43
+    assert ratio_to_grid(0.0)["qwen3-32b"] == pytest.approx(1.364, abs=2e-3)
+    assert main_table(0.5).empty and ratio_to_grid(0.5).empty
+
+
+def test_plane_is_relative_to_plain_decoding(experiment):
+    table = plane(json.loads((experiment / "benchmark" / "grid.json").read_text()))
+    cells = table.set_index(["depth", "size"])["speedup"]
+    assert cells[2, 4] == pytest.approx(1.4) and cells[0, 1] == 1.0 and len(cells) == 6
+
+
+def test_stage_costs_sum_the_jobs_of_a_stage(experiment):
+    table = stage_costs(experiment).set_index("stage")
+    assert table.loc["train_policy", "minutes"] == pytest.approx(2.0)
+    assert table.loc["train_policy", "peak memory (MB)"] == 500
+    assert table.loc["all", "minutes"] == pytest.approx(3.0)
+    assert table.loc["train_policy", "disk (MB)"] < table.loc["all", "disk (MB)"]
+
+
+def test_markdown_aligns_numbers_and_leaves_gaps_empty():
+    table = pd.DataFrame({"name": ["a", "b"], "value": [1.234, float("nan")]})
+    lines = findings.markdown(table, {"value": ".1f"}).splitlines()
+    assert lines == ["| name | value |", "|---|---:|", "| a | 1.2 |", "| b |  |"]

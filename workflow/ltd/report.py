@@ -1,0 +1,94 @@
+"""Write the report: what was run, tables, figures, and sentences of finding generated from the numbers.
+
+Reads the files of the experiment's folder and computes nothing new but ratios and intervals. Parts whose
+files an experiment does not have (a target that was not trained here, say) are left out.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ltd import figures, findings, training_figures
+from ltd.files import atomic_path
+from ltd.options import StageOptions, option, run_stage
+from ltd.report_text import write_report
+from ltd.results import Results
+from ltd.summary import MEAN_TASK
+from ltd.tracking import StageRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(StageOptions):
+    """Options of the report."""
+
+    output: Path = option(help="folder of report.md, summary.txt and the figures")
+
+
+def report(options: ReportOptions, run: StageRun) -> None:
+    """The stage: figures, report.md, and the main table as text for the terminal."""
+    results = Results.load(options.experiment)
+    with figures.style():
+        drawn = draw(results)
+        for name, figure in drawn.items():
+            figures.save(figure, options.output, name)
+            run.figure(figure, f"{name}.png")
+    text = write_report(results, options.experiment, set(drawn))
+    main_table = findings.main_rows(results.summary)
+    for name, content in (("report.md", text), ("summary.txt", main_table.round(2).to_string(index=False))):
+        with atomic_path(options.output / name) as temporary:
+            temporary.write_text(content + "\n", encoding="utf-8")
+    run.artifact(options.output / "report.md")
+    run.metrics(
+        {
+            f"{row.method.replace(':', '-')}/{row.task}": row.speedup
+            for row in results.summary.itertuples()
+            if row.source == "measured"
+        }
+    )
+
+
+def draw(results: Results) -> dict[str, Figure]:
+    """Make every figure that the results allow, by name."""
+    cycles, summary = results.cycles, results.summary
+    drawn = {
+        "speedups": figures.task_figure(summary),
+        "composition": figures.composition_figure(summary),
+        "latency": figures.latency_figure(results.profile),
+    }
+    learned = cycles[cycles["method"] == findings.LEARNED]
+    if len(learned):
+        bound = summary[(summary["method"] == findings.ORACLE) & (summary["task"] == MEAN_TASK)]
+        speedup = bound["speedup"].iloc[0] if len(bound) else None
+        oracle = results.oracle if len(bound) else None
+        drawn["tradeoff"] = figures.tradeoff_figure(plane(results.grid), learned, oracle, speedup)
+        drawn["choices"] = figures.choices_figure(learned, findings.LEARNED)
+    if results.head is not None and "best" in results.head:
+        drawn["acceptance"] = training_figures.acceptance_figure(results.head)
+    if results.target is not None:
+        drawn["target_loss"] = training_figures.loss_figure(results.target["history"])
+    for chain in results.chains:
+        drawn[f"policies_{chain.name}"] = training_figures.policy_figure(chain)
+    if results.chains:
+        drawn["iterations"] = training_figures.iteration_figure(results.chains)
+    return drawn
+
+
+def plane(grid: dict[str, Any]) -> pd.DataFrame:
+    """Every static setting of the grid search with its replayed speedup: depth, size, speedup."""
+    best = grid["grids"][0]
+    plain = best["bounds"]["autoregressive"]["overall"]
+    table = pd.DataFrame(best["tokens_per_second"], index=best["depths"], columns=best["sizes"])
+    rows = table.stack().rename_axis(["depth", "size"]).rename("speedup").reset_index()
+    return rows.assign(speedup=rows["speedup"] / plain)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_stage("report", ReportOptions, report, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Time, memory and disk of every stage, from Snakemake's benchmark files and the folders of results."""
+
+from pathlib import Path
+
+import pandas as pd
+
+# Which stage a folder of results comes from; stages without files of their own share one with another.
+FOLDERS = {
+    "prepare_prompts": "prompts",
+    "train_target": "target",
+    "generate_responses": "responses",
+    "train_draft": "draft",
+    "profile_latency": "latency",
+    "record_traces": "traces",
+    "train_policy": "policies",
+    "tune": "tuning",
+    "benchmark": "benchmark",
+}
+
+
+def stage_costs(experiment: Path) -> pd.DataFrame:
+    """One row a stage, in the order in which they finished: jobs, minutes, peak memory and disk, both in MB.
+
+    A stage's jobs are those of its benchmark files `<stage>.tsv` and `<stage>-<which>.tsv`; minutes are
+    their sum. The last row is the whole: its minutes are a sum too, more than the wait where jobs ran side
+    by side.
+    """
+    rows: dict[str, dict[str, object]] = {}
+    for file in sorted((experiment / "benchmarks").glob("*.tsv"), key=lambda path: path.stat().st_mtime):
+        stage = file.stem.split("-")[0]
+        job = pd.read_csv(file, sep="\t", na_values="-").iloc[-1]
+        row = rows.setdefault(stage, {"stage": stage, "jobs": 0, "minutes": 0.0, "peak memory (MB)": 0.0})
+        row["jobs"] += 1
+        row["minutes"] += job["s"] / 60
+        row["peak memory (MB)"] = max(row["peak memory (MB)"], job["max_rss"])
+    for stage, folder in FOLDERS.items():
+        if stage in rows:
+            rows[stage]["disk (MB)"] = folder_megabytes(experiment / folder)
+    columns = ["stage", "jobs", "minutes", "peak memory (MB)", "disk (MB)"]
+    table = pd.DataFrame(rows.values(), columns=columns)
+    if table.empty:
+        return table
+    whole = {
+        "stage": "all",
+        "jobs": table["jobs"].sum(),
+        "minutes": table["minutes"].sum(),
+        "peak memory (MB)": table["peak memory (MB)"].max(),
+        "disk (MB)": folder_megabytes(experiment),
+    }
+    return pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
+
+
+def folder_megabytes(folder: Path) -> float:
+    """Size of all files below a folder in MB (10^6 bytes)."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
