@@ -26,7 +26,7 @@ from ltd.tree import pool_size
 
 WARM_UP = 2  # repetitions that are not counted
 PLAIN_STEPS = 8  # autoregressive steps a repetition and context
-LIVE_TOKENS = 40  # tokens of the live cycles a repetition and context
+LIVE_TOKENS = 40  # tokens of an answer with live cycles
 
 
 def own_text(target: TargetModel, length: int, seed: int) -> Tensor:
@@ -134,14 +134,18 @@ class PhaseTimer:
         schedule = RandomSchedule(
             [(self._depth_for(size), size) for size in self.random.permutation(self.sizes)]
         )
-        answer = decode(self.target, self.drafter, schedule, prompt, max_new_tokens=LIVE_TOKENS, eos_ids=())
-        rows = 1
-        for cycle in answer.cycles:
-            self.watch.add(("rest", cycle.verified, context), cycle.rest_ms)
-            self.watch.add(("verify", cycle.verified, context), cycle.verify_ms)
-            total = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms
-            self.live.append((cycle.depth, cycle.verified, cycle.context_length, rows, total))
-            rows = cycle.tokens
+        # Answers advance by as many tokens as are accepted, so how many it takes to play all cycles varies.
+        while schedule.played < len(self.sizes):
+            answer = decode(
+                self.target, self.drafter, schedule, prompt, max_new_tokens=LIVE_TOKENS, eos_ids=()
+            )
+            rows = 1
+            for cycle in answer.cycles:
+                self.watch.add(("rest", cycle.verified, context), cycle.rest_ms)
+                self.watch.add(("verify", cycle.verified, context), cycle.verify_ms)
+                total = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms
+                self.live.append((cycle.depth, cycle.verified, cycle.context_length, rows, total))
+                rows = cycle.tokens
 
     def _prompt(self, length: int) -> Tensor:
         """A stretch of the text, from a random place."""
@@ -155,22 +159,26 @@ class RandomSchedule:
     name = "schedule"
 
     def __init__(self, cycles: list[tuple[int, int]]) -> None:
-        self.cycles, self.place = cycles, 0
+        self.cycles, self.played = cycles, 0
 
     def begin(self, prompt_length: int) -> None:
         """Nothing to prepare."""
 
     def continue_drafting(self, state: DraftState) -> bool:
         """Until the scheduled depth."""
-        return state.depth < self.cycles[self.place][0]
+        return state.depth < self._now[0]
 
     def choose_size(self, state: DraftState) -> int:
         """The scheduled size."""
-        return self.cycles[self.place][1]
+        return self._now[1]
 
     def accepted(self, count: int) -> None:
         """On to the next entry."""
-        self.place = (self.place + 1) % len(self.cycles)
+        self.played += 1
+
+    @property
+    def _now(self) -> tuple[int, int]:
+        return self.cycles[self.played % len(self.cycles)]
 
 
 def untrained_policies(
