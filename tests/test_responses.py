@@ -5,6 +5,8 @@ import json
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from ltd.batched_generation import answer_conversations, generate_batch, render_prompt
 from ltd.errors import InputError
 from ltd.files import write_jsonl
@@ -13,7 +15,6 @@ from ltd.responses import Responses, Sequence
 from ltd.target import TargetModel
 from ltd.tokenizer import train_tokenizer
 from ltd.tracking import StageRun
-from transformers import LlamaConfig, LlamaForCausalLM
 
 PROMPTS = {
     "chat": [["Hello there, how are you?", "And why is that so?"], ["Hi", "Bye"]],

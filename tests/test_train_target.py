@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import read_json, write_jsonl
@@ -17,7 +19,6 @@ from ltd.target_training import Trainer, answer_loss, learning_rate_factor
 from ltd.tokenizer import train_tokenizer
 from ltd.tracking import StageRun
 from ltd.train_target import Options, build_model, check, train, train_target
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TASKS = ("chat", "maths")
 
@@ -44,16 +45,15 @@ def options(prompts, tmp_path):
         hidden_size=64,
         intermediate_size=96,
         start_layers=1,
-        layers=3,
         steps=6,
-        grow_step=3,
+        grow_steps=(2, 4),
         batch_rows=2,
         row_tokens=256,
         warmup_steps=2,
         evaluate_every=3,
         held_out_count=2,
         sample_count=1,
-        checkpoint_every=2,
+        checkpoint_every=1,
     )
 
 
@@ -174,16 +174,17 @@ def test_growing_preserves_the_function_and_can_be_undone(corpus, options):
         grow(model, 5)
 
 
-def test_learning_rate_warms_up_twice_and_ends_near_zero(options):
-    options = dataclasses.replace(options, steps=100, grow_step=60, warmup_steps=5, decay_share=0.4)
+def test_learning_rate_warms_up_after_every_growth_and_ends_near_zero(options):
+    options = dataclasses.replace(options, steps=100, grow_steps=(30, 60), warmup_steps=5, decay_share=0.4)
     factors = np.array([learning_rate_factor(step, options) for step in range(100)])
     assert factors[0] == pytest.approx(0.2) and factors[59] == 1
+    assert factors[30] == pytest.approx(0.2) and factors[35] == 1
     assert factors[60] == pytest.approx(0.2) and factors[65] == pytest.approx(35 / 40)
     assert factors[99] == pytest.approx(1 / 40)
 
 
 def test_training_lowers_the_loss(corpus, options):
-    options = dataclasses.replace(options, steps=30, grow_step=20, evaluate_every=30, checkpoint_every=99)
+    options = dataclasses.replace(options, steps=30, grow_steps=(20,), evaluate_every=30, checkpoint_every=99)
     trainer = Trainer(options, build_model(options, corpus[1]), "")
     train(trainer, options, corpus[2], {"chat": pack(corpus[2][:4], 512)}, StageRun())
     losses = [entry["loss"] for entry in trainer.history]
@@ -198,7 +199,7 @@ def test_a_killed_run_continues_to_the_same_weights(corpus, options, monkeypatch
     held_out = {"chat": pack(corpus[2][:2], 512)}
     whole = Trainer(options, build_model(options, corpus[1]), "same")
     train(whole, options, corpus[2], held_out, StageRun())
-    for dies_at in (3, 5):  # before and after growing; checkpoints are at 2 and 4
+    for dies_at in (1, 2, 4, 5):  # in every depth, and just before and after growing
         killed_options = dataclasses.replace(options, state=options.state / str(dies_at))
         killed = Trainer(killed_options, build_model(options, corpus[1]), "same")
         original = Trainer.train_step
@@ -213,7 +214,7 @@ def test_a_killed_run_continues_to_the_same_weights(corpus, options, monkeypatch
             with pytest.raises(Killed):
                 train(killed, killed_options, corpus[2], held_out, StageRun())
         resumed = Trainer(killed_options, build_model(options, corpus[1]), "same")
-        assert resumed.restore(killed_options.state) and resumed.step == dies_at - 1
+        assert resumed.restore(killed_options.state) and resumed.step == dies_at
         train(resumed, killed_options, corpus[2], held_out, StageRun())
         assert [entry["loss"] for entry in resumed.history] == [entry["loss"] for entry in whole.history]
         for name, value in whole.model.state_dict().items():
@@ -230,7 +231,7 @@ def test_stage_writes_a_model_folder_that_half_precision_represents(options):
     train_target(options, StageRun())
     model = AutoModelForCausalLM.from_pretrained(options.output)
     tokenizer = AutoTokenizer.from_pretrained(options.output)
-    assert model.dtype == torch.float32 and model.config.num_hidden_layers == 3
+    assert model.dtype == torch.float32 and model.config.num_hidden_layers == 4
     for parameter in model.parameters():
         assert torch.equal(parameter.half().float(), parameter)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
@@ -238,7 +239,7 @@ def test_stage_writes_a_model_folder_that_half_precision_represents(options):
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
     ) == ("<|user|>Hi<|end|><|assistant|>")
     report = read_json(options.output / "training.json")
-    assert {"final_loss.mean", "final_loss_without_copies.mean", "well_formed.maths", "loop.chat"} <= set(
+    assert {"final_loss.mean", "final_loss_without_copies.2_layers", "well_formed.maths", "loop.chat"} <= set(
         report["summary"]
     )
     assert {sample["task"] for sample in report["samples"]} == set(TASKS)
@@ -250,8 +251,8 @@ def test_stage_writes_a_model_folder_that_half_precision_represents(options):
     ("change", "message"),
     [
         ({"hidden_size": 100}, "hidden_size: 100"),
-        ({"layers": 4, "start_layers": 3}, "layers: 4"),
-        ({"grow_step": 6}, "grow_step: 6"),
+        ({"grow_steps": (2, 6)}, r"grow_steps: \(2, 6\)"),
+        ({"grow_steps": (4, 2)}, r"grow_steps: \(4, 2\)"),
         ({"vocab_size": 100}, "vocab_size: 100"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Growing a trained model in depth: every block is followed by copies of itself that start as identities.
+"""Growing a trained model in depth: every block is followed by copies of itself that start silent.
 
 A copy adds nothing as long as its two output projections are zero, so the grown model computes what the small
 one did and training goes on without a jump. Whether the copies earn their place is measured, not assumed:

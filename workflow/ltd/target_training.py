@@ -24,9 +24,8 @@ CHECKPOINT = "checkpoint.safetensors"
 class Schedule(Protocol):
     """The options that the loop reads; `ltd.train_target.Options` explains them."""
 
-    layers: int
     steps: int
-    grow_step: int
+    grow_steps: tuple[int, ...]
     matrix_learning_rate: float
     embedding_learning_rate: float
     warmup_steps: int
@@ -79,13 +78,13 @@ class Trainer:
         self._peaks = [options.matrix_learning_rate, options.embedding_learning_rate]
 
     def grow(self) -> None:
-        """Give the model its final depth; the optimisers start afresh."""
-        self.model = grow(self.model, self.options.layers)
+        """Double the model's depth; the optimisers start afresh."""
+        self.model = grow(self.model, 2 * self.model.config.num_hidden_layers)
         self._make_optimisers()
 
     def train_step(self, rows: Rows) -> float:
         """Do one optimiser step and return its loss; grows the model when the time has come."""
-        if self.step == self.options.grow_step:
+        if self.step in self.options.grow_steps:
             self.grow()
         factor = learning_rate_factor(self.step, self.options)
         loss = answer_loss(self.model, rows)
@@ -125,7 +124,7 @@ class Trainer:
                 return False
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         self.step, self.history = int(metadata["step"]), json.loads(metadata["history"])
-        if self.step > self.options.grow_step:
+        for _ in [step for step in self.options.grow_steps if step < self.step]:
             self.grow()
         weights = {key.removeprefix("model."): v for key, v in tensors.items() if key.startswith("model.")}
         self.model.load_state_dict(weights, strict=False)
@@ -144,6 +143,6 @@ class Trainer:
 
 def learning_rate_factor(step: int, options: Schedule) -> float:
     """Share of the peak learning rate: warm-up from 0 (again after growing), constant, linear decay to 0."""
-    since = step - options.grow_step if step >= options.grow_step else step
+    since = step - max((grown for grown in options.grow_steps if grown <= step), default=0)
     warm = min(1.0, (since + 1) / max(1, options.warmup_steps))
     return warm * min(1.0, (options.steps - step) / max(1.0, options.decay_share * options.steps))

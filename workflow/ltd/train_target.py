@@ -1,12 +1,13 @@
 """Train the embedded default's target: a tokenizer and a small Llama model, from scratch, on generated texts.
 
-Most steps train a shallow model; then every block gets silent copies (ltd.growth) and the deep one is trained
-on. The weights are rounded to half precision before the last evaluation, so that kernels with packed
-half-precision weights compute with the same model.
+A shallow model is trained first; then, once or more, every block gets a silent copy (ltd.growth) and the
+deeper model is trained on. The weights are rounded to half precision before the last evaluation, so that
+kernels with packed half-precision weights compute with the same model.
 """
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,9 @@ class Options(StageOptions):
     vocab_size: int = option(2048, "entries of the BPE tokenizer")
     hidden_size: int = option(256, "width; a multiple of 64, the size of an attention head")
     intermediate_size: int = option(768, "width of the feed-forward layers")
-    start_layers: int = option(4, "blocks of the model that is trained first")
-    layers: int = option(12, "blocks of the final model; a multiple of start_layers")
-    steps: int = option(900, "optimiser steps in all")
-    grow_step: int = option(600, "step after which the model gets its final number of blocks")
+    start_layers: int = option(3, "blocks of the model that is trained first")
+    steps: int = option(600, "optimiser steps in all")
+    grow_steps: tuple[int, ...] = option((300, 450), "steps after which the number of blocks doubles")
     batch_rows: int = option(8, "packed rows per optimiser step")
     row_tokens: int = option(256, "tokens per packed row; longer conversations are cut")
     matrix_learning_rate: float = option(0.02, "peak learning rate of Muon, for the matrices of the blocks")
@@ -62,12 +62,11 @@ def check(options: Options) -> None:
     """Refuse impossible values before any work is done."""
     if options.hidden_size % 64:
         raise InputError(f"target.hidden_size: {options.hidden_size} is not a multiple of 64")
-    if options.layers % options.start_layers:
+    ascending = (0, *options.grow_steps, options.steps)
+    if any(earlier >= later for earlier, later in pairwise(ascending)):
         raise InputError(
-            f"target.layers: {options.layers} is not a multiple of start_layers ({options.start_layers})"
+            f"target.grow_steps: {options.grow_steps} do not ascend from 1 to below steps ({options.steps})"
         )
-    if not 0 <= options.grow_step < options.steps:
-        raise InputError(f"target.grow_step: {options.grow_step} is not below steps ({options.steps})")
     if options.vocab_size < 512:
         raise InputError(f"target.vocab_size: {options.vocab_size} is too small; bytes and words need 512")
 
@@ -188,8 +187,10 @@ def train_target(options: Options, run: StageRun) -> None:
     model = trainer.model.eval()
     round_to_half(model)
     final = {f"final_loss.{task}": value for task, value in held_out_loss(model, held_out).items()}
-    shallow = held_out_loss(without_copies(model, options.start_layers), held_out)
-    final |= {f"final_loss_without_copies.{task}": value for task, value in shallow.items()}
+    for doublings in range(len(options.grow_steps)):
+        layers = options.start_layers * 2**doublings
+        shallow = held_out_loss(without_copies(model, layers), held_out)
+        final[f"final_loss_without_copies.{layers}_layers"] = shallow["mean"]
     rates, samples = quality(
         model, tokenizer, {task: rows[: options.sample_count] for task, rows in others.items()}
     )
