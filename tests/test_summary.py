@@ -12,6 +12,7 @@ from ltd.summary import (
     mark_lossless,
     repeat_spread,
     simulation_error,
+    speedup_samples,
     summarise,
 )
 from synthetic_runs import TASKS, make_runs
@@ -102,3 +103,15 @@ def test_replayed_rows_stand_beside_measured_ones():
     error = simulation_error(table)
     assert set(error["method"]) == {"autoregressive", "ltd"}
     assert error.loc[error["method"] == "ltd", "error"].to_numpy() == pytest.approx(-0.05)
+
+
+def test_every_method_sees_the_same_resamples():
+    runs, _ = make_runs({"autoregressive": 1.0, "eagle3_grid": 1.0, "ltd": 1.0})
+    drafted = runs["method"] != "autoregressive"
+    runs.loc[drafted, "seconds"] /= runs.loc[drafted, "prompt"].astype(int) + 1
+    runs.loc[runs["method"] == "ltd", "seconds"] /= 1.5
+    prompts = runs.groupby(["method", "task", "prompt"])[["tokens", "seconds"]].sum().reset_index()
+    _, slow, _ = speedup_samples(prompts, "eagle3_grid", "autoregressive", "chat", 0)
+    _, fast, _ = speedup_samples(prompts, "ltd", "autoregressive", "chat", 0)
+    assert slow.std() > 0.01
+    assert fast / slow == pytest.approx(1.5)
