@@ -15,7 +15,7 @@ from ltd.files import read_json, write_jsonl
 from ltd.growth import grow, without_copies
 from ltd.muon import Muon, orthogonalise
 from ltd.packing import batches, encode_conversations, pack, read_conversations
-from ltd.target_training import Trainer, answer_loss, learning_rate_factor
+from ltd.target_training import Trainer, answer_loss, growth_plan, learning_rate_factor
 from ltd.tokenizer import train_tokenizer
 from ltd.tracking import StageRun
 from ltd.train_target import Options, build_model, check, train, train_target
@@ -45,8 +45,9 @@ def options(prompts, tmp_path):
         hidden_size=64,
         intermediate_size=96,
         start_layers=1,
+        layers=4,
         steps=6,
-        grow_steps=(2, 4),
+        grow_step=2,
         batch_rows=2,
         row_tokens=256,
         warmup_steps=2,
@@ -174,17 +175,28 @@ def test_growing_preserves_the_function_and_can_be_undone(corpus, options):
         grow(model, 5)
 
 
+@pytest.mark.parametrize(
+    ("start", "layers", "plan"),
+    [(3, 12, {20: 6, 60: 12}), (4, 12, {20: 12}), (2, 12, {20: 4, 60: 12}), (4, 4, {})],
+)
+def test_growth_is_by_prime_factors_evenly_spread(options, start, layers, plan):
+    options = dataclasses.replace(options, start_layers=start, layers=layers, steps=100, grow_step=20)
+    assert growth_plan(options) == plan
+
+
 def test_learning_rate_warms_up_after_every_growth_and_ends_near_zero(options):
-    options = dataclasses.replace(options, steps=100, grow_steps=(30, 60), warmup_steps=5, decay_share=0.4)
+    options = dataclasses.replace(options, steps=100, grow_step=20, warmup_steps=5, decay_share=0.4)
     factors = np.array([learning_rate_factor(step, options) for step in range(100)])
     assert factors[0] == pytest.approx(0.2) and factors[59] == 1
-    assert factors[30] == pytest.approx(0.2) and factors[35] == 1
+    assert factors[20] == pytest.approx(0.2) and factors[25] == 1
     assert factors[60] == pytest.approx(0.2) and factors[65] == pytest.approx(35 / 40)
     assert factors[99] == pytest.approx(1 / 40)
 
 
 def test_training_lowers_the_loss(corpus, options):
-    options = dataclasses.replace(options, steps=30, grow_steps=(20,), evaluate_every=30, checkpoint_every=99)
+    options = dataclasses.replace(
+        options, steps=30, grow_step=20, layers=2, evaluate_every=30, checkpoint_every=99
+    )
     trainer = Trainer(options, build_model(options, corpus[1]), "")
     train(trainer, options, corpus[2], {"chat": pack(corpus[2][:4], 512)}, StageRun())
     losses = [entry["loss"] for entry in trainer.history]
@@ -251,8 +263,8 @@ def test_stage_writes_a_model_folder_that_half_precision_represents(options):
     ("change", "message"),
     [
         ({"hidden_size": 100}, "hidden_size: 100"),
-        ({"grow_steps": (2, 6)}, r"grow_steps: \(2, 6\)"),
-        ({"grow_steps": (4, 2)}, r"grow_steps: \(4, 2\)"),
+        ({"layers": 4, "start_layers": 3}, "layers: 4"),
+        ({"grow_step": 6}, "grow_step: 6"),
         ({"vocab_size": 100}, "vocab_size: 100"),
     ],
 )

@@ -24,8 +24,10 @@ CHECKPOINT = "checkpoint.safetensors"
 class Schedule(Protocol):
     """The options that the loop reads; `ltd.train_target.Options` explains them."""
 
+    start_layers: int
+    layers: int
     steps: int
-    grow_steps: tuple[int, ...]
+    grow_step: int
     matrix_learning_rate: float
     embedding_learning_rate: float
     warmup_steps: int
@@ -61,6 +63,7 @@ class Trainer:
     def __init__(self, options: Schedule, model: LlamaForCausalLM, fingerprint: str) -> None:
         self.options, self.model, self.fingerprint = options, model, fingerprint
         self.step = 0
+        self.plan = growth_plan(options)
         self.history: list[dict[str, Any]] = []
         self._make_optimisers()
 
@@ -77,15 +80,15 @@ class Trainer:
         ]
         self._peaks = [options.matrix_learning_rate, options.embedding_learning_rate]
 
-    def grow(self) -> None:
-        """Double the model's depth; the optimisers start afresh."""
-        self.model = grow(self.model, 2 * self.model.config.num_hidden_layers)
+    def grow(self, layers: int) -> None:
+        """Give the model the depth planned for this step; the optimisers start afresh."""
+        self.model = grow(self.model, layers)
         self._make_optimisers()
 
     def train_step(self, rows: Rows) -> float:
         """Do one optimiser step and return its loss; grows the model when the time has come."""
-        if self.step in self.options.grow_steps:
-            self.grow()
+        if self.step in self.plan:
+            self.grow(self.plan[self.step])
         factor = learning_rate_factor(self.step, self.options)
         loss = answer_loss(self.model, rows)
         loss.backward()
@@ -124,8 +127,9 @@ class Trainer:
                 return False
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         self.step, self.history = int(metadata["step"]), json.loads(metadata["history"])
-        for _ in [step for step in self.options.grow_steps if step < self.step]:
-            self.grow()
+        grown = [layers for step, layers in self.plan.items() if step < self.step]
+        if grown:
+            self.grow(grown[-1])
         weights = {key.removeprefix("model."): v for key, v in tensors.items() if key.startswith("model.")}
         self.model.load_state_dict(weights, strict=False)
         for number, optimiser in enumerate(self.optimisers):
@@ -141,8 +145,25 @@ class Trainer:
         return {name: value for name, value in self.model.state_dict().items() if name != "lm_head.weight"}
 
 
+def growth_plan(options: Schedule) -> dict[int, int]:
+    """Number of blocks by the step from which the model has it.
+
+    The blocks are multiplied by one prime factor of layers / start_layers at a time, because several copies
+    of one block would all learn the same: first after `grow_step`, then evenly spread over the rest.
+    """
+    factors, rest = [], options.layers // options.start_layers
+    while rest > 1:
+        factors.append(next(number for number in range(2, rest + 1) if rest % number == 0))
+        rest //= factors[-1]
+    left, plan, layers = options.steps - options.grow_step, {}, options.start_layers
+    for index, factor in enumerate(factors):
+        layers *= factor
+        plan[options.grow_step + left * index // len(factors)] = layers
+    return plan
+
+
 def learning_rate_factor(step: int, options: Schedule) -> float:
     """Share of the peak learning rate: warm-up from 0 (again after growing), constant, linear decay to 0."""
-    since = step - max((grown for grown in options.grow_steps if grown <= step), default=0)
+    since = step - max((grown for grown in growth_plan(options) if grown <= step), default=0)
     warm = min(1.0, (since + 1) / max(1, options.warmup_steps))
     return warm * min(1.0, (options.steps - step) / max(1.0, options.decay_share * options.steps))

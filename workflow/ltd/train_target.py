@@ -7,7 +7,6 @@ kernels with packed half-precision weights compute with the same model.
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ltd.files import atomic_path, file_hash, write_json
 from ltd.growth import without_copies
 from ltd.options import StageOptions, option, run_stage
 from ltd.packing import Conversations, Document, Rows, batches, encode_conversations, pack, read_conversations
-from ltd.target_training import Trainer, held_out_loss
+from ltd.target_training import Trainer, growth_plan, held_out_loss
 from ltd.tokenizer import train_tokenizer
 from ltd.tracking import StageRun
 from ltd.world import ends_in_loop, well_formed
@@ -44,8 +43,11 @@ class Options(StageOptions):
     hidden_size: int = option(256, "width; a multiple of 64, the size of an attention head")
     intermediate_size: int = option(768, "width of the feed-forward layers")
     start_layers: int = option(3, "blocks of the model that is trained first")
+    layers: int = option(12, "blocks of the final model; a multiple of start_layers")
     steps: int = option(600, "optimiser steps in all")
-    grow_steps: tuple[int, ...] = option((300, 450), "steps after which the number of blocks doubles")
+    grow_step: int = option(
+        300, "step after which the model grows, at even distances until it has all blocks"
+    )
     batch_rows: int = option(8, "packed rows per optimiser step")
     row_tokens: int = option(256, "tokens per packed row; longer conversations are cut")
     matrix_learning_rate: float = option(0.02, "peak learning rate of Muon, for the matrices of the blocks")
@@ -62,11 +64,12 @@ def check(options: Options) -> None:
     """Refuse impossible values before any work is done."""
     if options.hidden_size % 64:
         raise InputError(f"target.hidden_size: {options.hidden_size} is not a multiple of 64")
-    ascending = (0, *options.grow_steps, options.steps)
-    if any(earlier >= later for earlier, later in pairwise(ascending)):
+    if options.layers % options.start_layers:
         raise InputError(
-            f"target.grow_steps: {options.grow_steps} do not ascend from 1 to below steps ({options.steps})"
+            f"target.layers: {options.layers} is not a multiple of start_layers ({options.start_layers})"
         )
+    if not 0 <= options.grow_step < options.steps:
+        raise InputError(f"target.grow_step: {options.grow_step} is not below steps ({options.steps})")
     if options.vocab_size < 512:
         raise InputError(f"target.vocab_size: {options.vocab_size} is too small; bytes and words need 512")
 
@@ -187,8 +190,7 @@ def train_target(options: Options, run: StageRun) -> None:
     model = trainer.model.eval()
     round_to_half(model)
     final = {f"final_loss.{task}": value for task, value in held_out_loss(model, held_out).items()}
-    for doublings in range(len(options.grow_steps)):
-        layers = options.start_layers * 2**doublings
+    for layers in (options.start_layers, *growth_plan(options).values())[:-1]:
         shallow = held_out_loss(without_copies(model, layers), held_out)
         final[f"final_loss_without_copies.{layers}_layers"] = shallow["mean"]
     rates, samples = quality(
