@@ -3,10 +3,11 @@
 import time
 
 import gymnasium
-import ltd.envs  # noqa: F401, registers the environments
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+
+import ltd.envs  # noqa: F401, registers the environments
 from ltd.choices import FixedDepth, FixedSize
 from ltd.errors import InputError
 from ltd.observations import ObservationSpec

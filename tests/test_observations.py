@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+
 from ltd.controllers import DraftState
 from ltd.errors import InputError
-from ltd.observations import PARTS, DraftView, ObservationSpec, RecentCycles, pool_size
+from ltd.observations import PARTS, DraftView, ObservationSpec, RecentCycles
 from ltd.policies import Policy, PolicyController, PolicyNetwork
 from ltd.replay_walk import ReplayWorld
+from ltd.tree import pool_size
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 30)
@@ -83,7 +85,7 @@ def test_live_and_replayed_observations_are_identical():
     for position in rng.integers(len(traces), size=40):
         depth = int(rng.integers(1, traces.max_depth + 1))
         scores = torch.from_numpy(traces.scores[position].copy())
-        scores[int(pool_size(depth, traces.beam)) :] = -torch.inf
+        scores[pool_size(traces.beam, depth) :] = -torch.inf
         state = DraftState(traces.max_depth, traces.beam, scores, depth, int(traces.context_length[position]))
         state.entropy = lambda p=position, d=depth: float(traces.entropy[p, d - 1])
         live = spec.observe(controller._view(state))

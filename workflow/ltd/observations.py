@@ -7,20 +7,19 @@ in tens of microseconds.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from ltd.errors import InputError
+from ltd.tree import pool_size
 
 # Keeps the logarithms of improbable and of absent nodes within the range a small network handles.
-LOG_FLOOR = -12.0
+LOG_FLOOR = np.float32(-12)
+# Brings token counts to the order of one.
+QUARTER = np.float32(0.25)
 # Weight of the newest cycle in the running mean of accepted tokens.
 RECENT_WEIGHT = 0.2
-
-
-def pool_size(depth: np.ndarray | int, beam: int) -> np.ndarray | int:
-    """Return the number of draft nodes of a tree of `depth` levels: W + (D-1) W^2, and 0 for depth 0."""
-    return np.where(np.asarray(depth) > 0, beam + (np.asarray(depth) - 1) * beam**2, 0)
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,13 @@ class DraftView:
     context_length: np.ndarray
     recent: np.ndarray
     entropy: np.ndarray | None = None
+
+    def rows(self, rows: np.ndarray) -> "DraftView":
+        """The view of some of the drafts."""
+        entropy = None if self.entropy is None else self.entropy[rows]
+        return DraftView(
+            self.scores[rows], self.depth[rows], self.context_length[rows], self.recent[rows], entropy
+        )
 
 
 class RecentCycles:
@@ -83,152 +89,162 @@ class ObservationSpec:
         if "recent" in self.parts[:-1]:
             raise InputError("observation part 'recent' must be the last, because replay appends it")
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Numbers in an observation."""
         return sum(PARTS[part].width(self) for part in self.parts)
 
-    @property
+    @cached_property
     def static(self) -> "ObservationSpec":
         """The spec without `recent`: what position and depth alone determine."""
         return replace(self, parts=tuple(part for part in self.parts if part != "recent"))
 
-    @property
+    @cached_property
     def level_starts(self) -> np.ndarray:
         """Pool index at which each level starts, [max_depth]."""
-        return np.asarray([pool_size(level, self.beam) for level in range(self.max_depth)], dtype=np.int64)
+        return np.asarray([pool_size(self.beam, level) for level in range(self.max_depth)])
+
+    @cached_property
+    def _columns(self) -> list[tuple[Callable, slice]]:
+        """Writer and place of every part."""
+        ends = np.cumsum([PARTS[part].width(self) for part in self.parts]).tolist()
+        starts = [0, *ends[:-1]]
+        return [(PARTS[p].write, slice(a, b)) for p, a, b in zip(self.parts, starts, ends, strict=True)]
+
+    @cached_property
+    def _last_nodes(self) -> np.ndarray:
+        return np.asarray(self.sizes) - 1
 
     def observe(self, view: DraftView) -> np.ndarray:
         """Return the observations [B, width] float32."""
-        tree = _Tree(self, view)
-        columns = [PARTS[part].values(self, tree) for part in self.parts]
-        if not columns:
-            return np.zeros((len(view.depth), 0), dtype=np.float32)
-        return np.concatenate(columns, axis=1, dtype=np.float32)
+        if len(view.depth) == 1:
+            return self._same_depth(view, int(view.depth[0]))
+        observations = np.empty((len(view.depth), self.width), dtype=np.float32)
+        for depth in np.unique(view.depth):
+            rows = np.flatnonzero(view.depth == depth)
+            observations[rows] = self._same_depth(view.rows(rows), int(depth))
+        return observations
+
+    def _same_depth(self, view: DraftView, depth: int) -> np.ndarray:
+        """Observations of drafts of one depth: the nodes drafted are then a plain slice."""
+        tree = _Tree(self, view, depth)
+        observations = np.zeros((len(view.depth), self.width), dtype=np.float32)
+        for write, columns in self._columns:
+            write(tree, observations[:, columns])
+        return observations
 
 
 class _Tree:
-    """Quantities that several parts need, computed once an observation and only when asked for."""
+    """B trees of one depth: `nodes` [B, pool(depth)] are the cumulative log-probs of what is drafted."""
 
-    def __init__(self, spec: ObservationSpec, view: DraftView) -> None:
-        self.spec, self.view = spec, view
-        self._cache: dict[str, np.ndarray] = {}
+    def __init__(self, spec: ObservationSpec, view: DraftView, depth: int) -> None:
+        self.spec, self.view, self.depth = spec, view, depth
+        self.nodes = view.scores[:, : pool_size(spec.beam, depth)]
+        # The newest level, [B, W] or [B, W*W]; nothing at depth 0.
+        self.level = view.scores[:, pool_size(spec.beam, depth - 1) : self.nodes.shape[1]]
+        self._best: np.ndarray | None = None
 
-    def _once(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        if name not in self._cache:
-            self._cache[name] = compute()
-        return self._cache[name]
-
-    def scores(self) -> np.ndarray:
-        """Cumulative log-probs [B, pool], -inf beyond the depth."""
-        return self._once("scores", self._scores)
-
-    def _scores(self) -> np.ndarray:
-        scores, depth = self.view.scores, self.view.depth
-        if len(depth) == 1:  # the live case: cheaper than a mask
-            drafted = int(pool_size(int(depth[0]), self.spec.beam))
-            out = np.full(scores.shape, -np.inf, dtype=np.float32)
-            out[:, :drafted] = scores[:, :drafted]
-            return out
-        drafted = pool_size(depth, self.spec.beam)
-        return np.where(np.arange(scores.shape[1]) < drafted[:, None], scores, np.float32(-np.inf))
-
-    def level(self) -> np.ndarray:
-        """Cumulative log-probs of the newest level [B, W*W], -inf where the level has no such node."""
-        return self._once("level", self._level)
-
-    def _level(self) -> np.ndarray:
-        beam, depth = self.spec.beam, self.view.depth
-        start = pool_size(np.maximum(depth - 1, 0), beam)
-        count = np.where(depth > 1, beam**2, np.where(depth == 1, beam, 0))
-        offset = np.arange(beam**2)
-        index = np.minimum(start[:, None] + offset, self.view.scores.shape[1] - 1)
-        values = np.take_along_axis(self.view.scores, index, axis=1)
-        return np.where(offset < count[:, None], values, np.float32(-np.inf))
-
-    def sorted_probabilities(self) -> np.ndarray:
-        """Probabilities of the best max(top, largest size) nodes, descending; 0 where the tree is smaller."""
-        return self._once("sorted", self._sorted)
-
-    def _sorted(self) -> np.ndarray:
-        count = max(self.spec.top, self.spec.sizes[-1])
-        probabilities = _descending(self.scores(), min(count, self.scores().shape[1]))
-        missing = count - probabilities.shape[1]
-        return np.pad(np.exp(probabilities), ((0, 0), (0, missing)))
+    def best_probabilities(self) -> np.ndarray:
+        """Probabilities of the nodes that any part asks for, largest first, [B, at most that many]."""
+        if self._best is None:
+            self._best = np.exp(_descending(self.nodes, max(self.spec.top, self.spec.sizes[-1])))
+        return self._best
 
 
 def _descending(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the `count` largest values of each row, largest first."""
-    negated = -values
-    if count < values.shape[1] // 2:
-        negated = np.partition(negated, count - 1, axis=1)[:, :count]
-    negated.sort(axis=1)
-    return -negated[:, :count]
+    """Return the `count` largest values of each row, or all, largest first."""
+    return np.sort(values, axis=1)[:, : -count - 1 : -1]
 
 
 def scaled_recent(recent: np.ndarray) -> np.ndarray:
     """The part `recent` from the values of `RecentCycles`, both [B, 3]."""
-    return recent / np.float32(4)
+    return recent * QUARTER
 
 
 def _logarithms(values: np.ndarray) -> np.ndarray:
-    """Scale log-probs to about [-1, 0], absent nodes to the floor."""
-    return np.maximum(values, np.float32(LOG_FLOOR)) * np.float32(-1 / LOG_FLOOR)
+    """Scale log-probs to [-1, 0], with everything below the floor at -1."""
+    return np.maximum(values, LOG_FLOOR) / -LOG_FLOOR
 
 
-def _zero_padded(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(values), values, np.float32(0))
+def _nodes(tree: _Tree, out: np.ndarray) -> None:
+    out[:, : tree.nodes.shape[1]] = tree.nodes
 
 
-def _top(spec: ObservationSpec, tree: _Tree) -> np.ndarray:
-    return tree.sorted_probabilities()[:, : spec.top]
+def _level(tree: _Tree, out: np.ndarray) -> None:
+    out[:, : tree.level.shape[1]] = tree.level
 
 
-def _mass(spec: ObservationSpec, tree: _Tree) -> np.ndarray:
+def _top(tree: _Tree, out: np.ndarray) -> None:
+    best = tree.best_probabilities()[:, : out.shape[1]]
+    out[:, : best.shape[1]] = best
+
+
+def _mass(tree: _Tree, out: np.ndarray) -> None:
     """Sum of the V largest probabilities for every size V: what a calibrated draft expects to be accepted."""
-    sums = np.cumsum(tree.sorted_probabilities(), axis=1)
-    return sums[:, np.asarray(spec.sizes) - 1] / np.float32(4)
+    if tree.depth:
+        sums = tree.best_probabilities().cumsum(axis=1)
+        sums.take(tree.spec._last_nodes, axis=1, mode="clip", out=out)
+        out *= QUARTER
 
 
-def _best(spec: ObservationSpec, tree: _Tree) -> np.ndarray:
+def _best(tree: _Tree, out: np.ndarray) -> None:
     """The best node of every level: how the most probable path decays."""
-    return _logarithms(np.maximum.reduceat(tree.scores(), spec.level_starts, axis=1))
+    out.fill(-1)
+    if tree.depth:
+        starts = tree.spec.level_starts[: tree.depth]
+        out[:, : tree.depth] = _logarithms(np.maximum.reduceat(tree.nodes, starts, axis=1))
 
 
-def _beam(spec: ObservationSpec, tree: _Tree) -> np.ndarray:
+def _beam(tree: _Tree, out: np.ndarray) -> None:
     """The newest level's W best nodes, where the next level would grow: log-probs, probabilities."""
-    frontier = _descending(tree.level(), spec.beam)
-    return np.concatenate([_logarithms(frontier), np.exp(frontier)], axis=1)
+    beam = tree.spec.beam
+    out[:, :beam] = -1
+    if tree.depth:
+        frontier = _descending(tree.level, beam)
+        out[:, :beam] = _logarithms(frontier)
+        np.exp(frontier, out=out[:, beam:])
 
 
-def _one_hot_depth(spec: ObservationSpec, tree: _Tree) -> np.ndarray:
-    return tree.view.depth[:, None] == np.arange(spec.max_depth + 1)
+def _depth(tree: _Tree, out: np.ndarray) -> None:
+    out.fill(tree.depth / 10)
 
 
-def _entropy(spec: ObservationSpec, tree: _Tree) -> np.ndarray:
+def _one_hot_depth(tree: _Tree, out: np.ndarray) -> None:
+    out[:, tree.depth] = 1
+
+
+def _length(tree: _Tree, out: np.ndarray) -> None:
+    out[:, 0] = tree.view.context_length / 1000
+
+
+def _recent(tree: _Tree, out: np.ndarray) -> None:
+    out[:] = scaled_recent(tree.view.recent)
+
+
+def _entropy(tree: _Tree, out: np.ndarray) -> None:
     if tree.view.entropy is None:
         raise InputError("observation part 'entropy': the traces have no entropy; record them with it")
-    return tree.view.entropy[:, None] / np.float32(4)
+    out[:, 0] = tree.view.entropy * QUARTER
 
 
 @dataclass(frozen=True)
 class _Part:
-    """How wide a part is, and how its values [B, width] come from the tree."""
+    """How wide a part is, and who writes it into zeros [B, width]."""
 
     width: Callable[[ObservationSpec], int]
-    values: Callable[[ObservationSpec, _Tree], np.ndarray]
+    write: Callable[[_Tree, np.ndarray], None]
 
 
 PARTS: dict[str, _Part] = {
-    "nodes": _Part(lambda s: int(pool_size(s.max_depth, s.beam)), lambda s, t: _zero_padded(t.scores())),
-    "level": _Part(lambda s: s.beam**2, lambda s, t: _zero_padded(t.level())),
-    "top": _Part(lambda s: s.top, _top),
-    "mass": _Part(lambda s: len(s.sizes), _mass),
-    "best": _Part(lambda s: s.max_depth, _best),
-    "beam": _Part(lambda s: 2 * s.beam, _beam),
-    "depth": _Part(lambda s: 1, lambda s, t: t.view.depth[:, None] / 10),
-    "one_hot_depth": _Part(lambda s: s.max_depth + 1, _one_hot_depth),
-    "length": _Part(lambda s: 1, lambda s, t: t.view.context_length[:, None] / 1000),
-    "recent": _Part(lambda s: 3, lambda s, t: scaled_recent(t.view.recent)),
-    "entropy": _Part(lambda s: 1, _entropy),
+    "nodes": _Part(lambda spec: pool_size(spec.beam, spec.max_depth), _nodes),
+    "level": _Part(lambda spec: spec.beam**2, _level),
+    "top": _Part(lambda spec: spec.top, _top),
+    "mass": _Part(lambda spec: len(spec.sizes), _mass),
+    "best": _Part(lambda spec: spec.max_depth, _best),
+    "beam": _Part(lambda spec: 2 * spec.beam, _beam),
+    "depth": _Part(lambda spec: 1, _depth),
+    "one_hot_depth": _Part(lambda spec: spec.max_depth + 1, _one_hot_depth),
+    "length": _Part(lambda spec: 1, _length),
+    "recent": _Part(lambda spec: 3, _recent),
+    "entropy": _Part(lambda spec: 1, _entropy),
 }

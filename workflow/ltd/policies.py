@@ -162,6 +162,11 @@ class PolicyController:
         self.depth, self.size, self.name = depth, size, name
         self._recent = RecentCycles(1)
         self._drafted = np.zeros(1, dtype=np.int64)
+        self._depth, self._context = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        self._tensor: torch.Tensor | None = None
+        self._scores: np.ndarray | None = None
+        policies = [policy for policy in (depth, size) if isinstance(policy, Policy)]
+        self._needs_entropy = any("entropy" in policy.spec.parts for policy in policies)
 
     @classmethod
     def load(cls, folder: str | Path, name: str = "ltd") -> "PolicyController":
@@ -171,7 +176,7 @@ class PolicyController:
     def begin(self, prompt_length: int) -> None:
         """Forget the previous answer."""
         self._recent.reset(_LANE)
-        self._drafted[:] = 0
+        self._drafted[0] = 0
 
     def continue_drafting(self, state: Any) -> bool:
         """Decide whether one more level is drafted."""
@@ -179,7 +184,7 @@ class PolicyController:
             go_on = state.depth < self.depth
         else:
             go_on = not self.depth.asked(state.depth) or self.depth.choose(self._view(state))[0] == CONTINUE
-        self._drafted[:] = state.depth + go_on
+        self._drafted[0] = state.depth + go_on
         return bool(go_on)
 
     def choose_size(self, state: Any) -> int:
@@ -194,18 +199,16 @@ class PolicyController:
         self._drafted[:] = 0
 
     def _view(self, state: Any) -> DraftView:
-        policies = [policy for policy in (self.depth, self.size) if isinstance(policy, Policy)]
-        parts = {part for policy in policies for part in policy.spec.parts}
+        if state.scores is not self._tensor:
+            self._tensor = state.scores
+            self._scores = state.scores.numpy(force=True)[None]
+        elif state.scores.is_cuda:  # on a CPU the array shares the tensor's memory
+            self._scores = state.scores.numpy(force=True)[None]
+        self._depth[0], self._context[0] = state.depth, state.context_length
         entropy = None
-        if "entropy" in parts:
+        if self._needs_entropy:
             entropy = np.asarray([state.entropy() if state.depth else 0.0], dtype=np.float32)
-        return DraftView(
-            scores=state.scores.numpy(force=True)[None],
-            depth=np.asarray([state.depth]),
-            context_length=np.asarray([state.context_length]),
-            recent=self._recent.values,
-            entropy=entropy,
-        )
+        return DraftView(self._scores, self._depth, self._context, self._recent.values, entropy)
 
 
 _LANE = np.zeros(1, dtype=np.int64)

@@ -89,6 +89,8 @@ def check(settings: PolicySettings) -> None:
         raise InputError(f"rl.first_decision: {settings.first_decision}: expected 0 or 1")
     if settings.interval < 1:
         raise InputError(f"rl.interval: {settings.interval}: expected 1 or more")
+    if settings.rehearsal and settings.whole_answers:
+        raise InputError("rl.rehearsal: needs rl.whole_answers to be false; set it to 0 otherwise")
     if settings.rollout % settings.lanes or settings.rollout % settings.minibatch:
         raise InputError(
             f"rl.rollout: {settings.rollout}: expected a multiple of rl.lanes ({settings.lanes}) "

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ltd.policies import PolicyNetwork
 from ltd.policy_settings import PolicySettings
+from ltd.rehearsal import rehearse
 from ltd.training_state import State, Training
 from ltd.vector_env import ReplayVecEnv
 
@@ -135,14 +136,17 @@ def train(
     ends = segment_ends(settings.of(kind, "steps"), settings)
     model = build(env, kind, settings, ends[-1], seed, previous)
     follow = _FollowRate(env)
-    start = export_network(actor_layers(model))
-    best = Training(start, export_network(critic_layers(model)))
+    best = Training(export_network(actor_layers(model)), export_network(critic_layers(model)))
     first = 0
     if (saved := state.load(model, env.reward)) is not None:
         first, best = saved
     else:
-        _record(best, model, validate(start), env, follow, report)
-    for segment in tqdm(range(first, len(ends)), desc=f"{kind} policy", unit="checkpoint"):
+        if settings.rehearsal:
+            rehearse(model, env, settings)
+            best.actor = export_network(actor_layers(model))
+            best.critic = export_network(critic_layers(model))
+        _record(best, model, validate(best.actor), env, follow, report)
+    for segment in tqdm(range(first, len(ends)), desc=f"{kind} policy", unit="checkpoint", leave=False):
         set_random_seed(seed + 1000 * (segment + 1))
         env.reseed(seed + 1000 * (segment + 1))
         model._last_obs = None  # makes the model reset the environment

@@ -1,0 +1,147 @@
+"""Exported policies: their files, and the live controller against vectorised replay."""
+
+import json
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from ltd.controllers import DraftState
+from ltd.errors import InputError
+from ltd.evaluation import best_constant, evaluate
+from ltd.observations import ObservationSpec
+from ltd.policies import Policy, PolicyController, PolicyNetwork, load_policy, save_policies
+from ltd.policy_settings import COMPACT, SIZES
+from ltd.replay_walk import ReplayWorld
+from ltd.simulator import simulate, static_grid
+from synthetic import synthetic_profile, synthetic_traces
+
+SPEC = ObservationSpec(COMPACT, 4, 6, SIZES)
+
+
+def random_policy(kind, seed=0, spec=SPEC, **schedule):
+    rng = np.random.default_rng(seed)
+    actions = SIZES if kind == "size" else (0, 1)
+    widths = [spec.width, 16, len(actions)]
+    layers = [(rng.normal(size=(o, i)), rng.normal(size=o)) for i, o in pairwise(widths)]
+    return Policy(kind, PolicyNetwork(layers), spec, actions, trained_on={"traces": "t"}, **schedule)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return ReplayWorld(synthetic_traces(), synthetic_profile(), SIZES)
+
+
+def test_policies_survive_saving(tmp_path):
+    pair = random_policy("depth", 1), random_policy("size", 2)
+    save_policies(tmp_path, *pair)
+    x = np.random.default_rng(0).normal(size=(5, SPEC.width)).astype(np.float32)
+    for policy in pair:
+        loaded = load_policy(tmp_path, policy.kind)
+        assert loaded.spec == SPEC and loaded.actions == policy.actions
+        assert loaded.trained_on == {"traces": "t"}
+        assert np.array_equal(loaded.network.logits(x), policy.network.logits(x))
+
+
+def test_damaged_folders_are_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load_policy(tmp_path, "depth")
+    save_policies(tmp_path, random_policy("depth"))
+    with pytest.raises(InputError, match="no size policy"):
+        PolicyController.load(tmp_path)
+    path = tmp_path / "policy.json"
+    description = json.loads(path.read_text())
+    description["depth"]["observation"]["parts"] = ["depth"]
+    path.write_text(json.dumps(description))
+    with pytest.raises(InputError, match="asks for 1 inputs and 2 actions, the network has"):
+        load_policy(tmp_path, "depth")
+    (tmp_path / "depth.safetensors").unlink()
+    with pytest.raises(InputError, match="no such policy"):
+        load_policy(tmp_path, "depth")
+
+
+def test_large_networks_through_torch_are_the_same_function():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(300, 400)).astype(np.float32)
+    network = PolicyNetwork([(weight, np.zeros(300)), (rng.normal(size=(2, 300)), np.ones(2))])
+    x = rng.normal(size=(3, 400)).astype(np.float32)
+    hidden = np.maximum(x @ weight.T, 0)
+    assert network._large
+    assert np.allclose(network.logits(x), hidden @ network.layers[1][0].T + 1, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("first_decision,interval", [(0, 1), (1, 1), (0, 2)])
+def test_controller_in_the_simulator_equals_the_vectorised_replay(world, first_decision, interval):
+    """Same cycles for the same policies, answer by answer and all at once; history included."""
+    depth = random_policy("depth", 3, first_decision=first_decision, interval=interval)
+    size = random_policy("size", 4)
+    ours = evaluate(world, depth, size)
+    free = evaluate_without_decision_time(world, depth, size)
+    theirs = simulate(PolicyController(depth, size), world.traces, world.profile)
+    order = np.lexsort([ours.position])
+    assert len(set(theirs.log.depth)) > 2 and len(set(theirs.log.size)) > 2
+    assert np.array_equal(ours.depth[order], theirs.log.depth)
+    drafted = theirs.log.depth > 0
+    assert np.array_equal(ours.size[order][drafted], theirs.log.size[drafted])
+    assert np.array_equal(ours.tokens[order], theirs.log.tokens)
+    assert np.allclose(free, theirs.seconds.sum())
+
+
+def evaluate_without_decision_time(world, depth, size):
+    """Seconds of the vectorised replay with free decisions, as the simulator counts by default."""
+    free = {"depth_policy", "size_policy"}
+    profile = world.profile
+    for name in free:
+        table = profile.tables[name]
+        profile = profile.replace_table(name, type(table)(table.axis, (0 * np.asarray(table.ms)).tolist()))
+    return evaluate(ReplayWorld(world.traces, profile, SIZES), depth, size).seconds.sum()
+
+
+def test_decisions_are_charged(world):
+    depth, size = random_policy("depth", 3), random_policy("size", 4)
+    theirs = simulate(
+        PolicyController(depth, size), world.traces, world.profile, depth_policy=True, size_policy=True
+    )
+    assert np.isclose(evaluate(world, depth, size).seconds.sum(), theirs.seconds.sum())
+
+
+def test_constants_equal_the_static_grid(world):
+    grid = static_grid(world.traces, world.profile, (0, 2, 5), (4, 12))
+    plain = grid.setting(0, 4).throughput()
+    for depth in (0, 2, 5):
+        for size in (4, 12):
+            expected = grid.setting(depth, size).throughput()
+            assert np.isclose(evaluate(world, depth, size).throughput, expected)
+            assert np.isclose(evaluate(world, depth, size).speedup, expected / plain)
+            assert PolicyController(depth, size).name == "ltd"
+
+
+def test_best_constant_is_the_best(world):
+    size = random_policy("size", 4)
+    speedups = [evaluate(world, depth, size).speedup for depth in range(7)]
+    assert best_constant(world, "depth", size, tuple(range(7))) == (np.argmax(speedups), max(speedups))
+
+
+def test_task_speedups_add_up(world):
+    evaluation = evaluate(world, 2, 4)
+    assert set(evaluation.task_speedups) == {"chat", "code"}
+    assert min(evaluation.task_speedups.values()) <= evaluation.speedup
+    assert evaluation.speedup <= max(evaluation.task_speedups.values())
+
+
+def test_a_decision_takes_tens_of_microseconds():
+    traces = synthetic_traces(beam=10, max_depth=8, sequences=1)
+    spec = ObservationSpec(COMPACT, 10, 8, SIZES)
+    controller = PolicyController(random_policy("depth", spec=spec), random_policy("size", spec=spec))
+    controller.begin(0)
+    scores = torch.from_numpy(traces.scores[5])
+    state = DraftState(8, 10, scores, depth=5, context_length=100)
+    times = []
+    for _ in range(300):
+        start = time.perf_counter()
+        controller.continue_drafting(state)
+        times.append(time.perf_counter() - start)
+    print(f"{1e6 * np.min(times):.0f} µs a decision")
+    assert np.min(times) < 300e-6

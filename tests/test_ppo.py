@@ -1,0 +1,255 @@
+"""Training: it learns, follows its schedules, resumes exactly, and every stage writes whole folders."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ltd import choose_policies, combine_policies, tracking, train_policy
+from ltd.co_adaptation import KINDS, Workshop, evaluate_pair, train_chain, train_policy_of
+from ltd.errors import InputError
+from ltd.evaluation import evaluate
+from ltd.policies import PolicyController, PolicyNetwork
+from ltd.policy_settings import PolicySettings, with_overrides
+from ltd.ppo import action_statistics, actor_layers, build, export_network, learning_rate, segment_ends
+from ltd.presets import PRESETS, with_preset
+from ltd.rehearsal import choice_values, stopping_values
+from ltd.replay_walk import ReplayWorld
+from ltd.traces import Traces
+from ltd.training_state import State
+from synthetic import synthetic_profile, synthetic_traces
+
+SIZES = (1, 2, 4, 8, 16)
+TINY = {
+    "sizes": SIZES,
+    "size_steps": 4096,
+    "depth_steps": 8192,
+    "lanes": 64,
+    "rollout": 1024,
+    "minibatch": 256,
+    "epochs": 4,
+    "learning_rate": 3e-3,
+    "validations": 4,
+    "rehearsal": 0,
+    "rounds": 1,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def workshop(**overrides):
+    settings = PolicySettings(**TINY | overrides)
+    worlds = [
+        ReplayWorld(synthetic_traces(seed=seed, sequences=16), synthetic_profile(), settings.sizes)
+        for seed in (1, 2)
+    ]
+    return Workshop(*worlds, settings, {"traces": "t"})
+
+
+@pytest.mark.parametrize("overrides", [{}, {"rehearsal": 20, "size_steps": 1024, "depth_steps": 1024}])
+def test_a_chain_beats_the_best_static_setting(overrides):
+    shop = workshop(**overrides)
+    pair, evaluations = train_chain(shop, 1, seed=0)
+    static = max(
+        evaluate(shop.validation, depth, size).speedup for depth in range(1, 5) for size in (1, 2, 4, 8)
+    )
+    assert len(evaluations) == 2
+    assert evaluate_pair(shop.validation, pair).speedup == max(e.speedup for e in evaluations)
+    assert max(e.speedup for e in evaluations) > static
+
+
+def test_same_seed_same_policy_and_a_killed_training_resumes_exactly(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill_after(validations):
+        def report(row):
+            validations.append(row)
+            if len(validations) == 4:
+                raise Killed
+
+        return report
+
+    undisturbed = train_policy_of(workshop(), "size", {}, seed=3)
+    state = State(tmp_path / "state", "this training")
+    with pytest.raises(Killed):
+        train_policy_of(workshop(), "size", {}, seed=3, state=state, report=kill_after([]))
+    resumed_rows = []
+    resumed = train_policy_of(workshop(), "size", {}, seed=3, state=state, report=resumed_rows.append)
+    assert len(resumed_rows) == 2  # two of four checkpoints were kept
+    assert resumed.training.curves == undisturbed.training.curves
+    for ours, theirs in zip(resumed.policy.network.layers, undisturbed.policy.network.layers, strict=True):
+        assert np.array_equal(ours[0], theirs[0]) and np.array_equal(ours[1], theirs[1])
+    other = train_policy_of(workshop(), "size", {}, seed=3, state=State(tmp_path / "state", "another"))
+    assert len(other.training.curves) == 5  # not resumed from a checkpoint of something else
+    state.forget()
+    assert not (tmp_path / "state").exists()
+
+
+def test_exported_actor_acts_as_the_model_it_comes_from():
+    shop = workshop()
+    model = build(shop.environment("depth", {}, 0), "depth", shop.settings, 1024, 0, None)
+    network = export_network(actor_layers(model))
+    x = np.random.default_rng(0).normal(size=(200, network.inputs)).astype(np.float32)
+    assert np.array_equal(network.logits(x).argmax(axis=1), model.predict(x, deterministic=True)[0])
+
+
+def test_marginal_rate_follows_the_attained_throughput():
+    shop = workshop()
+    trained = train_policy_of(shop, "size", {}, seed=0)
+    first, last = trained.training.curves[0], trained.training.curves[-1]
+    assert first["rate"] == 1.0
+    assert 0.8 < last["rate"] / last["speedup"] < 1.1
+
+
+def test_learning_rate_warms_up_and_decays_to_zero():
+    settings = PolicySettings(warm_up=0.1, learning_rate=1.0)
+    assert [round(learning_rate(p, settings), 3) for p in (0, 0.05, 0.1, 0.55, 1)] == [0, 0.5, 1, 0.5, 0]
+    assert segment_ends(10_000, PolicySettings(rollout=2048, minibatch=256, validations=2)) == [4096, 10240]
+    assert segment_ends(100, PolicySettings()) == [8192]
+
+
+def test_collapse_shows_in_the_statistics():
+    x = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    constant = PolicyNetwork([(np.zeros((4, 3)), np.asarray([9.0, 0, 0, 0]))])
+    informed = PolicyNetwork([(np.eye(4, 3) * 50, np.zeros(4))])
+    assert action_statistics(constant, x)["mutual_information"] < 1e-6
+    assert action_statistics(constant, x)["action_entropy"] < 0.01
+    assert action_statistics(informed, x)["mutual_information"] > 0.5
+
+
+def test_exact_values_of_stopping_equal_enumeration():
+    """Two decisions, three stops: probabilities, entropies, values by hand."""
+    logits, rewards = torch.randn(5, 2, 2), torch.randn(5, 3)
+    p = logits.softmax(-1)
+    stop = torch.stack([p[:, 0, 0], p[:, 0, 1] * p[:, 1, 0], p[:, 0, 1] * p[:, 1, 1]], dim=1)
+    h = -(p * p.log()).sum(-1)
+    probabilities, entropy, value, reach = stopping_values(logits, rewards)
+    second = p[:, 1, 0] * rewards[:, 1] + p[:, 1, 1] * rewards[:, 2]
+    first = p[:, 0, 0] * rewards[:, 0] + p[:, 0, 1] * second
+    assert torch.allclose(probabilities, stop, atol=1e-6)
+    assert torch.allclose(entropy, h[:, 0] + p[:, 0, 1] * h[:, 1], atol=1e-6)
+    assert torch.allclose(value, torch.stack([first, second], dim=1), atol=1e-5)
+    assert torch.allclose(reach, torch.stack([torch.ones(5), p[:, 0, 1]], dim=1), atol=1e-6)
+    probabilities, entropy, value, _ = choice_values(logits[:, :1], rewards[:, :2])
+    assert torch.allclose(value[:, 0], (p[:, 0] * rewards[:, :2]).sum(1), atol=1e-6)
+    assert torch.allclose(entropy, h[:, 0], atol=1e-6)
+
+
+def test_presets_hold_the_paper():
+    paper = with_preset(PolicySettings(), "paper")
+    assert (paper.size_steps, paper.depth_steps) == (100_000, 1_000_000)
+    assert (paper.rollout, paper.minibatch, paper.epochs) == (2048, 256, 20)
+    assert (paper.size_gamma, paper.depth_gamma, paper.reward) == (0.9, 0.999, "throughput")
+    assert with_preset(PolicySettings(), "paper-short").depth_steps == 100_000
+    assert with_preset(PolicySettings(), "default") == PolicySettings()
+    for name in PRESETS:
+        with_preset(PolicySettings(), name)
+
+
+@pytest.mark.parametrize(
+    "overrides,complaint",
+    [
+        ({"sizes": (4, 2)}, "rl.sizes"),
+        ({"reward": "speed"}, "rl.reward: 'speed' is unknown"),
+        ({"depth_observation": ("all",)}, "rl.depth_observation: 'all' is unknown"),
+        ({"rollout": 1000}, "rl.rollout: 1000: expected a multiple"),
+        ({"learning": 1}, "best.json: learning: no setting of policy training"),
+        ({"rehearsal": 1, "whole_answers": True}, "rl.rehearsal"),
+    ],
+)
+def test_wrong_settings_give_one_line(overrides, complaint):
+    with pytest.raises(InputError, match=complaint):
+        with_overrides(PolicySettings(), overrides, "best.json")
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, seed in (("train", 1), ("validation", 2)):
+        synthetic_traces(seed=seed).save(tmp_path / f"{name}.safetensors")
+    synthetic_profile().save(tmp_path / "profile.json")
+    return tmp_path
+
+
+def stage_arguments(files, *more):
+    flags = {name.replace("_", "-"): value for name, value in TINY.items() if name != "sizes"}
+    flags |= {
+        "validations": 1,
+        "traces": files / "train.safetensors",
+        "validation-traces": files / "validation.safetensors",
+        "profile": files / "profile.json",
+        "experiment": files / "results" / "test",
+        "threads": 1,
+    }
+    return [*words(flags), "--sizes", *map(str, SIZES), *map(str, more)]
+
+
+def words(flags):
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def test_the_stages_of_a_chain(files, monkeypatch):
+    monkeypatch.setattr(tracking, "mlflow", None)
+    chain = files / "chain"
+    for kind in KINDS:
+        train_policy.main(
+            stage_arguments(files, "--policy", kind, "--output", chain / kind, "--state", files / "state")
+        )
+    assert not (files / "state").exists()
+    experiment = {"experiment": files / "results" / "test"}
+    validation = {
+        "validation-traces": files / "validation.safetensors",
+        "profile": files / "profile.json",
+    }
+    parts = {"size": chain / "size", "depth": chain / "depth", "output": chain / "iteration-0"}
+    combine_policies.main(words(parts | validation | experiment))
+    (files / "best.json").write_text(json.dumps({"settings": {"entropy_coefficient": 0.02}}))
+    round_1 = {"policy": "size", "previous": chain / "iteration-0", "settings": files / "best.json"}
+    train_policy.main(stage_arguments(files, *words(round_1 | {"output": chain / "iteration-1"})))
+    candidates = ["--candidates", str(chain / "iteration-0"), str(chain / "iteration-1")]
+    choose_policies.main([*candidates, *words({"output": chain / "best"} | experiment)])
+    settings = json.loads((chain / "iteration-1" / "settings.json").read_text())
+    assert settings["entropy_coefficient"] == 0.02 and settings["sizes"] == list(SIZES)
+    first, second, best = (
+        json.loads((chain / name / "validation.json").read_text())
+        for name in ("iteration-0", "iteration-1", "best")
+    )
+    assert best["speedup"] == max(first["speedup"], second["speedup"])
+    assert abs(sum(best["size"]["histogram"].values()) - 1) < 1e-6
+    assert best["depth"]["best_constant"]["speedup"] > 0.5
+    controller = PolicyController.load(chain / "best")
+    assert controller.size.trained_on["target"] == "target"
+    with pytest.raises(SystemExit) as exit_status:
+        half = {"policy": "size", "previous": chain / "size", "output": chain / "iteration-2"}
+        train_policy.main(stage_arguments(files, *words(half)))
+    assert exit_status.value.code == 2
+
+
+def test_policies_train_on_the_chosen_tasks_alone():
+    traces = synthetic_traces(sequences=6)
+    code = train_policy.of_tasks(traces, ("code",), "t.safetensors")
+    assert set(code.tasks) == {"code"} and len(code.sequences) == 3
+    rows = np.isin(traces.sequence, [1, 3, 5])
+    assert np.array_equal(code.scores, traces.scores[rows])
+    assert np.array_equal(code.starts, np.flatnonzero(np.diff(code.sequence, prepend=-1)))
+    assert isinstance(code, Traces)
+    with pytest.raises(InputError, match=r"rl.train_tasks: 'maths' has no answers in t.safetensors"):
+        train_policy.of_tasks(traces, ("maths",), "t.safetensors")
+
+
+def test_traces_and_profile_of_different_models_are_refused(files):
+    synthetic_profile(beam=5).save(files / "profile.json")
+    settings = PolicySettings(sizes=SIZES)
+    paths = [files / name for name in ("train.safetensors", "validation.safetensors", "profile.json")]
+    with pytest.raises(InputError, match="beam: 5, but the traces have beam 4"):
+        train_policy.open_workshop(settings, *paths)
+    with pytest.raises(InputError, match="lies outside the measured 1 to 60"):
+        synthetic_profile().save(files / "profile.json")
+        train_policy.open_workshop(PolicySettings(sizes=(1, 80)), *paths)

@@ -1,0 +1,123 @@
+"""The tuning study: first trial, resuming, results, and a changed setting that opens a new study."""
+
+import csv
+import json
+from dataclasses import replace
+
+import optuna
+import pytest
+
+from ltd import tune
+from ltd.errors import InputError
+from ltd.policy_settings import PolicySettings, with_overrides
+from ltd.search_space import SPACE, as_settings, as_values
+from synthetic import synthetic_profile, synthetic_traces
+
+TINY = {
+    "size_steps": 1024,
+    "depth_steps": 1024,
+    "lanes": 64,
+    "rollout": 1024,
+    "minibatch": 512,
+    "validations": 1,
+    "rounds": 1,
+}
+
+
+class Run:
+    def __init__(self):
+        self.logged = []
+
+    def metrics(self, values, step=None):
+        self.logged.append((values, step))
+
+    def artifact(self, path):
+        pass
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    # Trials as short as possible: one round, no rehearsal.
+    monkeypatch.setitem(SPACE, "rounds", [1])
+    monkeypatch.setitem(SPACE, "rehearsal", [PolicySettings().rehearsal])
+    for name, seed in (("train", 1), ("validation", 2)):
+        synthetic_traces(seed=seed, sequences=4).save(tmp_path / f"{name}.safetensors")
+    synthetic_profile().save(tmp_path / "profile.json")
+    (tmp_path / "settings.json").write_text(json.dumps(TINY))
+    return tune.TuneOptions(
+        traces=tmp_path / "train.safetensors",
+        validation_traces=tmp_path / "validation.safetensors",
+        profile=tmp_path / "profile.json",
+        output=tmp_path / "tuning",
+        state=tmp_path / "state",
+        settings=tmp_path / "settings.json",
+        trials=2,
+        step_share=1.0,
+        startup_trials=2,
+    )
+
+
+def base(options):
+    return with_overrides(PolicySettings(), json.loads(options.settings.read_text()), "settings.json")
+
+
+def test_study_starts_with_the_defaults_and_goes_on_where_it_stopped(options):
+    run = Run()
+    tune.tune(options, run)
+    best = json.loads((options.output / "best.json").read_text())
+    with (options.output / "trials.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["trial"] for row in rows] == ["0", "1"]
+    assert {"history.png", "slices.png"} <= {path.name for path in options.output.iterdir()}
+    # The first trial is the chain that the study sets out from; the winner's settings can be trained with.
+    assert rows[0]["learning_rate"] == str(base(options).learning_rate)
+    assert best["validation_speedup"] == max(float(row["speedup"]) for row in rows if row["speedup"])
+    with_overrides(base(options), best["settings"], "best.json")
+
+    # A trial that was running when the process died is tried again, with the same values.
+    study = tune.open_study(options, base(options))
+    dead = study.ask()
+    for name, choices in SPACE.items():
+        if isinstance(choices, list):
+            dead.suggest_categorical(name, choices)
+        else:
+            dead.suggest_float(name, *choices, log=True)
+    tune.tune(replace(options, trials=3), run)
+    study = tune.open_study(options, base(options))
+    states = [trial.state.name for trial in study.trials]
+    assert states[2] == "FAIL" and states.count("FAIL") == 1
+    assert study.trials[3].params == dead.params
+    assert json.loads((options.output / "best.json").read_text())["trials"] == 3
+
+    # With nothing left to do, only the results are written again.
+    tune.tune(replace(options, trials=3), run)
+    assert len(tune.open_study(options, base(options)).trials) == 4
+
+
+def test_other_settings_are_another_study(options):
+    name = tune.study_name(options, base(options))
+    assert name == tune.study_name(replace(options, trials=99), base(options))
+    assert name != tune.study_name(options, replace(base(options), sizes=(1, 2)))
+    assert name != tune.study_name(replace(options, step_share=0.5), base(options))
+    synthetic_profile(verify_slope=0.5).save(options.profile)
+    assert name != tune.study_name(options, base(options))
+
+
+def test_points_of_the_space_are_settings():
+    values = as_values(PolicySettings())
+    assert values is not None, "the default settings must lie in the search space"
+    assert replace(PolicySettings(), **as_settings(values)) == PolicySettings()
+    assert as_values(replace(PolicySettings(), size_network=(7,))) is None
+    trial = optuna.trial.FixedTrial(values)
+    assert as_settings(tune.suggest(trial)) == as_settings(values)
+
+
+def test_trials_are_shortened_in_whole_rollouts():
+    short = tune.shortened(PolicySettings(size_steps=100_000, depth_steps=300_000), 0.2)
+    assert (short.size_steps, short.depth_steps) == (20_000, 60_000)
+    assert tune.shortened(PolicySettings(), 0.0001).size_steps == PolicySettings().rollout
+
+
+def test_impossible_budgets_are_refused(options):
+    with pytest.raises(InputError, match=r"tune.trials and tune.step_share"):
+        tune.tune(replace(options, trials=0), Run())

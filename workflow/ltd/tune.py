@@ -1,0 +1,197 @@
+"""The Optuna study: which reward, observation and hyper-parameters give the best pair of policies in replay.
+
+Every trial is a short chain of co-adaptation in this process; its value is the validation speedup of its best
+iteration, and it is pruned after an iteration that falls behind the median of the trials before. The first
+trial has the settings of the chain `default`. The winner is retrained with full steps as the chain `ltd`.
+"""
+
+import csv
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from matplotlib import pyplot
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization import matplotlib as plots
+
+from ltd.co_adaptation import train_chain
+from ltd.errors import InputError
+from ltd.evaluation import Evaluation
+from ltd.files import atomic_path, file_hash, read_json, write_json
+from ltd.options import StageOptions, option, run_stage
+from ltd.policy_settings import PolicySettings, with_overrides
+from ltd.search_space import SPACE, as_settings, as_values, suggest
+from ltd.train_policy import open_workshop
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(StageOptions):
+    """Options of the tuning study."""
+
+    traces: Path = option(help="traces of the training prompts")
+    validation_traces: Path = option(help="traces of the validation prompts")
+    profile: Path = option(help="latency profile of the machine")
+    output: Path = option(help="folder of best.json, trials.csv and the plots")
+    state: Path = option(help="folder of the study's journal; an interrupted study goes on from it")
+    settings: Path | None = option(
+        None, "settings.json of the chain to improve; none: built-in defaults"
+    )
+    trials: int = option(30, "finished or pruned trials of the study")
+    step_share: float = option(0.2, "share of a full training's steps that a trial spends")
+    startup_trials: int = option(6, "trials before the sampler learns from results and pruning begins")
+
+
+def tune(options: TuneOptions, run: Any) -> None:
+    """Run or continue the study, and write its winner."""
+    if options.trials < 1 or not 0 < options.step_share <= 1:
+        raise InputError("tune.trials and tune.step_share: expected at least 1, and a share above 0 up to 1")
+    base = PolicySettings()
+    if options.settings is not None:
+        base = with_overrides(base, read_json(options.settings), str(options.settings))
+    study = open_study(options, base)
+    finished = len(study.get_trials(states=DONE))
+    if finished < options.trials:
+        objective = chain_objective(options, base)
+        limit = optuna.study.MaxTrialsCallback(options.trials, states=DONE)
+        study.optimize(objective, callbacks=[limit, lambda _, trial: announce(trial, options.trials, run)])
+    write_results(study, options.output)
+    run.metrics({"best_speedup": study.best_value, "first_trial_speedup": study.trials[0].value or 0.0})
+    run.artifact(options.output)
+
+
+def open_study(options: TuneOptions, base: PolicySettings) -> optuna.Study:
+    """Open the journal; trials that were running when the last process died are tried again."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    options.state.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(options.state / "journal.log")))
+    name = study_name(options, base)
+    known = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
+    done = len(optuna.load_study(study_name=name, storage=storage).trials) if name in known else 0
+    startup = options.startup_trials
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        load_if_exists=True,
+        direction="maximize",
+        # A resumed study must not draw its first points again.
+        sampler=optuna.samplers.TPESampler(seed=options.seed + done, n_startup_trials=startup),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=startup),
+    )
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.enqueue_trial(trial.params)
+        study.tell(trial.number, state=TrialState.FAIL)
+    if done == 0 and (first := as_values(base)) is not None:
+        study.enqueue_trial(first)
+    return study
+
+
+def study_name(options: TuneOptions, base: PolicySettings) -> str:
+    """Name a study by everything that its values depend on: a change opens a new one in the same journal."""
+    content = [SPACE, base.values(), options.step_share, options.seed]
+    content += [file_hash(path) for path in (options.traces, options.validation_traces, options.profile)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[optuna.Trial], float]:
+    """The objective: validation speedup of a short chain, reported after every iteration."""
+    workshop = open_workshop(base, options.traces, options.validation_traces, options.profile)
+
+    def objective(trial: optuna.Trial) -> float:
+        settings = shortened(replace(base, **as_settings(suggest(trial))), options.step_share)
+
+        def after_iteration(iteration: int, evaluation: Evaluation) -> None:
+            trial.report(evaluation.speedup, iteration)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        _, evaluations = train_chain(
+            replace(workshop, settings=settings),
+            settings.rounds,
+            seed=options.seed,
+            after_iteration=after_iteration,
+        )
+        best = max(evaluations, key=lambda evaluation: evaluation.speedup)
+        trial.set_user_attr("validation", best.summary())
+        return best.speedup
+
+    return objective
+
+
+def shortened(settings: PolicySettings, share: float) -> PolicySettings:
+    """Scale the steps of both trainings down to a trial's budget, in whole rollouts."""
+    steps = {
+        name: max(settings.rollout, round(getattr(settings, name) * share))
+        for name in ("size_steps", "depth_steps")
+    }
+    return replace(settings, **steps, validations=max(1, settings.validations // 4))
+
+
+def announce(trial: FrozenTrial, trials: int, run: Any) -> None:
+    """Print and log a finished trial."""
+    value = trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=0.0)
+    print(f"trial {trial.number} of {trials}: {trial.state.name.lower()}, validation speedup {value:.4f}")
+    run.metrics({"trial_speedup": value}, trial.number)
+
+
+def write_results(study: optuna.Study, output: Path) -> None:
+    """Write best.json, trials.csv and the plots; raises InputError when no trial was finished."""
+    finished = study.get_trials(states=(TrialState.COMPLETE,))
+    if not finished:
+        raise InputError("tune: no trial finished; look into the log for why they failed")
+    best = study.best_trial
+    result = {
+        "settings": as_settings(best.params),
+        "trial": best.number,
+        "validation_speedup": best.value,
+        "first_trial_speedup": study.trials[0].value,
+        "trials": len(study.get_trials(states=DONE)),
+        "study": study.study_name,
+    }
+    with atomic_path(output) as temporary:
+        temporary.mkdir()
+        write_json(temporary / "best.json", result)
+        write_trials(study, temporary / "trials.csv")
+        write_plots(study, temporary)
+
+
+def write_trials(study: optuna.Study, path: Path) -> None:
+    """One row a trial: number, state, seconds, value, the searched values, and the speedup by iteration."""
+    rounds = max(SPACE["rounds"]) + 1
+    header = ["trial", "state", "seconds", "speedup", *SPACE, *(f"iteration_{i}" for i in range(rounds))]
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        for trial in study.get_trials():
+            seconds = trial.duration.total_seconds() if trial.duration else ""
+            steps = [trial.intermediate_values.get(i, "") for i in range(rounds)]
+            values = [trial.params.get(name, "") for name in SPACE]
+            writer.writerow([trial.number, trial.state.name, seconds, trial.value, *values, *steps])
+
+
+def write_plots(study: optuna.Study, folder: Path) -> None:
+    """History of the study and one panel a searched value."""
+    pyplot.switch_backend("Agg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for name, plot in (("history", plots.plot_optimization_history), ("slices", plots.plot_slice)):
+            plot(study)
+            pyplot.gcf().savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+            pyplot.close("all")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_stage("tune", TuneOptions, tune, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()
