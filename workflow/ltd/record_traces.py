@@ -40,7 +40,7 @@ class RecordTracesOptions(StageOptions):
     state: Path = option(help="folder for finished parts; removed when the output is written")
     temperature: float = option(0.0, "temperature that the answers were sampled with (kept as a label)")
     beam: int = option(10, "beam width W of the trees")
-    max_depth: int = option(12, "depth of the recorded trees, the largest that replay can choose")
+    max_depth: int = option(10, "depth of the recorded trees, the largest that replay can choose")
     chunk: int = option(64, "positions drafted together; memory grows with it, 64 suits a CPU, 256 a GPU")
     part_tokens: int = option(4096, "tokens of prompts and answers in one part, the unit of resuming")
     entropy: bool = option(True, "also record the entropy of the draft distribution of every level")
