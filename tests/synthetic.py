@@ -1,6 +1,7 @@
 """Made-up traces and latency profiles for tests: small, seeded, with something to adapt to."""
 
 import numpy as np
+
 from ltd.latency import LatencyProfile, LatencyTable
 from ltd.traces import Traces, level_starts, pool_size, true_path_ranks
 

@@ -1,6 +1,7 @@
 """The grid search stage: winners and bounds in one file, several beam widths, wrong input in one line."""
 
 import pytest
+
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.grid_search import GridSearchOptions, grid_search

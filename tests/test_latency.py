@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from ltd.dense_latency import check_together, dense_for, dense_latency
 from ltd.errors import InputError
 from ltd.latency import LatencyProfile

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+
 from ltd import oracle as oracle_module
 from ltd.errors import InputError
 from ltd.oracle import oracle

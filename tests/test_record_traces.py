@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+
 from ltd import record_traces as stage
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, TraceRecorder

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ltd.replay import ReplayTable
 from ltd.traces import level_starts, pool_size, true_path_ranks
 from synthetic import synthetic_traces

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from ltd import decoding, phases
 from ltd.controllers import StaticController
 from ltd.errors import InputError

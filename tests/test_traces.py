@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from ltd.errors import InputError
 from ltd.traces import Traces, check
 from synthetic import synthetic_traces

@@ -1,12 +1,13 @@
 """A random target and head, small enough for hundreds of live cycles a second, and answers of the target."""
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from ltd.decoding import decode_autoregressive
 from ltd.drafting import Drafter
 from ltd.eagle3 import Eagle3Config, Eagle3Head
 from ltd.responses import Sequence
 from ltd.target import TargetModel
-from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCAB = 14
 END = 0
