@@ -1,9 +1,6 @@
 """Small random models for the engine's tests: odd sizes, and heads whose drafts are often accepted."""
 
 import torch
-from ltd.drafting import Drafter
-from ltd.eagle3 import Eagle3Config, Eagle3Head
-from ltd.target import TargetModel
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -15,6 +12,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from ltd.drafting import Drafter
+from ltd.eagle3 import Eagle3Config, Eagle3Head
+from ltd.target import TargetModel
+
 VOCAB = 23
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -24,22 +25,37 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
-ARCHITECTURES = {
-    "llama": (LlamaForCausalLM, LlamaConfig, dict(hidden_size=48, num_attention_heads=6, num_key_value_heads=2,
-              head_dim=20, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3_ROPE)),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config, dict(hidden_size=35, num_attention_heads=5, num_key_value_heads=1,
-              head_dim=14, tie_word_embeddings=True)),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config, dict(hidden_size=36, num_attention_heads=4, num_key_value_heads=2,
-              head_dim=14)),
-    "mistral": (MistralForCausalLM, MistralConfig, dict(hidden_size=44, num_attention_heads=4,
-                num_key_value_heads=4, head_dim=6, sliding_window=512)),
-}  # fmt: skip
+SHAPES = {
+    "llama": dict(
+        hidden_size=48,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=20,
+        attention_bias=True,
+        mlp_bias=True,
+        rope_parameters=LLAMA3_ROPE,
+    ),
+    "qwen2": dict(
+        hidden_size=35, num_attention_heads=5, num_key_value_heads=1, head_dim=14, tie_word_embeddings=True
+    ),
+    "qwen3": dict(hidden_size=36, num_attention_heads=4, num_key_value_heads=2, head_dim=14),
+    "mistral": dict(
+        hidden_size=44, num_attention_heads=4, num_key_value_heads=4, head_dim=6, sliding_window=512
+    ),
+}
+CLASSES = {
+    "llama": (LlamaForCausalLM, LlamaConfig),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+    "mistral": (MistralForCausalLM, MistralConfig),
+}
+ARCHITECTURES = tuple(SHAPES)
 
 
 def random_model(architecture="llama", seed=0, vocab=VOCAB, layers=5, half_weights=False, **changes):
     """A transformers model with random weights, large enough that its answers vary."""
     torch.manual_seed(seed)
-    model_class, config_class, shapes = ARCHITECTURES[architecture]
+    model_class, config_class = CLASSES[architecture]
     common = dict(
         vocab_size=vocab,
         intermediate_size=50,
@@ -49,7 +65,7 @@ def random_model(architecture="llama", seed=0, vocab=VOCAB, layers=5, half_weigh
         eos_token_id=None,
         pad_token_id=None,
     )
-    model = model_class(config_class(**common | shapes | changes)).eval()
+    model = model_class(config_class(**common | SHAPES[architecture] | changes)).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from engine_models import ARCHITECTURES, RandomController, random_drafter, random_model, random_target
 from ltd.controllers import StaticController
 from ltd.decoding import decode, decode_autoregressive
@@ -97,10 +98,8 @@ def test_end_of_sequence_inside_an_accepted_path():
     for end in set(full.tokens):
         expected = full.tokens[: full.tokens.index(end) + 1]
         received = []
-        result = decode(
-            target, drafter, StaticController(4, 40), PROMPT, max_new_tokens=60, temperature=1.5, eos_ids=[end],
-            on_tokens=received.extend,
-        )  # fmt: skip
+        options = {"max_new_tokens": 60, "temperature": 1.5, "eos_ids": [end], "on_tokens": received.extend}
+        result = decode(target, drafter, StaticController(4, 40), PROMPT, **options)
         assert result.tokens == received == expected
         assert 1 + sum(cycle.tokens for cycle in result.cycles) == len(expected)
         cut_inside += bool(result.cycles) and result.cycles[-1].accepted == result.cycles[-1].tokens
@@ -153,7 +152,7 @@ def test_drafts_do_not_depend_on_how_the_context_was_reached():
     result = decode(target, used, RandomController(seed=5), PROMPT, max_new_tokens=40)
     context = PROMPT + result.tokens
     used.extend()
-    logits, taps = target.prefill(context[:-1])
+    _, taps = target.prefill(context[:-1])
     fresh.prefill(taps, torch.tensor(context[:-1]))
     fresh.extend(taps[-1:], torch.tensor(context[-1:]))
     for _ in range(4):

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
 from engine_models import ARCHITECTURES, random_drafter, random_model, random_target
 from ltd.errors import InputError
 from ltd.model_forward import ModelForward
 from ltd.target import TargetModel
-from transformers import GPT2Config, GPT2LMHeadModel
 
 PROMPT = torch.tensor([3, 14, 15, 9, 2, 6, 5, 3])
 
@@ -170,7 +171,7 @@ def test_other_architectures_go_through_their_own_forward():
 
 
 def test_missing_and_damaged_folders_are_named(tmp_path):
-    with pytest.raises(InputError, match="no config.json"):
+    with pytest.raises(InputError, match=r"no config\.json"):
         TargetModel.load(tmp_path)
     random_model().save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"

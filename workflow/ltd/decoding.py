@@ -20,6 +20,7 @@ from ltd.sampling import SamplingOptions, TokenSampler, accepted_rows
 from ltd.target import TargetModel
 
 TokenCallback = Callable[[list[int]], None]
+StopRule = Callable[[list[int]], bool]
 
 
 @dataclass(slots=True)
@@ -79,11 +80,13 @@ def decode(
     seed: int = 0,
     eos_ids: Sequence[int] | None = None,
     on_tokens: TokenCallback | None = None,
+    stop: StopRule | None = None,
 ) -> Generation:
     """Answer a prompt [n] with at most `max_new_tokens` tokens, fewer at an end-of-sequence or the
     context's limit.
 
-    eos_ids None means the target's own; on_tokens receives the new ids of every cycle. Raises InputError
+    eos_ids None means the target's own; on_tokens receives the new ids of every cycle; stop sees all ids so
+    far after each and ends the answer by returning True. Raises InputError
     for prompts that do not fit, batches, and sampling options out of range.
     """
     prompt = target.token_tensor(prompt_ids)
@@ -92,8 +95,9 @@ def decode(
         raise InputError(f"max_new_tokens: {max_new_tokens} is not at least 1")
     options = SamplingOptions(temperature, top_k, top_p, seed)
     ends = frozenset(target.eos_ids if eos_ids is None else eos_ids)
+    last = _last_token_rule(ends, stop)
     limit = min(max_new_tokens, target.max_context - len(prompt) + 1)
-    loop = _Loop(target, drafter, controller, options, ends, limit, on_tokens)
+    loop = _Loop(target, drafter, controller, options, last, limit, on_tokens)
     return loop.run(prompt)
 
 
@@ -106,12 +110,12 @@ class _Loop:
         drafter: Drafter | None,
         controller: Controller | None,
         options: SamplingOptions,
-        ends: frozenset[int],
+        last: StopRule,
         limit: int,
         on_tokens: TokenCallback | None,
     ) -> None:
         self.target, self.drafter, self.controller = target, drafter, controller
-        self.ends, self.limit, self.on_tokens = ends, limit, on_tokens
+        self.last, self.limit, self.on_tokens = last, limit, on_tokens
         depth = drafter.max_depth if drafter is not None else 0
         self.sampler = TokenSampler(options, target.vocab_size, depth, target.device)
         self.clock = PhaseClock(target.device)
@@ -204,14 +208,18 @@ class _Loop:
 
     def _emit(self, tokens: list[int]) -> int:
         """Append what the end of the sequence and the limit leave of `tokens`; how many that is."""
-        tokens = tokens[: self.limit - len(self.result.tokens)]
-        for index, token in enumerate(tokens):
-            if token in self.ends:
-                tokens = tokens[: index + 1]
+        answer, before = self.result.tokens, len(self.result.tokens)
+        for token in tokens:
+            answer.append(token)
+            if len(answer) >= self.limit or self.last(answer):
                 self.done = True
                 break
-        self.result.tokens += tokens
-        self.done = self.done or len(self.result.tokens) >= self.limit
         if self.on_tokens is not None:
-            self.on_tokens(tokens)
-        return len(tokens)
+            self.on_tokens(answer[before:])
+        return len(answer) - before
+
+
+def _last_token_rule(ends: frozenset[int], stop: StopRule | None) -> StopRule:
+    if stop is None:
+        return lambda answer: answer[-1] in ends
+    return lambda answer: answer[-1] in ends or stop(answer)

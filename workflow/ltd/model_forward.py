@@ -97,6 +97,6 @@ class ModelForward:
         if (logits - wanted).abs().max() > tolerance * wanted.abs().max().clamp(min=1.0):
             kind = self.model.config.model_type
             raise InputError(
-                f"target: the forward of {kind!r} models ignores a 4D attention mask or position ids, which tree "
-                "verification needs; use a Llama, Mistral, Qwen2 or Qwen3 model"
+                f"target: the forward of {kind!r} models ignores a 4D attention mask or position ids, which "
+                "tree verification needs; use a Llama, Mistral, Qwen2 or Qwen3 model"
             )

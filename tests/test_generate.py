@@ -1,0 +1,133 @@
+"""The command and the transformers interface, with a small saved model and head."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast, StoppingCriteriaList, TextIteratorStreamer
+
+from engine_models import VOCAB, random_head, random_model
+from ltd.controllers import StaticController
+from ltd.custom_generate import ltd_generate
+from ltd.decoding import decode_autoregressive
+from ltd.eagle3 import save_head
+from ltd.errors import InputError
+from ltd.generate import Decoder, main
+from ltd.target import TargetModel
+
+CONTROLLER = StaticController(3, 12)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """An experiment's folder with `target` and `draft`."""
+    experiment = tmp_path_factory.mktemp("experiment")
+    model = random_model("qwen3", half_weights=True)
+    model.save_pretrained(experiment / "target")
+    words = Tokenizer(WordLevel({f"w{index}": index for index in range(VOCAB)}, unk_token="w0"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} w1 {% endfor %}"
+    tokenizer.save_pretrained(experiment / "target")
+    save_head(random_head(TargetModel(model), draft_vocab=15), experiment / "draft")
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def target(folders):
+    return TargetModel.load(folders / "target", device="cpu")
+
+
+def generate(target, folders, ids, **options):
+    return target.model.generate(
+        ids,
+        custom_generate=ltd_generate,
+        draft=folders / "draft",
+        controller=CONTROLLER,
+        beam=5,
+        max_depth=3,
+        **options,
+    )
+
+
+def test_generate_gives_the_tokens_of_transformers(target, folders):
+    ids = torch.tensor([[3, 4, 5, 9]])
+    for options in ({"max_new_tokens": 30}, {"max_length": 20}, {"max_new_tokens": 30, "eos_token_id": 7}):
+        expected = target.model.generate(ids, do_sample=False, **options)
+        assert generate(target, folders, ids, do_sample=False, **options).tolist() == expected.tolist()
+    output = generate(target, folders, ids, max_new_tokens=5, return_dict_in_generate=True)
+    assert output.sequences.shape == (1, 9)
+
+
+def test_generate_samples_repeatably(target, folders):
+    ids = torch.tensor([[3, 4, 5, 9]])
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(generate(target, folders, ids, do_sample=True, max_new_tokens=20, top_k=0).tolist())
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_generate_streams_and_obeys_stopping_criteria(target, folders):
+    ids = torch.tensor([[3, 4, 5, 9]])
+    full = generate(target, folders, ids, max_new_tokens=20)[0, 4:].tolist()
+    streamer = TextIteratorStreamer(target.tokenizer, skip_prompt=True, timeout=20)
+    generate(target, folders, ids, max_new_tokens=20, streamer=streamer)
+    assert "".join(streamer).split() == [f"w{token}" for token in full]
+    criteria = StoppingCriteriaList([lambda ids, scores: ids[:, -1] == full[6]])
+    stopped = generate(target, folders, ids, max_new_tokens=20, stopping_criteria=criteria)
+    assert stopped[0, 4:].tolist() == full[: full.index(full[6]) + 1]
+
+
+def test_generate_ignores_left_padding(target, folders):
+    ids, mask = torch.tensor([[0, 0, 3, 4, 5]]), torch.tensor([[0, 0, 1, 1, 1]])
+    padded = generate(target, folders, ids, attention_mask=mask, max_new_tokens=10)
+    plain = generate(target, folders, ids[:, 2:], max_new_tokens=10)
+    assert padded[0, 5:].tolist() == plain[0, 3:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beams": 3}, "beam_search is not supported"),
+        ({"repetition_penalty": 1.5}, "RepetitionPenaltyLogitsProcessor"),
+        ({"min_new_tokens": 3, "eos_token_id": 1}, "MinLengthLogitsProcessor"),
+        ({"num_return_sequences": 2, "do_sample": True}, "batch size 1"),
+    ],
+)
+def test_generate_refuses_what_it_cannot_do(target, folders, options, message):
+    with pytest.raises(InputError, match=message):
+        generate(target, folders, torch.tensor([[3, 4]]), max_new_tokens=5, **options)
+
+
+def test_python_interface(folders, target):
+    decoder = Decoder.load(folders / "target", folders / "draft", CONTROLLER, beam=5, device="cpu")
+    text = decoder.answer("w3 w4", max_new_tokens=12)
+    expected = decode_autoregressive(target, [3, 4, 1], max_new_tokens=12).tokens
+    assert text.split() == [f"w{token}" for token in expected]
+
+
+def test_command_streams_text_and_ends_with_the_speed(folders, capsys):
+    options = "--device cpu --depth 2 --size 5 --beam 4 --max-new-tokens 12".split()
+    main(["--experiment", str(folders), "--prompt", "w3 w4", *options])
+    output = capsys.readouterr()
+    assert len(output.out.split()) == 12
+    assert "12 tokens, " in output.err and "tokens/s, acceptance length" in output.err
+    assert "speedup" in output.err and output.err.rstrip().endswith(", the same tokens")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--depth", "2"], "depth, size: give both"),
+        ([], "no trained policies there"),
+        (["--depth", "2", "--size", "5", "--draft", "nowhere"], "nowhere"),
+        (["--depth", "2", "--size", "5", "--temperature", "-1"], "temperature"),
+    ],
+)
+def test_command_says_what_is_wrong(folders, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--experiment", str(folders), "--device", "cpu", "--beam", "4", "--prompt", "w3", *arguments])
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and errors[-1].startswith("generate: ") and message in errors[-1]

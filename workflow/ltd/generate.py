@@ -1,0 +1,178 @@
+"""Answer a prompt with the models of an experiment: stream the text, then say how fast it was.
+
+    python -m ltd.generate --experiment results/default --prompt "Write a function that adds two numbers."
+
+Decodes with the experiment's trained policies, or with a fixed depth and size if both are given, and once
+more without drafting to measure the speedup.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import TextStreamer
+
+from ltd.controllers import Controller, StaticController
+from ltd.custom_generate import ltd_generate
+from ltd.decoding import Generation, decode, decode_autoregressive
+from ltd.devices import set_threads
+from ltd.drafting import Drafter
+from ltd.engine_loading import load_engine
+from ltd.errors import InputError
+from ltd.options import StageOptions, option, parse_options
+from ltd.policies import Policy, PolicyController
+from ltd.prompts import render
+from ltd.target import TargetModel
+
+__all__ = ["Decoder", "GenerateOptions", "ltd_generate", "main"]
+
+WARM_UP_TOKENS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(StageOptions):
+    """Options of the command."""
+
+    prompt: str = option(help="what the user says")
+    target: str | None = option(None, "target model, folder or hub id; none: the experiment's own")
+    draft: Path | None = option(None, "folder of the Eagle3 head; none: the experiment's own")
+    policies: Path | None = option(None, "folder of trained policies; none: the experiment's tuned ones")
+    depth: int | None = option(None, "fixed draft depth instead of policies; needs --size")
+    size: int | None = option(None, "fixed number of verified nodes instead of policies; needs --depth")
+    beam: int = option(10, "beam of a fixed depth and size; policies bring their own")
+    max_new_tokens: int = option(256, "largest number of tokens of the answer")
+    temperature: float = option(0.0, "0 is greedy")
+    top_k: int | None = option(None, "sample among the k most probable tokens")
+    top_p: float | None = option(None, "sample among the most probable tokens of this total probability")
+    compare: bool = option(True, "decode again without drafting, for the speedup and a check of the tokens")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A target with its drafter and controller: the Python interface in two lines.
+
+    decoder = Decoder.load("target", "draft", StaticController(3, 8))
+    text = decoder.answer("What is the capital of France?", max_new_tokens=100)
+    """
+
+    target: TargetModel
+    drafter: Drafter
+    controller: Controller
+
+    @classmethod
+    def load(
+        cls,
+        target: str | Path,
+        draft: str | Path,
+        controller: Controller,
+        *,
+        beam: int = 10,
+        max_depth: int = 12,
+        device: str = "auto",
+    ) -> "Decoder":
+        """Read both models; raises InputError when either is missing or does not fit the other."""
+        loaded = load_engine(target, Path(draft), beam=beam, max_depth=max_depth, device=device)
+        return cls(*loaded, controller)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a user's turn, through the tokenizer's chat template where it has one."""
+        if self.target.tokenizer.chat_template:
+            return render(self.target.tokenizer, [prompt], [])
+        return self.target.tokenizer(prompt)["input_ids"]
+
+    def answer(self, prompt: str, *, max_new_tokens: int, **sampling) -> str:
+        """Text of the answer; sampling options as for `ltd.decoding.decode`."""
+        result = decode(
+            self.target,
+            self.drafter,
+            self.controller,
+            self.encode(prompt),
+            max_new_tokens=max_new_tokens,
+            **sampling,
+        )
+        return self.target.tokenizer.decode(result.tokens, skip_special_tokens=True)
+
+
+def choose_controller(options: GenerateOptions) -> tuple[Controller, int, int]:
+    """Controller, beam and largest depth that the options ask for."""
+    if (options.depth is None) != (options.size is None):
+        raise InputError("depth, size: give both for a fixed setting, or neither for the trained policies")
+    if options.depth is not None:
+        return StaticController(options.depth, options.size), options.beam, max(options.depth, 1)
+    folder = options.policies or options.experiment / "policies" / "ltd" / "best"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no trained policies there; give --policies, or --depth and --size")
+    controller = PolicyController.load(folder)
+    policy = next(p for p in (controller.depth, controller.size) if isinstance(p, Policy))
+    return controller, policy.spec.beam, policy.spec.max_depth
+
+
+def generate(options: GenerateOptions) -> None:
+    """Stream the answer to standard output and its speed to standard error."""
+    controller, beam, max_depth = choose_controller(options)
+    decoder = Decoder.load(
+        options.target or options.experiment / "target",
+        options.draft or options.experiment / "draft",
+        controller,
+        beam=beam,
+        max_depth=max_depth,
+        device=options.device,
+    )
+    prompt = decoder.encode(options.prompt)
+    settings = {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "seed": options.seed,
+    }
+    target, drafter = decoder.target, decoder.drafter
+    decode(target, drafter, controller, prompt, **settings | {"max_new_tokens": WARM_UP_TOKENS})
+    streamer = TextStreamer(target.tokenizer, skip_special_tokens=True)
+    result = decode(
+        target,
+        drafter,
+        controller,
+        prompt,
+        on_tokens=lambda ids: streamer.put(torch.tensor(ids)),
+        **settings,
+    )
+    streamer.end()
+    plain = decode_autoregressive(target, prompt, **settings) if options.compare else None
+    print(summary(result, plain), file=sys.stderr)
+
+
+def summary(result: Generation, plain: Generation | None) -> str:
+    """One line: tokens per second, acceptance length, and against decoding without drafting where
+    measured.
+    """
+    if not result.cycles:
+        return f"{len(result.tokens)} token"
+    speed = (len(result.tokens) - 1) / result.seconds
+    length = (len(result.tokens) - 1) / len(result.cycles)
+    words = [
+        f"{len(result.tokens)} tokens",
+        f"{speed:.1f} tokens/s",
+        f"acceptance length {length:.2f} over {len(result.cycles)} cycles",
+    ]
+    if plain is not None:
+        same = "the same tokens" if plain.tokens == result.tokens else "NOT the same tokens (a near-tie?)"
+        words.append(f"speedup {plain.seconds / result.seconds:.2f}x over decoding without drafting, {same}")
+    return ", ".join(words)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the options and answer; wrong input is one line and exit status 2."""
+    options = parse_options(GenerateOptions, __doc__, argv)
+    set_threads(options.threads)
+    try:
+        generate(options)
+    except InputError as error:
+        print(f"generate: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
