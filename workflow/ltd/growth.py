@@ -25,9 +25,14 @@ def grow(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
     grown = _with_blocks(model, [block for block in blocks for _ in range(layers // len(blocks))])
     for index, block in enumerate(grown.model.layers):
         if index % (layers // len(blocks)):
-            nn.init.zeros_(block.self_attn.o_proj.weight)
-            nn.init.zeros_(block.mlp.down_proj.weight)
+            silence(block)
     return grown
+
+
+def silence(block: nn.Module) -> None:
+    """Zero the two output projections of a block: it passes its input on unchanged."""
+    nn.init.zeros_(block.self_attn.o_proj.weight)
+    nn.init.zeros_(block.mlp.down_proj.weight)
 
 
 def without_copies(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:

@@ -30,6 +30,7 @@ class Schedule(Protocol):
     grow_step: int
     matrix_learning_rate: float
     embedding_learning_rate: float
+    head_learning_rate: float
     warmup_steps: int
     decay_share: float
 
@@ -68,17 +69,21 @@ class Trainer:
         self._make_optimisers()
 
     def _make_optimisers(self) -> None:
-        matrices = [p for name, p in self.model.named_parameters() if ".layers." in name and p.ndim == 2]
-        known = set(map(id, matrices))
-        others = [p for p in self.model.parameters() if id(p) not in known]
+        matrices, embeddings, others = [], [], []
+        for name, parameter in self.model.named_parameters():
+            hidden = ".layers." in name and parameter.ndim == 2
+            kind = matrices if hidden else embeddings if "embed_tokens" in name else others
+            kind.append(parameter)
         options = self.options
-        self.optimisers = [
-            Muon(matrices, lr=options.matrix_learning_rate),
-            torch.optim.AdamW(
-                others, lr=options.embedding_learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-            ),
+        self._peaks = [
+            options.matrix_learning_rate,
+            options.embedding_learning_rate,
+            options.head_learning_rate,
         ]
-        self._peaks = [options.matrix_learning_rate, options.embedding_learning_rate]
+        self.optimisers = [Muon(matrices, lr=self._peaks[0])] + [
+            torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
+            for parameters, peak in ((embeddings, self._peaks[1]), (others, self._peaks[2]))
+        ]
 
     def grow(self, layers: int) -> None:
         """Give the model the depth planned for this step; the optimisers start afresh."""
@@ -105,7 +110,7 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint, atomically."""
-        tensors = {f"model.{name}": value for name, value in self._weights().items()}
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for number, optimiser in enumerate(self.optimisers):
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{number}.{index}.{key}": value for key, value in state.items()}
@@ -131,7 +136,7 @@ class Trainer:
         if grown:
             self.grow(grown[-1])
         weights = {key.removeprefix("model."): v for key, v in tensors.items() if key.startswith("model.")}
-        self.model.load_state_dict(weights, strict=False)
+        self.model.load_state_dict(weights)
         for number, optimiser in enumerate(self.optimisers):
             content = optimiser.state_dict()
             for key, value in tensors.items():
@@ -140,9 +145,6 @@ class Trainer:
                     content["state"].setdefault(int(rest[0]), {})[rest[1]] = value
             optimiser.load_state_dict(content)
         return True
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.model.state_dict().items() if name != "lm_head.weight"}
 
 
 def growth_plan(options: Schedule) -> dict[int, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -18,7 +19,7 @@ from ltd.batched_generation import answer_conversations
 from ltd.devices import resolve_device
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
-from ltd.growth import without_copies
+from ltd.growth import silence, without_copies
 from ltd.options import StageOptions, option, run_stage
 from ltd.packing import Conversations, Document, Rows, batches, encode_conversations, pack, read_conversations
 from ltd.target_training import Trainer, growth_plan, held_out_loss
@@ -28,6 +29,7 @@ from ltd.world import ends_in_loop, well_formed
 from ltd.world.conversation import Conversation
 
 MAX_POSITIONS = 1024
+EMBEDDING_SCALE = 0.5
 HELD_OUT_ROW = 512
 SAMPLE_TOKENS = 192
 
@@ -44,14 +46,15 @@ class Options(StageOptions):
     intermediate_size: int = option(768, "width of the feed-forward layers")
     start_layers: int = option(3, "blocks of the model that is trained first")
     layers: int = option(12, "blocks of the final model; a multiple of start_layers")
-    steps: int = option(600, "optimiser steps in all")
+    steps: int = option(660, "optimiser steps in all")
     grow_step: int = option(
-        300, "step after which the model grows, at even distances until it has all blocks"
+        360, "step after which the model grows, at even distances until it has all blocks"
     )
     batch_rows: int = option(8, "packed rows per optimiser step")
     row_tokens: int = option(256, "tokens per packed row; longer conversations are cut")
-    matrix_learning_rate: float = option(0.02, "peak learning rate of Muon, for the matrices of the blocks")
-    embedding_learning_rate: float = option(3e-3, "peak learning rate of AdamW, for embeddings and norms")
+    matrix_learning_rate: float = option(0.04, "peak learning rate of Muon, for the matrices of the blocks")
+    embedding_learning_rate: float = option(0.05, "peak learning rate of AdamW for the token embeddings")
+    head_learning_rate: float = option(0.003, "peak learning rate of AdamW for the output head and the norms")
     warmup_steps: int = option(30, "steps of linear warm-up, at the start and after growing")
     decay_share: float = option(0.5, "last share of the steps in which the learning rates fall to zero")
     evaluate_every: int = option(100, "steps between evaluations on held-out conversations")
@@ -75,7 +78,11 @@ def check(options: Options) -> None:
 
 
 def build_model(options: Options, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Make the shallow model with random weights: heads of 64, two to a key-value head, tied embeddings."""
+    """Make the shallow model: heads of 64, two query heads to a key-value head.
+
+    Every block starts silent and the output head at zero, so the first steps are spent on the frequencies of
+    tokens and not on undoing noise; embeddings start large enough for the high learning rate they get.
+    """
     heads = options.hidden_size // 64
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -86,13 +93,18 @@ def build_model(options: Options, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
         num_key_value_heads=heads if heads % 2 else heads // 2,
         max_position_embeddings=MAX_POSITIONS,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(options.seed)
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_SCALE)
+    nn.init.zeros_(model.lm_head.weight)
+    for block in model.model.layers:
+        silence(block)
+    return model
 
 
 def train(
