@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+
 from ltd.eagle3 import Eagle3Config, Eagle3Head
 from ltd.eagle3_training import (
     acceptance,
-    chain_rows,
     choose_draft_vocabulary,
+    plan_chains,
     unroll,
     unroll_hits,
     unroll_loss,
@@ -60,77 +61,97 @@ def decode_chain(head, features, tokens, row, steps):
     return torch.stack(outputs)
 
 
-def test_unroll_equals_sequential_decoding(head, batch):
+def chains_of(step_weight=1.0, steps=5):
+    generator = torch.Generator().manual_seed(2)
+    return plan_chains(PROMPTS, LENGTHS, steps, step_weight, generator)
+
+
+@pytest.mark.parametrize("step_weight", [1.0, 0.6])
+def test_unroll_equals_sequential_decoding(step_weight, head, batch):
     features, tokens = batch
-    rows, exists = chain_rows(PROMPTS, LENGTHS)
-    outputs = unroll(head, features, tokens, rows, steps=5)
+    chains = chains_of(step_weight)
+    outputs = unroll(head, features, tokens, chains)
     compared = 0
     for i in range(3):
-        for a in range(int(exists[i].sum())):
-            steps = min(5, int(exists[i].sum()) - a)
-            reference = decode_chain(head, features[i], tokens[i], int(rows[i, a]), steps)
-            ours = torch.stack([outputs[s][i, a] for s in range(steps)])
-            torch.testing.assert_close(ours, reference, rtol=0, atol=1e-12)
-            compared += steps
-    assert compared == sum(min(5, n - a) for n in (8, 7, 2) for a in range(n))
+        for a, (row, depth) in enumerate(
+            zip(chains.rows[i].tolist(), chains.depths[i].tolist(), strict=True)
+        ):
+            if depth:
+                reference = decode_chain(head, features[i], tokens[i], row, depth)
+                ours = torch.stack([outputs[s][i, a] for s in range(depth)])
+                torch.testing.assert_close(ours, reference, rtol=0, atol=1e-12)
+                compared += depth
+    whole = sum(min(5, n - a) for n in (8, 7, 2) for a in range(n))
+    assert compared == whole if step_weight == 1 else 17 <= compared < whole
 
 
 def test_unroll_does_not_see_later_tokens(head, batch):
     features, tokens = batch
-    rows, _ = chain_rows(PROMPTS, LENGTHS)
-    before = unroll(head, features, tokens, rows, steps=3)
+    chains = chains_of(steps=3)
+    before = unroll(head, features, tokens, chains)
     features, tokens = features.clone(), tokens.clone()
     features[0, 6:] += 1.0
     tokens[0, 7:] = (tokens[0, 7:] + 1) % VOCAB
-    after = unroll(head, features, tokens, rows, steps=3)
-    last = 6 - int(rows[0, 0])  # chains that start before row 6 saw features up to 5 and tokens up to 6
+    after = unroll(head, features, tokens, chains)
     for step in range(3):
         same = (after[step][0] == before[step][0]).all(-1)
-        assert same[: last - step].all() and not same[last - step :].any()
+        early = chains.rows[0, : len(same)] + step < 6  # has read features up to 5 and tokens up to 6
+        alive = chains.alive(step)[0]
+        assert torch.equal(same & alive, early & alive) and (same & alive).any()
 
 
 def test_chains_cover_exactly_the_drafted_tokens():
-    rows, exists = chain_rows(PROMPTS, LENGTHS)
+    chains = chains_of()
     for i, (prompt, length) in enumerate(zip(PROMPTS.tolist(), LENGTHS.tolist(), strict=True)):
-        predicted = (rows[i][exists[i]] + 2).tolist()  # by the first step
-        assert predicted == list(range(prompt + 1, length))
+        exists = chains.depths[i] > 0
+        predicted = (chains.rows[i][exists] + 2).tolist()  # by the first step
+        assert sorted(predicted) == list(range(prompt + 1, length))
+        last = chains.rows[i] + 1 + chains.depths[i]  # predicted by the last step
+        assert (last[exists] <= length - 1).all() and last[exists].max() == length - 1
 
 
 def test_answers_without_a_second_token_have_no_chain():
-    rows, exists = chain_rows(torch.tensor([3, 3]), torch.tensor([4, 6]))
-    assert exists.sum(1).tolist() == [0, 2] and rows.min() >= 2
+    chains = plan_chains(torch.tensor([3, 3]), torch.tensor([4, 6]), 5)
+    assert chains.depths.tolist() == [[0, 0], [2, 1]] and chains.rows.min() >= 2
+
+
+def test_steps_thin_out_by_the_step_weight():
+    many = torch.full((40,), 500)
+    depths = plan_chains(torch.ones_like(many), many, 10, 0.8, torch.Generator().manual_seed(0)).depths
+    assert (depths.diff(dim=1) <= 0).all()
+    for step in range(1, 10):
+        share = (depths > step).float().mean().item()
+        assert share == pytest.approx(0.8**step, abs=0.015)
 
 
 def test_loss_reaches_the_second_and_the_last_answer_token_and_no_other(head, batch):
     """The teacher's gradient shows which rows take part; published trainers miss the first."""
     features, tokens = batch
-    rows, exists = chain_rows(PROMPTS, LENGTHS)
-    outputs = unroll(head, features, tokens, rows, steps=3)
-    teacher = torch.rand(*exists.shape, DRAFT_VOCAB, dtype=torch.float64).requires_grad_()
-    loss, per_step = unroll_loss(head, outputs, teacher, exists, step_weight=0.8)
-    loss.backward()
-    assert torch.equal(teacher.grad.abs().sum(-1) > 0, exists)
-    assert per_step.shape == (3,)
+    chains = chains_of(steps=3)
+    teacher_rows = torch.arange(36).view(3, 12)
+    teacher = torch.rand(36, DRAFT_VOCAB, dtype=torch.float64).requires_grad_()
+    unroll_loss(head, unroll(head, features, tokens, chains), chains, teacher, teacher_rows).backward()
+    position = torch.arange(12)
+    drafted = (position >= PROMPTS[:, None]) & (position < LENGTHS[:, None] - 1)
+    assert torch.equal(teacher.grad.abs().sum(-1).view(3, 12) > 0, drafted)
 
 
-def test_loss_is_the_weighted_mean_over_rows(head, batch):
+def test_loss_is_the_mean_over_all_steps_taken(head, batch):
     features, tokens = batch
-    rows, exists = chain_rows(PROMPTS, LENGTHS)
-    outputs = unroll(head, features, tokens, rows, steps=4)
-    counted = exists & (torch.arange(exists.numel()).view_as(exists) % 3 != 0)
-    teacher = torch.rand(*exists.shape, DRAFT_VOCAB, dtype=torch.float64).softmax(-1)
-    expected, total = 0.0, 0.0
-    for step in range(4):
-        terms = [
-            -(teacher[i, a + step] * head.logits(outputs[step][i, a]).log_softmax(-1)).sum()
-            for i in range(3)
-            for a in range(outputs[step].shape[1])
-            if counted[i, a + step]
-        ]
-        expected += 0.5**step * torch.stack(terms).mean()
-        total += 0.5**step
-    loss, _ = unroll_loss(head, outputs, teacher, counted, step_weight=0.5)
-    torch.testing.assert_close(loss, expected / total)
+    chains = chains_of(step_weight=0.7, steps=4)
+    outputs = unroll(head, features, tokens, chains)
+    teacher_rows = torch.arange(36).view(3, 12)
+    teacher_rows[:, 6] = -1
+    teacher = torch.rand(36, DRAFT_VOCAB, dtype=torch.float64).softmax(-1)
+    terms = [
+        -(teacher[12 * i + row + 1 + step] * head.logits(outputs[step][i, a]).log_softmax(-1)).sum()
+        for i in range(3)
+        for a, (row, depth) in enumerate(zip(chains.rows[i].tolist(), chains.depths[i].tolist(), strict=True))
+        for step in range(depth)
+        if row + 1 + step != 6
+    ]
+    loss = unroll_loss(head, outputs, chains, teacher, teacher_rows)
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
 
 
 def test_draft_vocabulary_by_count_then_id():
@@ -142,14 +163,14 @@ def test_draft_vocabulary_by_count_then_id():
 
 def test_hits_compare_with_the_answer(head, batch):
     features, tokens = batch
-    rows, exists = chain_rows(PROMPTS, LENGTHS)
-    outputs = unroll(head, features, tokens, rows, steps=2)
-    first = head.to_target(head.logits(outputs[0][0, 2]).argmax())
-    tokens[0, rows[0, 2] + 2] = first  # read by later steps and chains only
-    hits, valid = unroll_hits(head, outputs, tokens, rows, exists, steps=2)
-    assert hits[0, 2, 0] and valid[..., 0].equal(exists)
-    tokens[0, rows[0, 2] + 2] = (first + 1) % VOCAB
-    assert not unroll_hits(head, outputs, tokens, rows, exists, steps=2)[0][0, 2, 0]
+    chains = chains_of(steps=2)
+    outputs = unroll(head, features, tokens, chains)
+    answer = chains.rows[0, 2] + 2
+    tokens[0, answer] = head.to_target(head.logits(outputs[0][0, 2]).argmax())  # read by later steps only
+    hits, taken = unroll_hits(head, outputs, chains, tokens, steps=2)
+    assert hits[0, 2, 0] and torch.equal(taken.sum(-1), chains.depths)
+    tokens[0, answer] = (tokens[0, answer] + 1) % VOCAB
+    assert not unroll_hits(head, outputs, chains, tokens, steps=2)[0][0, 2, 0]
 
 
 def test_acceptance_counts_up_to_the_first_miss():

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
 from ltd import train_draft as stage
 from ltd.eagle3 import load_head
 from ltd.eagle3_features import cached_source, online_source
@@ -17,8 +20,6 @@ from ltd.eagle3_trainer import Trainer, epoch_batches
 from ltd.errors import InputError
 from ltd.responses import Responses, Sequence
 from ltd.tracking import StageRun
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 VOCAB = 48
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ltd.eagle3 import Eagle3Head, save_head
 from ltd.eagle3_checkpoint import EMBEDDING
 from ltd.eagle3_features import FeatureSource, pad_tokens
-from ltd.eagle3_training import acceptance, chain_rows, unroll, unroll_hits, unroll_loss
+from ltd.eagle3_training import acceptance, plan_chains, unroll, unroll_hits, unroll_loss
 from ltd.files import atomic_path
 from ltd.muon import Muon
 from ltd.responses import Sequence
@@ -44,10 +44,10 @@ class Batch:
 
     taps: Tensor  # [B, S, 3 * Ht]
     tokens: Tensor  # [B, S]
-    rows: Tensor  # [B, A]
-    exists: Tensor  # bool [B, A]
-    counted: Tensor  # bool [B, A], rows that take part in the loss
-    teacher: Tensor  # [B, A, Vd], the target's distribution within the draft vocabulary
+    prompt_lengths: Tensor  # [B]
+    lengths: Tensor  # [B]
+    final: Tensor  # [B, S, Ht], the target's final hidden states
+    best: Tensor  # [B, S], its most likely next tokens
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,13 @@ class Trainer:
             for index, members in enumerate(progress):
                 if index < self.done:
                     continue
-                losses = self._step(self._batch(train, members), index / len(batches))
+                loss = self._step(self._batch(train, members), index / len(batches))
                 self.done += 1
                 if self.done % CHECKPOINT_EVERY == 0 and self.done < len(batches):
                     self._save()
                 if self.step % 10 == 0:
-                    progress.set_postfix(loss=f"{losses[0]:.3f}", last=f"{losses[-1]:.3f}")
-                    self.run.metrics(
-                        {"train/loss_first": losses[0], "train/loss_last": losses[-1]}, step=self.step
-                    )
+                    progress.set_postfix(loss=f"{loss:.3f}")
+                    self.run.metrics({"train/loss": loss}, step=self.step)
             self._finish_epoch(validation)
         return self.history
 
@@ -142,22 +140,38 @@ class Trainer:
         """The validation of the epoch that was kept."""
         return max(self.history, key=lambda row: row["acceptance_length"])
 
-    def _step(self, batch: Batch, position: float) -> list[float]:
+    def _step(self, batch: Batch, position: float) -> float:
         factor = self._rate((self.epoch + position) / self.recipe.epochs)
         for optimiser, rate in self.optimisers:
             optimiser.param_groups[0]["lr"] = rate * factor
             optimiser.zero_grad()
+        # A generator for every step: a continued run draws what an undisturbed one would.
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        steps, weight = self.recipe.unroll_steps, self.recipe.step_weight
+        chains = plan_chains(batch.prompt_lengths, batch.lengths, steps, weight, generator)
+        teacher, teacher_rows = self._teacher(batch)
         with self._autocast():
-            features = self.head.fuse(batch.taps)
-            outputs = unroll(self.head, features, batch.tokens, batch.rows, self.recipe.unroll_steps)
-            loss, steps = unroll_loss(
-                self.head, outputs, batch.teacher, batch.counted, self.recipe.step_weight
-            )
+            outputs = unroll(self.head, self.head.fuse(batch.taps), batch.tokens, chains)
+            loss = unroll_loss(self.head, outputs, chains, teacher, teacher_rows)
         loss.backward()
         for optimiser, _ in self.optimisers:
             optimiser.step()
         self.step += 1
-        return steps.tolist()
+        return loss.item()
+
+    @torch.no_grad()
+    def _teacher(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The target's distributions within the draft vocabulary, where they can be learnt (see
+        `unroll_loss`).
+
+        That is after the tokens of the answer, unless the most likely one is outside that vocabulary.
+        """
+        position = torch.arange(batch.tokens.shape[1], device=self.device)
+        inside = (position >= batch.prompt_lengths[:, None]) & (position < batch.lengths[:, None])
+        counted = inside & self.head.t2d[batch.best]
+        rows = (counted.flatten().cumsum(0) - 1).view_as(counted)
+        teacher = (batch.final[counted].float() @ self.output_weight.T).softmax(-1)
+        return teacher, rows.where(counted, -1)
 
     def _rate(self, progress: float) -> float:
         """Linear warm-up, then linear decay to zero."""
@@ -172,12 +186,8 @@ class Trainer:
         chosen = [corpus.sequences[index] for index in members]
         tokens, lengths = pad_tokens([sequence.tokens for sequence in chosen], self.device)
         prompts = torch.tensor([sequence.prompt_length for sequence in chosen], device=self.device)
-        rows, exists = chain_rows(prompts, lengths)
         features = corpus.features(members)
-        final = torch.take_along_dim(features.final, rows[..., None] + 1, dim=1).float()
-        teacher = (final @ self.output_weight.T).softmax(-1)
-        counted = exists & self.head.t2d[features.best.gather(1, rows + 1)]
-        return Batch(features.taps.float(), tokens, rows, exists, counted, teacher)
+        return Batch(features.taps.float(), tokens, prompts, lengths, features.final, features.best)
 
     def _finish_epoch(self, validation: Corpus) -> None:
         row = {"epoch": self.epoch + 1} | self.validate(validation)
@@ -197,12 +207,12 @@ class Trainer:
         collected: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for members in epoch_batches(corpus.sequences, VALIDATION_ROWS, 0, 0):
             batch = self._batch(corpus, members)
-            outputs = unroll(self.head, self.head.fuse(batch.taps), batch.tokens, batch.rows, steps)
-            hits, valid = unroll_hits(self.head, outputs, batch.tokens, batch.rows, batch.exists, steps)
+            chains = plan_chains(batch.prompt_lengths, batch.lengths, steps)
+            outputs = unroll(self.head, self.head.fuse(batch.taps), batch.tokens, chains)
+            hits, taken = unroll_hits(self.head, outputs, chains, batch.tokens, steps)
             for row, index in enumerate(members):
-                exists = batch.exists[row]
-                task = corpus.sequences[index].task
-                collected.setdefault(task, []).append((hits[row, exists].cpu(), valid[row, exists].cpu()))
+                task, exists = corpus.sequences[index].task, chains.depths[row] > 0
+                collected.setdefault(task, []).append((hits[row, exists].cpu(), taken[row, exists].cpu()))
         tasks = {}
         for task in sorted(collected):
             per_step, length = acceptance(*(torch.cat(parts) for parts in zip(*collected[task], strict=True)))

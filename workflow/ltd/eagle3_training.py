@@ -2,19 +2,36 @@
 functions.
 
 Indices. An answer of a sequence x_0 .. x_{T-1} with P prompt tokens begins at x_P, which the target itself
-produces in prefill; the head is first asked for x_{P+1}. So there is one chain of draft steps for every row t
-= P-1+a with a = 0 .. A-1 and A = T-1-P. Step s of chain a reads the token x_{P+a+s} at rotary position t+s
-and predicts x_{P+1+a+s}; it exists while a+s < A. Nothing outside that range is computed, so no loss ever
-falls on a token that was not there, and none is missing at the beginning of the answer.
+produces in prefill; the head is first asked for x_{P+1}. So a chain of draft steps may start at every row
+t = P-1 .. T-3. Its step s reads the token x_{t+1+s} at rotary position t+s and predicts x_{t+2+s}, as long as
+that token is there. Nothing outside that range is computed, so no loss ever falls on a token that is not
+there, and none is missing at the beginning of the answer.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ltd.eagle3 import Eagle3Head, rotary
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Draft chains of a batch, the longest of each sequence first.
+
+    rows [B, A]: the row t a chain starts at. depths [B, A]: its number of steps, 0 for padding.
+    """
+
+    rows: Tensor
+    depths: Tensor
+
+    def alive(self, step: int) -> Tensor:
+        """Bool [B, n], whether the first n chains take this step; n covers all that do."""
+        taken = self.depths > step
+        return taken[:, : int(taken.sum(1).max())]
 
 
 def choose_draft_vocabulary(answers: Iterable[Tensor], vocab_size: int, size: int) -> Tensor:
@@ -25,51 +42,61 @@ def choose_draft_vocabulary(answers: Iterable[Tensor], vocab_size: int, size: in
     return counts.argsort(descending=True, stable=True)[:size].sort().values
 
 
-def chain_rows(prompt_lengths: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [B, A] at which chains start, and bool [B, A] whether the chain exists.
+def plan_chains(
+    prompt_lengths: Tensor,
+    lengths: Tensor,
+    steps: int,
+    step_weight: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Chains:
+    """One chain for every row that decoding may start from, of at most `steps` draft steps.
 
-    Both lengths are [B], in tokens. A is the largest number of chains of a sequence; rows of chains that do
-    not exist repeat the last one.
+    Both lengths are [B], in tokens. After each step a chain goes on with probability `step_weight`. A mean
+    over all steps taken then weighs step s by step_weight**s, as the published loss does, but what would
+    count little is mostly not computed at all: with 0.8 and ten steps less than half remains.
     """
-    counts = (lengths - 1 - prompt_lengths).clamp(min=0)
-    index = torch.arange(int(counts.max()), device=lengths.device)
-    exists = index < counts[:, None]
-    last = (counts - 1).clamp(min=0)[:, None]
-    return prompt_lengths[:, None] - 1 + torch.minimum(index, last), exists
+    counts = (lengths - 1 - prompt_lengths).clamp(min=0)[:, None]
+    index = torch.arange(int(counts.max()), device=lengths.device)[None]
+    depths = (counts - index).clamp(min=0, max=steps)
+    if step_weight < 1:
+        draws = torch.rand(depths.shape, generator=generator).to(lengths.device)
+        going_on = draws.log() / torch.tensor(step_weight).log()
+        depths = torch.minimum(depths, 1 + going_on.clamp(max=steps).long())
+    depths, order = depths.sort(dim=1, descending=True, stable=True)
+    rows = prompt_lengths[:, None] - 1 + order
+    return Chains(rows.where(depths > 0, prompt_lengths[:, None] - 1), depths)
 
 
-def unroll(head: Eagle3Head, features: Tensor, tokens: Tensor, rows: Tensor, steps: int) -> list[Tensor]:
-    """Training-time test: the head's residual streams for every draft step of every chain, teacher-forced
-    tokens.
+def unroll(head: Eagle3Head, features: Tensor, tokens: Tensor, chains: Chains) -> list[Tensor]:
+    """Training-time test: the head's residual streams for every step of every chain, teacher-forced tokens.
 
-    features [B, S, H] are the fused target features and tokens [B, S] the sequence x; rows [B, A] come from
-    `chain_rows`. Item s of the result is [B, A-s, H]. The first step attends causally to all earlier rows, as
-    the prefix pass does in decoding. Step s > 0 of chain a attends to those up to its row, and to its own
-    chain: one softmax over the causal block of the first step and one key for each later step of the chain
-    (EAGLE-3, section 3.2). The chain's keys are the diagonals of the usual S x (s*S) mask, which is never
-    built.
+    features [B, S, H] are the fused target features and tokens [B, S] the sequence x. Item s of the result is
+    [B, n, H], aligned with `chains.alive(s)`. The first step attends causally to all earlier rows, as the
+    prefix pass does in decoding. Step s > 0 attends to those up to the chain's first row, and to the chain's
+    own rows: one softmax over the causal block of the first step and one key for each later step of the chain
+    (EAGLE-3, section 3.2). These keys are the diagonals of the usual S x (s*S) mask, which is never built.
     """
-    config, layer = head.config, head.midlayer
+    config, layer, rows = head.config, head.midlayer, chains.rows
     size = features.shape[1]
     positions = torch.arange(size - 1, device=tokens.device)[None]
     angles = rotary(positions, config.head_dim, config.rope_theta)
     queries, keys, values = layer.project(head.embed_tokens(tokens[:, 1:]), features[:, :-1], *angles)
-    queries = _take(queries, rows[:, None], 2)
-    hidden = _take(features, rows, 1)
+    count = chains.alive(0).shape[1]
+    queries = _take(queries, rows[:, None, :count], 2)
+    hidden = _take(features, rows[:, :count], 1)
     blocked = torch.arange(size - 1, device=rows.device) > rows[..., None]
-    chain_keys: list[Tensor] = []
-    chain_values: list[Tensor] = []
-    outputs: list[Tensor] = []
-    for step in range(min(steps, rows.shape[1])):
-        count = rows.shape[1] - step
-        if step:
-            hidden = outputs[-1][:, :count]
-            read = (rows[:, :count] + 1 + step).clamp(max=size - 1)
-            angles = rotary(rows[:, :count] + step, config.head_dim, config.rope_theta)
-            queries, key, value = layer.project(head.embed_tokens(tokens.gather(1, read)), hidden, *angles)
-            chain_keys = [*(past[:, :, :count] for past in chain_keys), key]
-            chain_values = [*(past[:, :, :count] for past in chain_values), value]
-        attended = _attend(queries, keys, values, blocked[:, :count], chain_keys, chain_values)
+    outputs = [layer.finish(hidden, _attend(queries, keys, values, blocked[:, :count], [], []))]
+    own_keys: list[Tensor] = []
+    own_values: list[Tensor] = []
+    for step in range(1, int(chains.depths.max())):
+        count = chains.alive(step).shape[1]
+        hidden, start = outputs[-1][:, :count], rows[:, :count]
+        embeddings = head.embed_tokens(tokens.gather(1, (start + 1 + step).clamp(max=size - 1)))
+        angles = rotary(start + step, config.head_dim, config.rope_theta)
+        queries, key, value = layer.project(embeddings, hidden, *angles)
+        own_keys = [*(past[:, :, :count] for past in own_keys), key]
+        own_values = [*(past[:, :, :count] for past in own_values), value]
+        attended = _attend(queries, keys, values, blocked[:, :count], own_keys, own_values)
         outputs.append(layer.finish(hidden, attended))
     return outputs
 
@@ -103,52 +130,50 @@ def _attend(
 
 
 def unroll_loss(
-    head: Eagle3Head, outputs: Sequence[Tensor], teacher: Tensor, counted: Tensor, step_weight: float
-) -> tuple[Tensor, Tensor]:
-    """Weighted loss of an unroll, and the unweighted cross-entropy [steps] of its steps.
+    head: Eagle3Head, outputs: Sequence[Tensor], chains: Chains, teacher: Tensor, teacher_rows: Tensor
+) -> Tensor:
+    """Mean cross-entropy between the target's and the head's distribution over all steps taken.
 
-    teacher [B, A, Vd] is the target's distribution within the draft vocabulary after the tokens x_{P+a};
-    counted bool [B, A] says which of these rows take part: those that exist and whose most likely token the
-    head can produce at all. Step s is compared with the row s further on and weighs step_weight**s.
+    teacher [N, Vd]: distributions of the target within the draft vocabulary. teacher_rows [B, S] says
+    which of them follows each token of a sequence, -1 where none counts.
     """
-    losses = []
-    for step, hidden in enumerate(outputs):
-        select = counted[:, step:]
-        if select.any():
-            losses.append(F.cross_entropy(head.logits(hidden[select]), teacher[:, step:][select]))
-    if not losses:
-        zero = outputs[0].sum() * 0
-        return zero, zero.detach()[None]
-    steps = torch.stack(losses)
-    weights = step_weight ** torch.arange(len(losses), device=steps.device)
-    return (steps * weights).sum() / weights.sum(), steps.detach()
+    hidden, wanted = [], []
+    for step, states in enumerate(outputs):
+        alive = chains.alive(step)
+        after = (chains.rows[:, : alive.shape[1]] + 1 + step).clamp(max=teacher_rows.shape[1] - 1)
+        teacher_row = teacher_rows.gather(1, after)
+        select = alive & (teacher_row >= 0)
+        hidden.append(states[select])
+        wanted.append(teacher_row[select])
+    rows = torch.cat(hidden)
+    if not len(rows):
+        return rows.sum()
+    return F.cross_entropy(head.logits(rows), teacher[torch.cat(wanted)])
 
 
 @torch.no_grad()
 def unroll_hits(
-    head: Eagle3Head, outputs: Sequence[Tensor], tokens: Tensor, rows: Tensor, exists: Tensor, steps: int
+    head: Eagle3Head, outputs: Sequence[Tensor], chains: Chains, tokens: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Whether each step's best token is the answer's, and whether that step exists: two bool tensors [B, A,
-    steps].
-    """
-    shape = (*rows.shape, steps)
-    hits, valid = torch.zeros(2, *shape, dtype=torch.bool, device=rows.device)
-    for step, hidden in enumerate(outputs):
-        count = hidden.shape[1]
-        wanted = tokens.gather(1, (rows[:, :count] + 2 + step).clamp(max=tokens.shape[1] - 1))
-        valid[:, :count, step] = exists[:, step:]
-        proposed = head.to_target(head.logits(hidden).argmax(-1))
-        hits[:, :count, step] = (proposed == wanted) & exists[:, step:]
-    return hits, valid
+    """Whether each step's best token is the answer's, and whether the step is taken: bool [B, A, steps]."""
+    hits, taken = torch.zeros(2, *chains.rows.shape, steps, dtype=torch.bool, device=tokens.device)
+    for step, states in enumerate(outputs):
+        alive = chains.alive(step)
+        count = alive.shape[1]
+        wanted = tokens.gather(1, (chains.rows[:, :count] + 2 + step).clamp(max=tokens.shape[1] - 1))
+        proposed = head.to_target(head.logits(states).argmax(-1))
+        hits[:, :count, step] = (proposed == wanted) & alive
+        taken[:, :count, step] = alive
+    return hits, taken
 
 
-def acceptance(hits: Tensor, valid: Tensor) -> tuple[Tensor, float]:
+def acceptance(hits: Tensor, taken: Tensor) -> tuple[Tensor, float]:
     """Top-1 acceptance [steps] per draft step, and the simulated acceptance length of a chain.
 
-    hits, valid bool [chains, steps]. The length counts the steps before the first miss plus the target's own
+    hits, taken bool [chains, steps]. The length counts the steps before the first miss plus the target's own
     token; it is exact for greedy decoding without branches, since up to a miss the teacher-forced tokens are
     the drafted ones.
     """
-    per_step = hits.sum(0) / valid.sum(0).clamp(min=1)
+    per_step = hits.sum(0) / taken.sum(0).clamp(min=1)
     length = 1 + hits.to(torch.int64).cumprod(-1).sum(-1).double().mean().item()
     return per_step, length
