@@ -31,10 +31,14 @@ TARGET_FILES = [] if config["target"]["path"] else [TARGET]
 DRAFT_FILES = [] if config["draft"]["path"] else [DRAFT]
 
 
+# Chains of policies: the rl block as it is, the paper's formulation, the tuning study's winner.
+CHAINS = ["default", "paper", "ltd"]
+
+
 wildcard_constraints:
     split="|".join(SPLITS),
     temperature=r"[0-9.]+",
-    chain=r"default|paper|ltd",
+    chain="|".join(CHAINS),
     iteration=r"\d+",
     policy=r"size|depth",
 
@@ -68,7 +72,7 @@ def options_of_chain(wildcards):
         "paper": f" --preset {config['rl']['paper_preset']}",
         "ltd": f" --settings {RESULTS}/tuning/best.json",
     }
-    return options("rl", leave_out=["rounds", "paper_preset"], threads=1) + extra[wildcards.chain]
+    return options("rl", leave_out=["paper_preset"], threads=1) + extra[wildcards.chain]
 
 
 def settings_of_chain(wildcards):

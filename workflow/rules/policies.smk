@@ -29,8 +29,8 @@ rule train_initial_policy:
 # Iteration 0: the two initial policies together.
 rule combine_policies:
     input:
-        size=f"{CHAIN}/initial/size",
-        depth=f"{CHAIN}/initial/depth",
+        size_policy=f"{CHAIN}/initial/size",
+        depth_policy=f"{CHAIN}/initial/depth",
         validation=trace_file("validation"),
         profile=rules.profile_latency.output,
     output:
@@ -42,7 +42,7 @@ rule combine_policies:
     params:
         options=common_options(threads=1),
     shell:
-        "python -m ltd.combine_policies --size {input.size} --depth {input.depth}"
+        "python -m ltd.combine_policies --size {input.size_policy} --depth {input.depth_policy}"
         " --validation-traces {input.validation} --profile {input.profile} --output {output}"
         " {params.options} 2>&1 | tee {log}"
 

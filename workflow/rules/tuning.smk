@@ -4,6 +4,7 @@ rule tune:
         traces=trace_file("train"),
         validation=trace_file("validation"),
         profile=rules.profile_latency.output,
+        untuned=f"{RESULTS}/policies/default/best",
     output:
         best=f"{RESULTS}/tuning/best.json",
         trials=f"{RESULTS}/tuning/trials.csv",
@@ -20,5 +21,6 @@ rule tune:
         options=options("tune"),
     shell:
         "python -m ltd.tune --traces {input.traces} --validation-traces {input.validation}"
-        " --profile {input.profile} --output {params.output} --state {params.state}"
+        " --profile {input.profile} --settings {input.untuned}/settings.json"
+        " --output {params.output} --state {params.state}"
         " {params.options} 2>&1 | tee {log}"
