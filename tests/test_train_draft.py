@@ -14,11 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ltd import train_draft as stage
+from ltd.controllers import StaticController
+from ltd.decoding import decode
+from ltd.drafting import Drafter
 from ltd.eagle3 import load_head
-from ltd.eagle3_features import cached_source, online_source
+from ltd.eagle3_features import cached_source, online_source, target_features
 from ltd.eagle3_trainer import Trainer, epoch_batches
+from ltd.eagle3_training import plan_chains, unroll, unroll_hits
 from ltd.errors import InputError
 from ltd.responses import Responses, Sequence
+from ltd.target import TargetModel
 from ltd.tracking import StageRun
 
 VOCAB = 48
@@ -93,6 +98,30 @@ def test_it_learns_and_writes_a_loadable_head(inputs, tmp_path):
     head = load_head(tmp_path / "draft", AutoModelForCausalLM.from_pretrained(inputs / "target"))
     assert head.config.tap_layers == (1, 2, 3) and int(head.t2d.sum()) == 40
     assert not (tmp_path / "state").exists()
+
+
+def test_decoding_accepts_what_validation_counts(inputs, tmp_path):
+    """Chains of the engine and of the training-time test agree wherever decoding drafts."""
+    stage.train_draft(options(inputs, tmp_path, epochs=3), StageRun())
+    target = TargetModel(AutoModelForCausalLM.from_pretrained(inputs / "target"), packed=False)
+    head = load_head(tmp_path / "draft", target)
+    compared = []
+    for sequence in stage.load_sequences(inputs / "validation.safetensors", VOCAB, 2048):
+        prompt = sequence.tokens[: sequence.prompt_length]
+        drafter = Drafter(head, beam=1, max_depth=4, packed=False)
+        answer = decode(target, drafter, StaticController(4, 4), prompt, max_new_tokens=20, eos_ids=[])
+        tokens = torch.cat([prompt, torch.tensor(answer.tokens)])[None]
+        lengths = torch.tensor([tokens.shape[1]])
+        features = target_features(target.model, head.config.tap_layers, tokens, lengths)
+        chains = plan_chains(torch.tensor([len(prompt)]), lengths, 4)
+        with torch.no_grad():
+            outputs = unroll(head, head.fuse(features.taps), tokens, chains)
+        hits, _ = unroll_hits(head, outputs, chains, tokens, 4)
+        accepted = dict(zip(chains.rows[0].tolist(), hits[0].int().cumprod(-1).sum(-1).tolist(), strict=True))
+        for cycle in answer.cycles[:-1]:  # the last may be cut by the limit
+            compared.append((cycle.accepted, accepted[cycle.context_length - 1]))
+    assert all(live == counted for live, counted in compared)
+    assert len(compared) > 10 and len(set(compared)) > 1
 
 
 def test_a_killed_run_continues_to_the_same_weights(inputs, tmp_path, monkeypatch):
@@ -200,6 +229,7 @@ def test_answers_of_another_target_are_refused(inputs, tmp_path):
 WORKER = """
 from pathlib import Path
 from test_train_draft import options, stage
+from ltd.target import TargetModel
 from ltd.tracking import StageRun
 stage.train_draft(options(Path({inputs!r}), Path({folder!r})), StageRun())
 """
