@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ltd.batched_generation import answer_conversations, generate_batch, render_prompt
+from ltd.batched_generation import answer_conversations, generate_batch
 from ltd.errors import InputError
 from ltd.files import write_jsonl
-from ltd.generate_responses import Conversation, Options, answer_part, generate_responses, read_split
+from ltd.generate_responses import Options, Question, answer_part, generate_responses, read_split
+from ltd.prompts import render
 from ltd.responses import Responses, Sequence
 from ltd.target import TargetModel
 from ltd.tokenizer import train_tokenizer
@@ -102,7 +103,7 @@ def test_later_turns_see_the_own_earlier_answer(target):
         target.model, target.tokenizer, conversations, eos_ids=target.eos_ids, max_new_tokens=8
     )
     for turns, replies in zip(conversations, answers, strict=True):
-        assert replies[1].prompt == render_prompt(target.tokenizer, turns, [replies[0].text])
+        assert replies[1].prompt == render(target.tokenizer, turns, [replies[0].text])
         assert replies[0].text in target.tokenizer.decode(replies[1].prompt)
         assert replies[1].tokens == greedy_alone(target.model, replies[1].prompt, target.eos_ids, 8)
 
@@ -163,8 +164,8 @@ def test_sampling_belongs_to_the_sequence_not_to_the_batch(options, target):
 
 
 def test_seed_keys_fit_an_int64_and_do_not_change(target):
-    key = Conversation("chat", 80, ("a",)).seed_key(turn=1, seed=0)
-    assert key == Conversation("chat", 80, ("b",)).seed_key(turn=1, seed=0)
+    key = Question("chat", 80, ("a",)).seed_key(turn=1, seed=0)
+    assert key == Question("chat", 80, ("b",)).seed_key(turn=1, seed=0)
     assert 0 <= key < 2**63
 
 
@@ -202,7 +203,7 @@ def test_wrong_input_is_refused_before_any_work(options):
     with pytest.raises(InputError, match="max_new_tokens"):
         generate_responses(dataclasses.replace(options, max_new_tokens=0), StageRun())
     (options.prompts / "qa.jsonl").write_text(json.dumps({"turns": ["x"]}) + "\n" + json.dumps({"turn": "x"}))
-    with pytest.raises(InputError, match=r"qa\.jsonl, line 2: `turns`"):
+    with pytest.raises(InputError, match=r"qa\.jsonl, line 2: no `turns`"):
         generate_responses(options, StageRun())
     with pytest.raises(InputError, match="no <task>"):
         read_split(options.prompts / "nothing")

@@ -61,14 +61,14 @@ def options(prompts, tmp_path):
 @pytest.fixture(scope="module")
 def corpus(prompts):
     conversations = read_conversations(prompts / "corpus")
-    texts = [t for rows in conversations.values() for row in rows for t in (*row["turns"], *row["reference"])]
+    texts = [t for rows in conversations.values() for row in rows for t in (*row.turns, *row.reference)]
     tokenizer = train_tokenizer(texts, 640)
     return conversations, tokenizer, encode_conversations(conversations, tokenizer)
 
 
 def test_tokenizer_is_reversible_and_the_same_every_time(corpus):
     conversations, tokenizer, _ = corpus
-    texts = [t for rows in conversations.values() for row in rows for t in (*row["turns"], *row["reference"])]
+    texts = [t for rows in conversations.values() for row in rows for t in (*row.turns, *row.reference)]
     assert train_tokenizer(texts, 640).get_vocab() == tokenizer.get_vocab()
     for text in (texts[0], "    if x:\n        return 17\n", "Grüße, 世界!"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -80,12 +80,12 @@ def test_training_documents_are_what_the_chat_template_renders(corpus):
     conversations, tokenizer, documents = corpus
     row, document = conversations["chat"][0], documents[0]
     messages = []
-    for turn, reference in zip(row["turns"], row["reference"], strict=True):
+    for turn, reference in zip(row.turns, row.reference, strict=True):
         messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": reference}]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == document.tokens.tolist()
     answers = tokenizer.decode(document.tokens[document.answer])
-    assert answers == "".join(reference + "<|end|>" for reference in row["reference"])
+    assert answers == "".join(reference + "<|end|>" for reference in row.reference)
 
 
 def test_chat_template_refuses_unknown_roles(corpus):
@@ -283,9 +283,9 @@ def test_impossible_options_are_refused(options, change, message):
         check(dataclasses.replace(options, **change))
 
 
-def test_texts_without_answers_are_refused_with_file_and_line(tmp_path):
-    write_jsonl(Path(tmp_path) / "qa.jsonl", [{"turns": ["a"], "reference": ["b"]}, {"turns": ["a", "b"]}])
-    with pytest.raises(InputError, match=r"qa\.jsonl, line 2"):
+def test_texts_without_answers_are_refused(tmp_path):
+    write_jsonl(Path(tmp_path) / "qa.jsonl", [{"turns": ["a"], "reference": ["b"]}, {"turns": ["c"]}])
+    with pytest.raises(InputError, match=r"qa\.jsonl, question 1: 1 turns and 0 answers"):
         read_conversations(tmp_path)
     with pytest.raises(InputError, match="no <task>"):
         read_conversations(tmp_path / "nothing")

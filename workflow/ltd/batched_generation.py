@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StaticCache
 
+from ltd.prompts import render
+
 # Chooses next tokens [rows] from logits [rows, vocabulary], the output position and each row's sequence.
 Choose = Callable[[Tensor, int, Tensor], Tensor]
 
@@ -75,19 +77,6 @@ def _keep_rows(cache: StaticCache, keep: Tensor) -> None:
         layer.batch_size = len(layer.keys)
 
 
-def render_prompt(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[str], answers: Sequence[str]
-) -> list[int]:
-    """Token ids up to where the next answer starts: the user's `turns` with the earlier `answers` between."""
-    messages = []
-    for index, turn in enumerate(turns):
-        messages.append({"role": "user", "content": turn})
-        if index < len(answers):
-            messages.append({"role": "assistant", "content": answers[index]})
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
 @dataclass(frozen=True)
 class Answer:
     """One turn of a conversation answered: the ids of its whole prompt and of the answer, and the text."""
@@ -115,7 +104,7 @@ def answer_conversations(
     answers: list[list[Answer]] = [[] for _ in conversations]
     for turn in range(max(map(len, conversations))):
         prompts = {
-            index: render_prompt(tokenizer, turns[: turn + 1], [answer.text for answer in answers[index]])
+            index: render(tokenizer, turns[: turn + 1], [answer.text for answer in answers[index]])
             for index, turns in enumerate(conversations)
             if turn < len(turns)
         }

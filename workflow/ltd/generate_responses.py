@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +17,9 @@ from tqdm import tqdm
 
 from ltd.batched_generation import Answer, Choose, answer_conversations, greedy
 from ltd.errors import InputError
-from ltd.files import file_hash, read_jsonl
+from ltd.files import file_hash
 from ltd.options import StageOptions, option, run_stage
+from ltd.prompts import read_questions
 from ltd.responses import Responses, Sequence
 from ltd.sampling import SamplingOptions, TokenSampler
 from ltd.target import TargetModel
@@ -37,12 +37,12 @@ class Options(StageOptions):
     state: Path = option(help="folder for finished parts; a killed run continues from there")
     temperature: float = option(0.0, "0 for greedy answers, above for sampled ones")
     max_new_tokens: int = option(128, "longest answer in tokens; the end-of-sequence token counts")
-    batch_size: int = option(32, "conversations that are answered together")
+    batch_size: int = option(64, "conversations that are answered together")
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """The user's side of one conversation, and where it comes from."""
+class Question:
+    """One conversation of the split: its task and the user's turns."""
 
     task: str
     question_id: int | str
@@ -54,43 +54,34 @@ class Conversation:
         return int.from_bytes(digest[:8], "big") >> 1
 
 
-def read_split(folder: Path) -> list[Conversation]:
-    """Read all tasks of a split; raises InputError for an empty folder or a line without turns."""
+def read_split(folder: Path) -> list[Question]:
+    """Read all tasks of a split, in alphabetical order; raises InputError for an empty folder."""
     paths = sorted(Path(folder).glob("*.jsonl"))
     if not paths:
         raise InputError(f"{folder}: no <task>.jsonl files; run prepare_prompts first")
-    return [_conversation(row, path, line) for path in paths for line, row in enumerate(read_jsonl(path), 1)]
+    return [Question(path.stem, row.question_id, row.turns) for path in paths for row in read_questions(path)]
 
 
-def _conversation(row: dict[str, Any], path: Path, line: int) -> Conversation:
-    turns = row.get("turns")
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
-        raise InputError(f"{path}, line {line}: `turns` must be a list of at least one string")
-    return Conversation(path.stem, row.get("question_id", line), tuple(turns))
-
-
-def answer_part(target: TargetModel, conversations: list[Conversation], options: Options) -> Responses:
+def answer_part(target: TargetModel, questions: list[Question], options: Options) -> Responses:
     """Answer some conversations, all their turns."""
 
     def choose(turn: int, members: list[int]) -> Choose:
         if options.temperature == 0:
             return greedy
-        return sampled(
-            [conversations[index].seed_key(turn, options.seed) for index in members], target, options
-        )
+        return sampled([questions[index].seed_key(turn, options.seed) for index in members], target, options)
 
     answers = answer_conversations(
         target.model,
         target.tokenizer,
-        [conversation.turns for conversation in conversations],
+        [question.turns for question in questions],
         eos_ids=target.eos_ids,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         choose=choose,
     )
     return Responses.from_sequences(
-        _sequence(conversation, turn, answer, options)
-        for conversation, replies in zip(conversations, answers, strict=True)
+        _sequence(question, turn, answer, options)
+        for question, replies in zip(questions, answers, strict=True)
         for turn, answer in enumerate(replies)
     )
 
@@ -109,20 +100,20 @@ def sampled(keys: list[int], target: TargetModel, options: Options) -> Choose:
     return choose
 
 
-def _sequence(conversation: Conversation, turn: int, answer: Answer, options: Options) -> Sequence:
+def _sequence(question: Question, turn: int, answer: Answer, options: Options) -> Sequence:
     return Sequence(
         tokens=torch.tensor(answer.prompt + answer.tokens),
         prompt_length=len(answer.prompt),
-        task=conversation.task,
-        question_id=conversation.question_id,
+        task=question.task,
+        question_id=question.question_id,
         turn=turn,
-        seed_key=conversation.seed_key(turn, options.seed) if options.temperature > 0 else 0,
+        seed_key=question.seed_key(turn, options.seed) if options.temperature > 0 else 0,
     )
 
 
-def parts(conversations: list[Conversation], size: int) -> Iterator[list[int]]:
+def parts(questions: list[Question], size: int) -> Iterator[list[int]]:
     """Yield the numbers of the conversations of each part; those of similar length are answered together."""
-    order = sorted(range(len(conversations)), key=lambda index: len(conversations[index].turns[0]))
+    order = sorted(range(len(questions)), key=lambda index: len(questions[index].turns[0]))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -150,24 +141,20 @@ def generate_responses(options: Options, run: StageRun) -> None:
     if options.max_new_tokens < 1 or options.batch_size < 1:
         raise InputError("responses.max_new_tokens, responses.batch_size: at least 1")
     SamplingOptions(options.temperature)  # refuses impossible temperatures
-    conversations = read_split(options.prompts)
+    questions = read_split(options.prompts)
     target = TargetModel.load(options.target, device=options.device, packed=False)
-    if target.tokenizer.chat_template is None:
-        raise InputError(f"target.path: the tokenizer of {options.target} has no chat template; add one")
     folder = options.state / _fingerprint(options)
     found: dict[tuple[str, int | str], list[Sequence]] = defaultdict(list)
-    with tqdm(total=len(conversations), desc="generate_responses", unit="conversation") as progress:
-        for number, members in enumerate(parts(conversations, options.batch_size)):
+    with tqdm(total=len(questions), desc="generate_responses", unit="conversation") as progress:
+        for number, members in enumerate(parts(questions, options.batch_size)):
             path = folder / f"part-{number:05d}.safetensors"
             if not path.is_file():
-                answer_part(target, [conversations[index] for index in members], options).save(path)
+                answer_part(target, [questions[index] for index in members], options).save(path)
             for sequence in Responses.load(path).sequences():
                 found[sequence.task, sequence.question_id].append(sequence)
             progress.update(len(members))
     responses = Responses.from_sequences(
-        sequence
-        for conversation in conversations
-        for sequence in found[conversation.task, conversation.question_id]
+        sequence for question in questions for sequence in found[question.task, question.question_id]
     )
     summary = summarise(responses, target.eos_ids)
     run.metrics(summary)

@@ -7,7 +7,6 @@ own in the attention mask.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ltd.errors import InputError
-from ltd.files import read_jsonl
+from ltd.prompts import read_questions
 from ltd.tokenizer import ASSISTANT, END, USER
+from ltd.world.conversation import Conversation
 
 OPEN_ROWS = 32
 
-# Rows of question files (`turns`, `reference`) by task.
-Conversations = dict[str, list[dict[str, Any]]]
+Conversations = dict[str, list[Conversation]]  # by task
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,17 @@ class Rows:
 def read_conversations(folder: Path) -> Conversations:
     """Read `<task>.jsonl` files whose every turn has a reference answer, by task in alphabetical order.
 
-    Raises InputError for an empty folder or a line without as many references as turns.
+    Raises InputError for an empty folder or a question without as many references as turns.
     """
     paths = sorted(Path(folder).glob("*.jsonl"))
     if not paths:
         raise InputError(f"{folder}: no <task>.jsonl files; run prepare_prompts first")
-    conversations = {path.stem: read_jsonl(path) for path in paths}
+    conversations = {path.stem: read_questions(path) for path in paths}
     for path in paths:
-        for number, row in enumerate(conversations[path.stem], start=1):
-            turns, references = row.get("turns"), row.get("reference")
-            if not turns or not references or len(turns) != len(references):
-                raise InputError(f"{path}, line {number}: needs `turns` and as many answers in `reference`")
+        for row in conversations[path.stem]:
+            if len(row.turns) != len(row.reference):
+                counts = f"{len(row.turns)} turns and {len(row.reference)} answers in `reference`"
+                raise InputError(f"{path}, question {row.question_id}: {counts}; needs one for each turn")
     return conversations
 
 
@@ -82,7 +81,7 @@ def encode_conversations(conversations: Conversations, tokenizer: PreTrainedToke
         text
         for rows in conversations.values()
         for row in rows
-        for pair in zip(row["turns"], row["reference"], strict=True)
+        for pair in zip(row.turns, row.reference, strict=True)
         for text in pair
     ]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else iter(())
@@ -91,7 +90,7 @@ def encode_conversations(conversations: Conversations, tokenizer: PreTrainedToke
         for row in rows:
             tokens: list[int] = []
             answer: list[bool] = []
-            for _ in row["turns"]:
+            for _ in row.turns:
                 prompt = [user, *next(encoded), end, assistant]
                 reply = [*next(encoded), end]
                 tokens += prompt + reply

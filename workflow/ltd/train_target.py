@@ -26,7 +26,6 @@ from ltd.target_training import Trainer, growth_plan, held_out_loss
 from ltd.tokenizer import train_tokenizer
 from ltd.tracking import StageRun
 from ltd.world import ends_in_loop, well_formed
-from ltd.world.conversation import Conversation
 
 MAX_POSITIONS = 1024
 EMBEDDING_SCALE = 0.5
@@ -148,22 +147,19 @@ def quality(
     """
     samples: list[dict[str, Any]] = []
     for task, rows in conversations.items():
-        turns = [row["turns"] for row in rows]
+        turns = [row.turns for row in rows]
         replies = answer_conversations(
             model, tokenizer, turns, eos_ids=[tokenizer.eos_token_id], max_new_tokens=SAMPLE_TOKENS
         )
         for row, answers in zip(rows, replies, strict=True):
-            conversation = Conversation(
-                row["question_id"], task, tuple(row["turns"]), tuple(row["reference"])
-            )
             samples += [
                 {
                     "task": task,
                     "turn": turn,
-                    "prompt": row["turns"][turn],
+                    "prompt": row.turns[turn],
                     "answer": answer.text,
-                    "reference": row["reference"][turn],
-                    "well_formed": well_formed(task, conversation, answer.text, turn),
+                    "reference": row.reference[turn],
+                    "well_formed": well_formed(task, row, answer.text, turn),
                     "loop": ends_in_loop(answer.tokens),
                 }
                 for turn, answer in enumerate(answers)
@@ -221,9 +217,7 @@ def train_target(options: Options, run: StageRun) -> None:
 
 
 def _texts(conversations: Conversations) -> list[str]:
-    return [
-        text for rows in conversations.values() for row in rows for text in (*row["turns"], *row["reference"])
-    ]
+    return [text for rows in conversations.values() for row in rows for text in (*row.turns, *row.reference)]
 
 
 def _fingerprint(options: Options) -> str:
