@@ -119,5 +119,7 @@ def test_trials_are_shortened_in_whole_rollouts():
 
 
 def test_impossible_budgets_are_refused(options):
-    with pytest.raises(InputError, match=r"tune.trials and tune.step_share"):
+    with pytest.raises(InputError, match=r"tune\.trials: 0"):
         tune.tune(replace(options, trials=0), Run())
+    with pytest.raises(InputError, match=r"step_share: 0"):
+        tune.tune(replace(options, step_share=0.0), Run())

@@ -74,6 +74,20 @@ def with_overrides(settings: SettingsType, overrides: dict[str, Any], source: st
     return dataclasses.replace(settings, **values)
 
 
+def with_step_share(settings: SettingsType, share: float) -> SettingsType:
+    """Return the settings with the steps of both trainings scaled, to one rollout at least.
+
+    Raises InputError unless share is above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"step_share: {share}: expected a share above 0 and up to 1")
+    steps = {
+        name: max(settings.rollout, round(getattr(settings, name) * share))
+        for name in ("size_steps", "depth_steps")
+    }
+    return dataclasses.replace(settings, **steps)
+
+
 def check(settings: PolicySettings) -> None:
     """Raise InputError on the first setting that cannot be meant."""
     sizes = settings.sizes

@@ -19,7 +19,7 @@ from ltd.files import file_hash, read_json
 from ltd.latency import LatencyProfile
 from ltd.options import StageOptions, option, run_stage
 from ltd.policy_folders import load_pair, save_pair, scalars, validate_pair
-from ltd.policy_settings import PolicySettings, with_overrides
+from ltd.policy_settings import PolicySettings, with_overrides, with_step_share
 from ltd.presets import PRESETS, with_preset
 from ltd.replay_walk import ReplayWorld
 from ltd.traces import Traces
@@ -41,18 +41,19 @@ class TrainPolicyOptions(StageOptions, PolicySettings):
     settings: Path | None = option(
         None, "JSON file whose `settings` replace those given: tuning/best.json"
     )
+    step_share: float = option(1.0, "share of a training's steps to take; below 1 for a quick look")
     state: Path | None = option(None, "folder of checkpoints for resuming; none keeps nothing")
 
 
 def chain_settings(options: TrainPolicyOptions) -> TrainPolicyOptions:
-    """Apply the preset, then the settings file."""
+    """Apply the preset, then the settings file, then the share of steps."""
     options = with_preset(options, options.preset)
-    if options.settings is None:
-        return options
-    value = read_json(options.settings)
-    if not isinstance(value, dict) or not isinstance(value.get("settings"), dict):
-        raise InputError(f"{options.settings}: settings: missing; expected an object of training settings")
-    return with_overrides(options, value["settings"], str(options.settings))
+    if options.settings is not None:
+        value = read_json(options.settings)
+        if not isinstance(value, dict) or not isinstance(value.get("settings"), dict):
+            raise InputError(f"{options.settings}: settings: missing; expected an object")
+        options = with_overrides(options, value["settings"], str(options.settings))
+    return with_step_share(options, options.step_share)
 
 
 def open_workshop(settings: PolicySettings, traces: Path, validation_traces: Path, profile: Path) -> Workshop:

@@ -26,7 +26,7 @@ from ltd.errors import InputError
 from ltd.evaluation import Evaluation
 from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.policy_settings import PolicySettings, with_overrides
+from ltd.policy_settings import PolicySettings, with_overrides, with_step_share
 from ltd.search_space import SPACE, as_settings, as_values, suggest
 from ltd.train_policy import open_workshop
 
@@ -52,8 +52,8 @@ class TuneOptions(StageOptions):
 
 def tune(options: TuneOptions, run: Any) -> None:
     """Run or continue the study, and write its winner."""
-    if options.trials < 1 or not 0 < options.step_share <= 1:
-        raise InputError("tune.trials and tune.step_share: expected at least 1, and a share above 0 up to 1")
+    if options.trials < 1:
+        raise InputError(f"tune.trials: {options.trials}: expected at least 1")
     base = PolicySettings()
     if options.settings is not None:
         base = with_overrides(base, read_json(options.settings), str(options.settings))
@@ -127,12 +127,8 @@ def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[opt
 
 
 def shortened(settings: PolicySettings, share: float) -> PolicySettings:
-    """Scale the steps of both trainings down to a trial's budget, in whole rollouts."""
-    steps = {
-        name: max(settings.rollout, round(getattr(settings, name) * share))
-        for name in ("size_steps", "depth_steps")
-    }
-    return replace(settings, **steps, validations=max(1, settings.validations // 4))
+    """Scale a chain down to a trial's budget of steps and validations."""
+    return replace(with_step_share(settings, share), validations=max(1, settings.validations // 4))
 
 
 def announce(trial: FrozenTrial, trials: int, run: Any) -> None:
