@@ -97,26 +97,12 @@ class Trainer:
         self.output_weight, self.target_dtype = output_weight.float(), output_weight.dtype
         self.device = head.fc.weight.device
         self.checkpoint, self.best_folder = state / "checkpoint.pt", state / "best"
-        matrices = [
-            p for n, p in head.named_parameters() if p.requires_grad and p.ndim == 2 and "lm_head" not in n
-        ]
-        others = [
-            p for n, p in head.named_parameters() if p.requires_grad and (p.ndim != 2 or "lm_head" in n)
-        ]
-        self.optimisers = (
-            (Muon(matrices, lr=recipe.matrix_learning_rate), recipe.matrix_learning_rate),
-            (
-                torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
-                recipe.learning_rate,
-            ),
-        )
+        self.optimisers = _optimisers(head, recipe)
         self.epoch, self.done, self.step = 0, 0, 0
         self.history: list[dict[str, Any]] = []
 
     def train(self, train: Corpus, validation: Corpus) -> list[dict[str, Any]]:
-        """Train to the end, from the last checkpoint where there is one; returns the validation of every
-        epoch.
-        """
+        """Train to the end, from the last checkpoint if any; returns the validation of every epoch."""
         self._resume()
         while self.epoch < self.recipe.epochs:
             batches = epoch_batches(train.sequences, self.recipe.batch_rows, self.recipe.seed, self.epoch)
@@ -246,6 +232,18 @@ class Trainer:
             optimiser.load_state_dict(saved)
         self.epoch, self.done, self.step = state["progress"]
         self.history = state["history"]
+
+
+def _optimisers(head: Eagle3Head, recipe: Recipe) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Muon for the layer's matrices, AdamW for the output head and the norms, each with its peak rate."""
+    trained = {name: weight for name, weight in head.named_parameters() if weight.requires_grad}
+    matrices = [weight for name, weight in trained.items() if weight.ndim == 2 and "lm_head" not in name]
+    others = [weight for name, weight in trained.items() if weight.ndim != 2 or "lm_head" in name]
+    rate = recipe.learning_rate
+    return [
+        (Muon(matrices, lr=recipe.matrix_learning_rate), recipe.matrix_learning_rate),
+        (torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0), rate),
+    ]
 
 
 def _flat(row: dict[str, Any]) -> dict[str, float]:

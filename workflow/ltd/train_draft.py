@@ -40,17 +40,19 @@ class TrainDraftOptions(StageOptions):
     validation: Path = option(help="the target's answers to the validation prompts (.safetensors)")
     output: Path = option(help="folder to write the head to")
     state: Path = option(help="folder for checkpoints and cached features, removed at the end")
-    draft_vocab_size: int = option(1536, "tokens that the head can propose: the most frequent of the answers")
+    draft_vocab_size: int = option(1024, "tokens that the head can propose: the most frequent of the answers")
     tap_layers: tuple[int, ...] = option(
         (), "three hidden states of the target that the head reads; none: the published 2, L//2, L-3"
     )
     unroll_steps: int = option(
         10, "draft steps of the training-time test; at least the largest depth used later"
     )
-    step_weight: float = option(0.8, "weight of a draft step relative to the one before it, above 0 up to 1")
-    epochs: int = option(4, "passes over the training answers")
-    batch_rows: int = option(1024, "answer tokens of an optimiser step")
-    matrix_learning_rate: float = option(0.02, "peak learning rate of Muon, for the layer's matrices")
+    step_weight: float = option(
+        0.8, "weight of a draft step relative to the one before it: the share of chains that go on, up to 1"
+    )
+    epochs: int = option(5, "passes over the training answers")
+    batch_rows: int = option(384, "answer tokens of an optimiser step")
+    matrix_learning_rate: float = option(0.04, "peak learning rate of Muon, for the layer's matrices")
     learning_rate: float = option(2e-3, "peak learning rate of AdamW, for the output head and the norms")
     warmup: float = option(0.05, "share of the training over which the learning rates rise")
     max_length: int = option(2048, "longest sequence in tokens; what is longer is cut at the end")
