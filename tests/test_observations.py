@@ -6,7 +6,7 @@ import torch
 
 from ltd.controllers import DraftState
 from ltd.errors import InputError
-from ltd.observations import PARTS, DraftView, ObservationSpec, RecentCycles
+from ltd.observations import PARTS, DraftView, ObservationSpec
 from ltd.policies import Policy, PolicyController, PolicyNetwork
 from ltd.replay_walk import ReplayWorld
 from ltd.tree import pool_size
@@ -18,9 +18,7 @@ SIZES = (1, 2, 4, 30)
 def view(scores, depth, context=7):
     scores = np.asarray(scores, dtype=np.float32)
     rows = len(scores)
-    return DraftView(
-        scores, np.full(rows, depth), np.full(rows, context), RecentCycles(rows).values, np.ones(rows)
-    )
+    return DraftView(scores, np.full(rows, depth), np.full(rows, context), np.ones(rows))
 
 
 def observe(part, scores, depth, beam=2, max_depth=3, top=4):
@@ -49,7 +47,7 @@ def test_summaries_of_the_tree():
     assert np.allclose(observe("top", SCORES, 2)[0], probabilities[:4])
     sums = probabilities.cumsum()[[0, 1, 3, 5]]
     assert np.allclose(observe("mass", SCORES, 2)[0] * 4, sums)
-    assert np.allclose(observe("best", SCORES, 2)[0], [-1 / 12, -3 / 12, -1])
+    assert np.allclose(observe("best", SCORES, 2)[0], [np.exp(-1), np.exp(-3), 0])
     assert np.allclose(observe("beam", SCORES, 2)[0], [-3 / 12, -4 / 12, np.exp(-3), np.exp(-4)])
     assert np.array_equal(observe("one_hot_depth", SCORES, 2)[0], [0, 0, 1, 0])
     assert np.allclose(observe("length", SCORES, 2)[0], [0.007])
@@ -59,24 +57,15 @@ def test_rows_of_different_depth_do_not_mix():
     spec = ObservationSpec(("mass", "best", "beam", "nodes", "level"), 2, 3, SIZES)
     both = np.repeat(SCORES, 3, axis=0).astype(np.float32)
     depth = np.asarray([1, 3, 0])
-    batch = DraftView(both, depth, depth, RecentCycles(3).values)
+    batch = DraftView(both, depth, depth)
     for row, expected in enumerate(depth):
         assert np.array_equal(spec.observe(batch)[row], spec.observe(view(SCORES, expected))[0])
-
-
-def test_recent_cycles_follow_the_answer():
-    recent = RecentCycles(2)
-    lanes = np.arange(2)
-    recent.update(lanes, np.asarray([3, 0]), np.asarray([5, 0]))
-    assert np.allclose(recent.values, [[5, 2.6, 6], [2, 2, 2]])
-    recent.reset(lanes[:1])
-    assert np.allclose(recent.values[0], [2, 2, 1])
 
 
 def test_live_and_replayed_observations_are_identical():
     traces = synthetic_traces(with_optional=True)
     world = ReplayWorld(traces, synthetic_profile(), SIZES)
-    parts = ("nodes", "level", "top", "mass", "best", "beam", "one_hot_depth", "length", "entropy", "recent")
+    parts = ("nodes", "level", "top", "mass", "best", "beam", "one_hot_depth", "length", "entropy")
     spec = ObservationSpec(parts, traces.beam, traces.max_depth, SIZES)
     network = PolicyNetwork([(np.zeros((len(SIZES), spec.width)), np.zeros(len(SIZES)))])
     controller = PolicyController(1, Policy("size", network, spec, SIZES))
@@ -89,17 +78,13 @@ def test_live_and_replayed_observations_are_identical():
         state = DraftState(traces.max_depth, traces.beam, scores, depth, int(traces.context_length[position]))
         state.entropy = lambda p=position, d=depth: float(traces.entropy[p, d - 1])
         live = spec.observe(controller._view(state))
-        replayed = world.observations(spec).rows(
-            np.asarray([position]), np.asarray([depth]), controller._recent.values
-        )
+        replayed = world.observations(spec).rows(np.asarray([position]), np.asarray([depth]))
         assert np.array_equal(live, replayed)
 
 
 def test_wrong_parts_are_refused():
     with pytest.raises(InputError, match="'hidden' is unknown"):
         ObservationSpec(("hidden",), 2, 3, SIZES)
-    with pytest.raises(InputError, match="must be the last"):
-        ObservationSpec(("recent", "depth"), 2, 3, SIZES)
     with pytest.raises(InputError, match="no entropy"):
         ReplayWorld(synthetic_traces(), synthetic_profile(), SIZES).observations(
             ObservationSpec(("entropy", "mass"), 4, 6, SIZES)

@@ -14,8 +14,9 @@ from ltd.policies import PolicyController, PolicyNetwork
 from ltd.policy_settings import PolicySettings, with_overrides
 from ltd.ppo import action_statistics, actor_layers, build, export_network, learning_rate, segment_ends
 from ltd.presets import PRESETS, with_preset
-from ltd.rehearsal import choice_values, stopping_values
+from ltd.rehearsal import outcomes, rehearsal_loss, stopping_values
 from ltd.replay_walk import ReplayWorld
+from ltd.rewards import Reward
 from ltd.traces import Traces
 from ltd.training_state import State
 from synthetic import synthetic_profile, synthetic_traces
@@ -53,7 +54,7 @@ def workshop(**overrides):
     return Workshop(*worlds, settings, {"traces": "t"})
 
 
-@pytest.mark.parametrize("overrides", [{}, {"rehearsal": 20, "size_steps": 1024, "depth_steps": 1024}])
+@pytest.mark.parametrize("overrides", [{}, {"rehearsal": 200, "size_steps": 1024, "depth_steps": 1024}])
 def test_a_chain_beats_the_best_static_setting(overrides):
     shop = workshop(**overrides)
     pair, evaluations = train_chain(shop, 1, seed=0)
@@ -130,17 +131,33 @@ def test_exact_values_of_stopping_equal_enumeration():
     logits, rewards = torch.randn(5, 2, 2), torch.randn(5, 3)
     p = logits.softmax(-1)
     stop = torch.stack([p[:, 0, 0], p[:, 0, 1] * p[:, 1, 0], p[:, 0, 1] * p[:, 1, 1]], dim=1)
-    h = -(p * p.log()).sum(-1)
-    probabilities, entropy, value, reach = stopping_values(logits, rewards)
+    probabilities, reach, value = stopping_values(p.log(), rewards)
     second = p[:, 1, 0] * rewards[:, 1] + p[:, 1, 1] * rewards[:, 2]
     first = p[:, 0, 0] * rewards[:, 0] + p[:, 0, 1] * second
     assert torch.allclose(probabilities, stop, atol=1e-6)
-    assert torch.allclose(entropy, h[:, 0] + p[:, 0, 1] * h[:, 1], atol=1e-6)
     assert torch.allclose(value, torch.stack([first, second], dim=1), atol=1e-5)
     assert torch.allclose(reach, torch.stack([torch.ones(5), p[:, 0, 1]], dim=1), atol=1e-6)
-    probabilities, entropy, value, _ = choice_values(logits[:, :1], rewards[:, :2])
-    assert torch.allclose(value[:, 0], (p[:, 0] * rewards[:, :2]).sum(1), atol=1e-6)
-    assert torch.allclose(entropy, h[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("first_decision", [0, 1])
+def test_rehearsal_expects_what_the_replay_table_holds(first_decision):
+    """With actors that are certain, the expected tokens and seconds are those of the static setting."""
+    shop = workshop(first_decision=first_decision)
+    world, specs = shop.training, {kind: shop.spec(kind) for kind in KINDS}
+    known = outcomes(world, specs, shop.settings)
+    certain = {"size": torch.tensor([0, 0, 99.0, 0, 0]), "depth": torch.tensor([0, 99.0])}
+    actors = {kind: lambda x, kind=kind: certain[kind].expand(*x.shape[:-1], -1) for kind in KINDS}
+    critics = dict.fromkeys(KINDS, lambda x: torch.zeros(*x.shape[:-1], 1))
+    reward = Reward("acceptance", 1.0)
+    loss, (tokens, seconds) = rehearsal_loss(actors, critics, known, reward, 0.0)
+    positions = np.arange(len(world.traces))
+    expected = world.table.tokens(positions, 6, SIZES[2])
+    times = world.latency.cycle_seconds(6, SIZES[2], world.context_length, 3, 6 - first_decision, 1)
+    assert np.isclose(tokens, expected.sum())
+    assert np.isclose(seconds, times.sum())
+    values = [world.table.tokens(positions, 6, SIZES[2])] * (6 - first_decision)
+    errors = 0.5 * (np.square(values).sum(axis=0) + expected**2)
+    assert np.isclose(float(loss), (errors - expected).mean(), rtol=1e-4)
 
 
 def test_presets_hold_the_paper():
@@ -249,7 +266,7 @@ def test_traces_and_profile_of_different_models_are_refused(files):
     settings = PolicySettings(sizes=SIZES)
     paths = [files / name for name in ("train.safetensors", "validation.safetensors", "profile.json")]
     with pytest.raises(InputError, match="beam: 5, but the traces have beam 4"):
-        train_policy.open_workshop(settings, *paths)
+        train_policy.open_workshop(settings, *paths, 0)
     with pytest.raises(InputError, match="lies outside the measured 1 to 60"):
         synthetic_profile().save(files / "profile.json")
-        train_policy.open_workshop(PolicySettings(sizes=(1, 80)), *paths)
+        train_policy.open_workshop(PolicySettings(sizes=(1, 80)), *paths, 0)

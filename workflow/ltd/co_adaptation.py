@@ -16,6 +16,7 @@ from ltd.observations import ObservationSpec
 from ltd.policies import CONTINUE, STOP, Policy, PolicyNetwork
 from ltd.policy_settings import PolicySettings
 from ltd.ppo import NO_STATE, action_statistics, train
+from ltd.rehearsal import rehearse
 from ltd.replay_walk import ReplayWorld
 from ltd.rewards import Reward
 from ltd.simulator import static_grid
@@ -43,12 +44,13 @@ def retrained_kind(iteration: int) -> str:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where policies are trained and validated: both replays and the settings."""
+    """Where policies are trained and validated: both replays, the settings, the chain's seed."""
 
     training: ReplayWorld
     validation: ReplayWorld
     settings: PolicySettings
     trained_on: dict[str, str]
+    seed: int = 0
 
     def spec(self, kind: str) -> ObservationSpec:
         """The observation of one kind of policy on these traces."""
@@ -106,9 +108,12 @@ def train_policy_of(
     """Train one policy of a chain.
 
     Args:
-        previous: the last pair; empty for the first trainings, which know neither partner nor start.
+        previous: the last pair; empty for the first trainings, which know neither partner nor start unless
+            the settings ask for a rehearsal, which gives them both.
         seed, state, report: as in `ltd.ppo.train`.
     """
+    if not previous and workshop.settings.rehearsal:
+        previous = rehearse_pair(workshop)
     env = workshop.environment(kind, previous, seed)
 
     def validate(network: PolicyNetwork) -> dict[str, float]:
@@ -122,12 +127,18 @@ def train_policy_of(
     return Trained(workshop.policy(kind, training.actor), training)
 
 
+def rehearse_pair(workshop: Workshop) -> Pair:
+    """The pair that both initial trainings set out from; the same in both, by the chain's own seed."""
+    specs = {kind: workshop.spec(kind) for kind in KINDS}
+    trainings = rehearse(workshop.training, specs, workshop.settings, workshop.seed)
+    return {kind: Trained(workshop.policy(kind, trainings[kind].actor), trainings[kind]) for kind in KINDS}
+
+
 def met_observations(evaluation: Evaluation, spec: ObservationSpec, at_most: int = 2048) -> np.ndarray:
-    """Observations [B, width] at the end of drafting of evenly chosen cycles, with neutral history."""
+    """Observations [B, width] at the end of drafting of evenly chosen cycles."""
     chosen = np.linspace(0, len(evaluation.depth) - 1, min(at_most, len(evaluation.depth))).astype(int)
-    recent = np.tile(np.float32([2, 2, 1]), (len(chosen), 1))
     table = evaluation.world.observations(spec)
-    return table.rows(evaluation.position[chosen], evaluation.depth[chosen], recent)
+    return table.rows(evaluation.position[chosen], evaluation.depth[chosen])
 
 
 def train_chain(

@@ -6,7 +6,7 @@ in tens of microseconds.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -18,8 +18,6 @@ from ltd.tree import pool_size
 LOG_FLOOR = np.float32(-12)
 # Brings token counts to the order of one.
 QUARTER = np.float32(0.25)
-# Weight of the newest cycle in the running mean of accepted tokens.
-RECENT_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
@@ -29,44 +27,18 @@ class DraftView:
     scores: cumulative log-probs [B, pool(max_depth)] float32 in pool order; what lies beyond the depth
     is ignored.
     depth, context_length: [B] integers.
-    recent: [B, 3] float32, see `RecentCycles`.
     entropy: [B] float32 in nats at the best node of the newest level, or None.
     """
 
     scores: np.ndarray
     depth: np.ndarray
     context_length: np.ndarray
-    recent: np.ndarray
     entropy: np.ndarray | None = None
 
     def rows(self, rows: np.ndarray) -> "DraftView":
         """The view of some of the drafts."""
         entropy = None if self.entropy is None else self.entropy[rows]
-        return DraftView(
-            self.scores[rows], self.depth[rows], self.context_length[rows], self.recent[rows], entropy
-        )
-
-
-class RecentCycles:
-    """What the last cycles of B answers brought: accepted tokens, their running mean, rows to catch up."""
-
-    def __init__(self, lanes: int) -> None:
-        self.values = np.empty((lanes, 3), dtype=np.float32)
-        self.reset(np.arange(lanes))
-
-    def reset(self, lanes: np.ndarray) -> None:
-        """Start a new answer: the neutral values of a drafter about whom nothing is known."""
-        self.values[lanes] = (2.0, 2.0, 1.0)
-
-    def update(self, lanes: np.ndarray, depth: np.ndarray, accepted: np.ndarray) -> None:
-        """Add one finished cycle a lane; a plain step (depth 0) says nothing about the drafter."""
-        values = self.values[lanes]
-        drafted = depth > 0
-        mean = values[:, 1] + RECENT_WEIGHT * (accepted - values[:, 1])
-        values[:, 0] = np.where(drafted, accepted, values[:, 0])
-        values[:, 1] = np.where(drafted, mean, values[:, 1])
-        values[:, 2] = np.where(drafted, accepted + 1, values[:, 2] + 1)
-        self.values[lanes] = values
+        return DraftView(self.scores[rows], self.depth[rows], self.context_length[rows], entropy)
 
 
 @dataclass(frozen=True)
@@ -86,18 +58,11 @@ class ObservationSpec:
         for part in self.parts:
             if part not in PARTS:
                 raise InputError(f"observation part {part!r} is unknown; choose from {', '.join(PARTS)}")
-        if "recent" in self.parts[:-1]:
-            raise InputError("observation part 'recent' must be the last, because replay appends it")
 
     @cached_property
     def width(self) -> int:
         """Numbers in an observation."""
         return sum(PARTS[part].width(self) for part in self.parts)
-
-    @cached_property
-    def static(self) -> "ObservationSpec":
-        """The spec without `recent`: what position and depth alone determine."""
-        return replace(self, parts=tuple(part for part in self.parts if part != "recent"))
 
     @cached_property
     def level_starts(self) -> np.ndarray:
@@ -156,11 +121,6 @@ def _descending(values: np.ndarray, count: int) -> np.ndarray:
     return np.sort(values, axis=1)[:, : -count - 1 : -1]
 
 
-def scaled_recent(recent: np.ndarray) -> np.ndarray:
-    """The part `recent` from the values of `RecentCycles`, both [B, 3]."""
-    return recent * QUARTER
-
-
 def _logarithms(values: np.ndarray) -> np.ndarray:
     """Scale log-probs to [-1, 0], with everything below the floor at -1."""
     return np.maximum(values, LOG_FLOOR) / -LOG_FLOOR
@@ -188,11 +148,10 @@ def _mass(tree: _Tree, out: np.ndarray) -> None:
 
 
 def _best(tree: _Tree, out: np.ndarray) -> None:
-    """The best node of every level: how the most probable path decays."""
-    out.fill(-1)
+    """Probability of the best node of every level: how the most probable path decays."""
     if tree.depth:
         starts = tree.spec.level_starts[: tree.depth]
-        out[:, : tree.depth] = _logarithms(np.maximum.reduceat(tree.nodes, starts, axis=1))
+        np.exp(np.maximum.reduceat(tree.nodes, starts, axis=1), out=out[:, : tree.depth])
 
 
 def _beam(tree: _Tree, out: np.ndarray) -> None:
@@ -215,10 +174,6 @@ def _one_hot_depth(tree: _Tree, out: np.ndarray) -> None:
 
 def _length(tree: _Tree, out: np.ndarray) -> None:
     out[:, 0] = tree.view.context_length / 1000
-
-
-def _recent(tree: _Tree, out: np.ndarray) -> None:
-    out[:] = scaled_recent(tree.view.recent)
 
 
 def _entropy(tree: _Tree, out: np.ndarray) -> None:
@@ -245,6 +200,5 @@ PARTS: dict[str, _Part] = {
     "depth": _Part(lambda spec: 1, _depth),
     "one_hot_depth": _Part(lambda spec: spec.max_depth + 1, _one_hot_depth),
     "length": _Part(lambda spec: 1, _length),
-    "recent": _Part(lambda spec: 3, _recent),
     "entropy": _Part(lambda spec: 1, _entropy),
 }

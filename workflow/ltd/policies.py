@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
-from ltd.observations import DraftView, ObservationSpec, RecentCycles
+from ltd.observations import DraftView, ObservationSpec
 
 VERSION = 1
 STOP, CONTINUE = 0, 1
@@ -160,8 +160,6 @@ class PolicyController:
 
     def __init__(self, depth: Policy | int, size: Policy | int, name: str = "ltd") -> None:
         self.depth, self.size, self.name = depth, size, name
-        self._recent = RecentCycles(1)
-        self._drafted = np.zeros(1, dtype=np.int64)
         self._depth, self._context = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
         self._tensor: torch.Tensor | None = None
         self._scores: np.ndarray | None = None
@@ -174,18 +172,15 @@ class PolicyController:
         return cls(load_policy(folder, "depth"), load_policy(folder, "size"), name)
 
     def begin(self, prompt_length: int) -> None:
-        """Forget the previous answer."""
-        self._recent.reset(_LANE)
-        self._drafted[0] = 0
+        """Nothing to remember."""
 
     def continue_drafting(self, state: Any) -> bool:
         """Decide whether one more level is drafted."""
         if isinstance(self.depth, int):
-            go_on = state.depth < self.depth
-        else:
-            go_on = not self.depth.asked(state.depth) or self.depth.choose(self._view(state))[0] == CONTINUE
-        self._drafted[0] = state.depth + go_on
-        return bool(go_on)
+            return state.depth < self.depth
+        if not self.depth.asked(state.depth):
+            return True
+        return bool(self.depth.choose(self._view(state))[0] == CONTINUE)
 
     def choose_size(self, state: Any) -> int:
         """Decide how many of the drafted nodes are verified."""
@@ -194,9 +189,7 @@ class PolicyController:
         return self.size.actions[self.size.choose(self._view(state))[0]]
 
     def accepted(self, count: int) -> None:
-        """Learn what the finished cycle brought."""
-        self._recent.update(_LANE, self._drafted, np.asarray([count]))
-        self._drafted[:] = 0
+        """Nothing to learn from: every cycle is decided by its own tree alone."""
 
     def _view(self, state: Any) -> DraftView:
         if state.scores is not self._tensor:
@@ -208,7 +201,4 @@ class PolicyController:
         entropy = None
         if self._needs_entropy:
             entropy = np.asarray([state.entropy() if state.depth else 0.0], dtype=np.float32)
-        return DraftView(self._scores, self._depth, self._context, self._recent.values, entropy)
-
-
-_LANE = np.zeros(1, dtype=np.int64)
+        return DraftView(self._scores, self._depth, self._context, entropy)

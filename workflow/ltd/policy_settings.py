@@ -10,7 +10,7 @@ from ltd.observations import PARTS
 from ltd.options import option
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60)
-COMPACT = ("mass", "best", "beam", "one_hot_depth", "length", "recent")
+COMPACT = ("mass", "best", "beam", "one_hot_depth", "length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class PolicySettings:
     rounds: int = option(3, "rounds of co-adaptation after the initial pair: size, depth, size, ...")
     reward: str = option("marginal", "what a finished cycle is paid", choices=rewards.KINDS)
     whole_answers: bool = option(False, "an episode is a whole answer (the paper) instead of one cycle")
-    first_decision: int = option(0, "depth of the first depth decision; 0 allows plain steps")
+    first_decision: int = option(1, "depth of the first depth decision; 0 allows plain steps")
     interval: int = option(1, "levels from one depth decision to the next")
     size_observation: tuple[str, ...] = option(COMPACT, "parts of the size policy's observation")
     depth_observation: tuple[str, ...] = option(COMPACT, "parts of the depth policy's observation")
@@ -44,7 +44,7 @@ class PolicySettings:
     entropy_coefficient: float = option(0.003, "weight of the entropy bonus")
     clip_range: float = option(0.2, "how far an update may move an action's probability ratio")
     validations: int = option(8, "checkpoints in a training; the best on the validation traces is kept")
-    rehearsal: int = option(0, "epochs of exact policy gradient over all recorded outcomes before PPO")
+    rehearsal: int = option(0, "gradient steps of the joint warm start before the initial trainings; 0: none")
     fixed_size: int = option(0, "size during the first depth training; 0 takes the static grid's best")
 
     def __post_init__(self) -> None:

@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from ltd.policies import PolicyNetwork
 from ltd.policy_settings import PolicySettings
-from ltd.rehearsal import rehearse
-from ltd.training_state import State, Training
+from ltd.training_state import State, Training, export_network
 from ltd.vector_env import ReplayVecEnv
 
 NO_STATE = State()
@@ -81,11 +80,6 @@ def _linear(network: nn.Module) -> list[nn.Linear]:
     return [layer for layer in network if isinstance(layer, nn.Linear)]
 
 
-def export_network(layers: list[nn.Linear]) -> PolicyNetwork:
-    """Copy linear layers into a plain network."""
-    return PolicyNetwork([(x.weight.detach().numpy().copy(), x.bias.detach().numpy().copy()) for x in layers])
-
-
 @torch.no_grad()
 def load_network(layers: list[nn.Linear], network: PolicyNetwork) -> None:
     """Copy a plain network of the same shape into linear layers."""
@@ -141,10 +135,6 @@ def train(
     if (saved := state.load(model, env.reward)) is not None:
         first, best = saved
     else:
-        if settings.rehearsal:
-            rehearse(model, env, settings)
-            best.actor = export_network(actor_layers(model))
-            best.critic = export_network(critic_layers(model))
         _record(best, model, validate(best.actor), env, follow, report)
     for segment in tqdm(range(first, len(ends)), desc=f"{kind} policy", unit="checkpoint", leave=False):
         set_random_seed(seed + 1000 * (segment + 1))

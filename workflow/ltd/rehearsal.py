@@ -1,8 +1,9 @@
-"""Exact policy gradient over recorded outcomes, before PPO plays: a warm start for actor and critic.
+"""A warm start for both policies: exact policy gradient over recorded outcomes, before PPO plays.
 
 In replay the outcome of every action is known at every position, not only of the one that was sampled. The
-expected reward of a cycle under the policy's own action probabilities is then a differentiable function of
-the network: climbing it is a policy gradient without sampling noise, and the critic's target is exact. PPO
+expected tokens and seconds of a cycle under both policies' action probabilities are then differentiable
+functions of the two networks, and climbing them is a policy gradient without sampling noise. The two policies
+learn together, so that neither settles on what suits a poor partner, and the critics' targets are exact. PPO
 goes on from there, at the positions that the policies themselves bring about.
 """
 
@@ -10,163 +11,176 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from stable_baselines3 import PPO
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from ltd.choices import DepthChoice, FixedDepth, FixedSize, SizeChoice, draft
+from ltd.observations import ObservationSpec
+from ltd.policies import PolicyNetwork
 from ltd.policy_settings import PolicySettings
-from ltd.replay_walk import ReplayWorld, Walk
-from ltd.vector_env import DepthVecEnv, ReplayVecEnv, SizeVecEnv
+from ltd.replay_walk import ReplayWorld
+from ltd.rewards import Reward
+from ltd.training_state import Training, export_network
 
-MINIBATCH = 512
-PASSES = 3
+MINIBATCH = 256
+# Tokens of a typical cycle: the rows that the next cycle's prefix pass processes.
+PREFIX_ROWS = 3
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """M cycles and what every choice in them brings, tensors float32.
+    """What every choice brings at N positions, float32 tensors; D depths, A sizes, K depth decisions.
 
-    Size: observations [M, 1, F] after drafting; tokens, seconds [M, A], one column a size.
-    Depth: observations [M, K, F] at the K depths where the policy is asked; tokens, seconds [M, K + 1] of
-    stopping at each of them, and last of drafting to the largest depth.
+    size_observations [N, D, F] at depths 1 .. D; tokens, seconds [N, D, A] of verifying there with each size;
+    depth_observations [N, K, G] where the depth policy is asked; stops [K + 1], the depths at which a cycle
+    may stop, the largest last; plain_seconds [N] of a plain step. Seconds include the decisions.
     """
 
-    observations: Tensor
+    size_observations: Tensor
+    depth_observations: Tensor
     tokens: Tensor
     seconds: Tensor
+    plain_seconds: Tensor
+    stops: Tensor
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-
-def rehearse(model: PPO, env: ReplayVecEnv, settings: PolicySettings) -> None:
-    """Climb the exact expected reward for `settings.rehearsal` epochs; changes actor and critic in place.
-
-    The reward's rate follows the policy from epoch to epoch.
-    """
-    outcomes = depth_outcomes(env) if isinstance(env, DepthVecEnv) else size_outcomes(env)
-    values = stopping_values if isinstance(env, DepthVecEnv) else choice_values
-    actor = nn.Sequential(model.policy.mlp_extractor.policy_net, model.policy.action_net)
-    critic = nn.Sequential(model.policy.mlp_extractor.value_net, model.policy.value_net)
-    optimiser = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=settings.learning_rate)
-    for _ in range(settings.rehearsal):
-        env.reward.attain(*expectation(actor, outcomes, values))
-        rewards = torch.from_numpy(env.reward(outcomes.tokens.numpy(), outcomes.seconds.numpy()))
-        for rows in torch.randperm(len(outcomes)).split(MINIBATCH):
-            observations = outcomes.observations[rows]
-            probabilities, entropy, state_values, weight = values(actor(observations), rewards[rows])
-            gain = (probabilities * rewards[rows]).sum(1) + settings.entropy_coefficient * entropy
-            error = (weight * (critic(observations)[..., 0] - state_values) ** 2).sum(1)
-            optimiser.zero_grad()
-            (0.5 * error - gain).mean().backward()
-            optimiser.step()
+    def rows(self, rows: Tensor) -> "Outcomes":
+        """The outcomes at some positions."""
+        return Outcomes(
+            self.size_observations[rows],
+            self.depth_observations[rows],
+            self.tokens[rows],
+            self.seconds[rows],
+            self.plain_seconds[rows],
+            self.stops,
+        )
 
 
-@torch.no_grad()
-def expectation(actor: nn.Module, outcomes: Outcomes, values) -> tuple[float, float]:
-    """Expected tokens and seconds of all cycles under the actor's probabilities."""
-    probabilities = torch.cat(
-        [
-            values(actor(outcomes.observations[rows]), outcomes.tokens[rows])[0]
-            for rows in torch.arange(len(outcomes)).split(8 * MINIBATCH)
-        ]
+def outcomes(world: ReplayWorld, specs: dict[str, ObservationSpec], settings: PolicySettings) -> Outcomes:
+    """Look every outcome up in the replay table and the latency profile."""
+    sizes, positions = np.asarray(settings.sizes), np.arange(len(world.traces))[:, None]
+    depths = np.arange(1, world.max_depth + 1)
+    asked = np.arange(settings.first_decision, world.max_depth, settings.interval)
+    decisions = 1 + np.searchsorted(asked, np.arange(world.max_depth + 1))
+    decisions[-1] = len(asked)
+    context = world.context_length[:, None]
+    tokens = np.stack([world.table.token_table(depth, sizes) for depth in depths], axis=1)
+    seconds = [
+        world.latency.cycle_seconds(depth, sizes, context, PREFIX_ROWS, decisions[depth], 1)
+        for depth in depths
+    ]
+    plain = world.latency.autoregressive[context[:, 0]] + world.latency.depth_policy
+    return Outcomes(
+        _tensor(world.observations(specs["size"]).rows(positions, depths)),
+        _tensor(world.observations(specs["depth"]).rows(positions, asked)),
+        _tensor(tokens),
+        _tensor(np.stack(seconds, axis=1)),
+        _tensor(plain),
+        torch.from_numpy(np.append(asked, world.max_depth)),
     )
-    return float((probabilities * outcomes.tokens).sum()), float((probabilities * outcomes.seconds).sum())
 
 
-def choice_values(logits: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One choice among A: logits [M, 1, A], rewards [M, A].
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
-    Returns the probabilities [M, A], their entropy [M], the exact state value and its weight, [M, 1] each.
+
+def rehearse(
+    world: ReplayWorld, specs: dict[str, ObservationSpec], settings: PolicySettings, seed: int
+) -> dict[str, Training]:
+    """Train actors and critics of both policies for `settings.rehearsal` gradient steps.
+
+    The reward's rate, which `marginal` needs, follows the policies from step to step.
     """
-    log_probabilities = logits[:, 0].log_softmax(dim=-1)
-    probabilities = log_probabilities.exp()
-    value = (probabilities * rewards).sum(dim=1, keepdim=True).detach()
-    return probabilities, -(probabilities * log_probabilities).sum(dim=1), value, torch.ones_like(value)
+    torch.manual_seed(seed)
+    known = outcomes(world, specs, settings)
+    reward = Reward(settings.reward, world.step_seconds)
+    actions = {"size": len(settings.sizes), "depth": 2}
+    actors = {kind: network(specs[kind].width, settings.of(kind, "network"), actions[kind]) for kind in specs}
+    critics = {kind: network(specs[kind].width, settings.critic_network, 1) for kind in specs}
+    weights = [p for module in (*actors.values(), *critics.values()) for p in module.parameters()]
+    optimiser = torch.optim.Adam(weights, lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, settings.rehearsal)
+    tokens = seconds = 0.0
+    for _ in tqdm(range(settings.rehearsal), desc="rehearsal", unit="step", leave=False):
+        batch = known.rows(torch.randint(len(known), (MINIBATCH,)))
+        loss, brought = rehearsal_loss(actors, critics, batch, reward, settings.entropy_coefficient)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        # A running mean over some twenty minibatches: the throughput that the policies now attain.
+        tokens, seconds = 0.95 * tokens + brought[0], 0.95 * seconds + brought[1]
+        reward.attain(tokens, seconds)
+    return {kind: Training(_export(actors[kind]), _export(critics[kind])) for kind in specs}
 
 
-def stopping_values(logits: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """K decisions to stop (0) or continue (1): logits [M, K, 2], rewards [M, K + 1] of the stops.
+def rehearsal_loss(
+    actors: dict[str, nn.Module],
+    critics: dict[str, nn.Module],
+    batch: Outcomes,
+    reward: Reward,
+    entropy_coefficient: float,
+) -> tuple[Tensor, tuple[float, float]]:
+    """Minus the expected reward, with entropy bonus and critics' errors; and expected tokens and seconds."""
+    choice = actors["size"](batch.size_observations).log_softmax(dim=-1)
+    shares = choice.exp()
+    rewards = torch.from_numpy(reward(batch.tokens.numpy(), batch.seconds.numpy()))
+    size_values = (shares * rewards).sum(dim=-1)
+    plain = torch.from_numpy(reward(np.ones(len(batch)), batch.plain_seconds.numpy()))
+    by_depth = torch.cat([plain[:, None], size_values], dim=1)[:, batch.stops]
+    decisions = actors["depth"](batch.depth_observations).log_softmax(dim=-1)
+    stopping, reach, depth_values = stopping_values(decisions, by_depth)
+    drafted = batch.stops[batch.stops > 0] - 1
+    verified = stopping[:, batch.stops > 0]
+    entropy = (reach * _entropy(decisions)).sum(1) + (verified * _entropy(choice)[:, drafted]).sum(1)
+    gain = (stopping * by_depth).sum(1) + entropy_coefficient * entropy
+    errors = _critic_error(critics["depth"], batch.depth_observations, depth_values, reach)
+    errors += _critic_error(
+        critics["size"], batch.size_observations[:, drafted], size_values[:, drafted], verified
+    )
+    with torch.no_grad():
+        brought = [
+            torch.cat([of_plain[:, None], (shares * of_size).sum(-1)], dim=1)[:, batch.stops]
+            for of_plain, of_size in (
+                (torch.ones(len(batch)), batch.tokens),
+                (batch.plain_seconds, batch.seconds),
+            )
+        ]
+        expected = tuple(float((stopping * value).sum()) for value in brought)
+    return (0.5 * errors - gain).mean(), expected
 
-    Returns the probability of each stop [M, K + 1], the expected sum of the decisions' entropies [M], exact
-    value of every decision's state and the probability of reaching it, [M, K] each.
+
+def stopping_values(decisions: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """K decisions to stop (0) or continue (1): log-probabilities [M, K, 2], rewards [M, K + 1] of the stops.
+
+    Returns the probability of each stop [M, K + 1], and of reaching each decision and the exact value of its
+    state, [M, K] each.
     """
-    log_probabilities = logits.log_softmax(dim=-1)
-    nothing = torch.zeros_like(log_probabilities[:, :1, 0])
-    log_reach = torch.cat([nothing, log_probabilities[..., 1].cumsum(dim=1)], dim=1)
-    probabilities = (torch.cat([log_probabilities[..., 0], nothing], dim=1) + log_reach).exp()
+    nothing = torch.zeros_like(decisions[:, :1, 0])
+    log_reach = torch.cat([nothing, decisions[..., 1].cumsum(dim=1)], dim=1)
+    probabilities = (torch.cat([decisions[..., 0], nothing], dim=1) + log_reach).exp()
     reach = log_reach[:, :-1].exp()
-    entropy = (reach * -(log_probabilities.exp() * log_probabilities).sum(dim=-1)).sum(dim=1)
     # Value of a state: what is still to come from it on, given that it is reached.
     to_come = (probabilities * rewards).flip(1).cumsum(dim=1).flip(1)[:, :-1]
-    value = (to_come / reach.clamp_min(1e-6)).detach()
-    return probabilities, entropy, value, reach.detach()
+    return probabilities, reach, to_come / reach.clamp_min(1e-6)
 
 
-def cycle_starts(world: ReplayWorld, depth: DepthChoice, size: SizeChoice) -> tuple[np.ndarray, ...]:
-    """Walk all answers a few times, from shifted starts, with two deciders.
-
-    Returns for every cycle its position [M], the depth it was drafted to [M], and the recent values [M, 3].
-    """
-    found = []
-    for shift in range(PASSES):
-        long_enough = world.tokens_left[world.starts] > shift
-        walk = Walk(world, world.starts[long_enough] + shift)
-        lanes = np.arange(len(walk.position))
-        while len(lanes):
-            start = walk.position[lanes], walk.recent.values[lanes]
-            draft(walk, lanes, depth)
-            found.append((start[0], walk.depth[lanes], start[1]))
-            _, _, ended = walk.finish(lanes, size.sizes(walk, lanes), size.decisions)
-            lanes = lanes[~ended]
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
+def _entropy(log_probabilities: Tensor) -> Tensor:
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
 
 
-def size_outcomes(env: SizeVecEnv) -> Outcomes:
-    """Drafts as the environment's depth decider makes them, with every size."""
-    world, sizes = env.world, np.asarray(env.world.sizes)
-    position, depth, recent = cycle_starts(world, env.depth, FixedSize(int(np.median(sizes)), decisions=1))
-    drafted = depth > 0
-    position, depth, recent = position[drafted, None], depth[drafted, None], recent[drafted]
-    observations = world.observations(env.spec).rows(position[:, 0], depth[:, 0], recent)
-    tokens = world.table.tokens(position, depth, sizes)
-    seconds = _seconds(world, position, depth, sizes, recent, decisions=depth + (depth < world.max_depth))
-    return _tensors(observations[:, None], tokens, seconds)
+def _critic_error(critic: nn.Module, observations: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    """Squared error [M], every state weighted by how likely it is reached."""
+    return (weight.detach() * (critic(observations)[..., 0] - values.detach()) ** 2).sum(dim=1)
 
 
-def depth_outcomes(env: DepthVecEnv) -> Outcomes:
-    """Static cycles with a stop at every depth, verified as the environment's size decider does."""
-    world = env.world
-    asked = np.arange(env.first_decision, world.max_depth, env.interval)
-    stops = np.append(asked, world.max_depth)
-    position, _, recent = cycle_starts(world, FixedDepth(max(1, world.max_depth // 2)), env.size)
-    shape = (len(position), len(stops))
-    walk = Walk(world, np.repeat(position, len(stops)))
-    walk.depth[:] = np.tile(stops, len(position))
-    walk.recent.values[:] = np.repeat(recent, len(stops), axis=0)
-    lanes = np.arange(len(walk.position))
-    sizes = env.size.sizes(walk, lanes).reshape(shape)
-    rows = world.observations(env.spec).rows(walk.position, walk.depth, walk.recent.values)
-    decisions = np.append(np.arange(len(asked)) + 1, len(asked))
-    position = position[:, None]
-    tokens = world.table.tokens(position, stops, sizes)
-    seconds = _seconds(world, position, stops, sizes, recent, decisions)
-    return _tensors(rows.reshape(*shape, -1)[:, :-1], tokens, seconds)
+def network(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """A multilayer perceptron with ReLU, as Stable-Baselines3 builds it."""
+    widths = [inputs, *hidden]
+    layers = [layer for a, b in zip(widths, hidden, strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 
-def _seconds(
-    world: ReplayWorld,
-    position: np.ndarray,
-    depth: np.ndarray,
-    sizes: np.ndarray,
-    recent: np.ndarray,
-    decisions: np.ndarray,
-) -> np.ndarray:
-    """Seconds of cycles [M, columns], both policies' decisions included."""
-    context, rows = world.context_length[position], recent[:, 2:].astype(np.int64)
-    return world.latency.cycle_seconds(depth, sizes, context, rows, decisions, depth > 0)
-
-
-def _tensors(observations: np.ndarray, tokens: np.ndarray, seconds: np.ndarray) -> Outcomes:
-    arrays = (observations, tokens, seconds)
-    return Outcomes(*(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for array in arrays))
+def _export(module: nn.Sequential) -> PolicyNetwork:
+    return export_network([layer for layer in module if isinstance(layer, nn.Linear)])

@@ -4,11 +4,13 @@ The training environments and the validation both stand on this walk. It holds n
 decides when a lane's draft stops and how much of it is verified.
 """
 
+import math
+
 import numpy as np
 
 from ltd.dense_latency import dense_for
 from ltd.latency import LatencyProfile
-from ltd.observations import DraftView, ObservationSpec, RecentCycles, scaled_recent
+from ltd.observations import DraftView, ObservationSpec
 from ltd.replay import ReplayTable
 from ltd.traces import Traces
 
@@ -45,35 +47,32 @@ class ObservationTable:
 
     def __init__(self, traces: Traces, spec: ObservationSpec) -> None:
         self.traces, self.spec = traces, spec
-        self._static, self._recent = spec.static, "recent" in spec.parts
-        depths = traces.max_depth + 1
-        small = len(traces) * depths * self._static.width * 4 <= MAX_TABLE_BYTES
-        self._rows = None
-        if small and not PLAIN_PARTS.issuperset(self._static.parts):
-            self._rows = np.empty((len(traces), depths, self._static.width), dtype=np.float32)
-            self._fill()
+        shape = (len(traces), traces.max_depth + 1, spec.width)
+        self._rows: np.ndarray | None = None
+        if math.prod(shape) * 4 <= MAX_TABLE_BYTES and not PLAIN_PARTS.issuperset(spec.parts):
+            self._rows = self.all(shape)
 
-    def _fill(self) -> None:
-        for first in range(0, len(self.traces), ROWS_AT_ONCE):
-            positions = np.arange(first, min(first + ROWS_AT_ONCE, len(self.traces)))
-            for depth in range(self.traces.max_depth + 1):
-                self._rows[positions, depth] = self._observe(positions, np.full(len(positions), depth))
+    def all(self, shape: tuple[int, int, int]) -> np.ndarray:
+        """Compute the whole table [N, D + 1, width] float32."""
+        table = np.empty(shape, dtype=np.float32)
+        for first in range(0, shape[0], ROWS_AT_ONCE):
+            positions = np.arange(first, min(first + ROWS_AT_ONCE, shape[0]))
+            for depth in range(shape[1]):
+                table[positions, depth] = self._observe(positions, np.full(len(positions), depth))
+        return table
+
+    def rows(self, positions: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Return observations [B, width] float32 of B (position, depth) pairs."""
+        if self._rows is not None:
+            return self._rows[positions, depth]
+        return self._observe(positions, depth)
 
     def _observe(self, positions: np.ndarray, depth: np.ndarray) -> np.ndarray:
         traces, entropy = self.traces, None
         if traces.entropy is not None:
             entropy = np.where(depth > 0, traces.entropy[positions, depth - 1], np.float32(0))
-        no_recent = np.zeros((len(positions), 0), dtype=np.float32)
         context = traces.context_length[positions]
-        return self._static.observe(DraftView(traces.scores[positions], depth, context, no_recent, entropy))
-
-    def rows(self, positions: np.ndarray, depth: np.ndarray, recent: np.ndarray) -> np.ndarray:
-        """Return observations [B, width] float32 of B (position, depth) pairs; recent is [B, 3]."""
-        known = self._rows is not None
-        static = self._rows[positions, depth] if known else self._observe(positions, depth)
-        if not self._recent:
-            return static
-        return np.concatenate([static, scaled_recent(recent)], axis=1)
+        return self.spec.observe(DraftView(traces.scores[positions], depth, context, entropy))
 
 
 class Walk:
@@ -90,13 +89,11 @@ class Walk:
         self.depth = np.zeros(lanes, dtype=np.int64)
         self.decisions = np.zeros(lanes, dtype=np.int64)
         self.rows = np.ones(lanes, dtype=np.int64)
-        self.recent = RecentCycles(lanes)
 
     def place(self, lanes: np.ndarray, position: np.ndarray) -> None:
         """Put lanes at the start of other answers."""
         self.position[lanes] = position
         self.rows[lanes] = 1
-        self.recent.reset(lanes)
 
     def finish(self, lanes: np.ndarray, sizes: np.ndarray, size_decisions: int) -> tuple[np.ndarray, ...]:
         """Verify the drafts of some lanes and step them on to the next root.
@@ -120,7 +117,6 @@ class Walk:
             self.decisions[lanes],
             size_decisions * (depth > 0),
         )
-        self.recent.update(lanes, depth, accepted)
         self.rows[lanes] = np.where(depth > 0, tokens, self.rows[lanes] + 1)
         self.position[lanes] = position + tokens
         self.depth[lanes] = 0

@@ -10,7 +10,6 @@ from ltd.policy_settings import COMPACT, PolicySettings
 
 OBSERVATIONS: dict[str, tuple[str, ...]] = {
     "compact": COMPACT,
-    "without-recent": tuple(part for part in COMPACT if part != "recent"),
     "top": ("top", *COMPACT),
 }
 NETWORKS: dict[str, tuple[int, ...]] = {"32-32": (32, 32), "64-64": (64, 64), "128-64": (128, 64)}
@@ -24,7 +23,7 @@ SPACE: dict[str, list[Any] | tuple[float, float]] = {
     "entropy_coefficient": (3e-4, 3e-2),
     "depth_gamma": [1.0, 0.99, 0.95],
     "epochs": [3, 6, 10],
-    "rehearsal": [0, 5, 10, 20],
+    "rehearsal": [0, 200, 400],
     "rounds": [1, 2, 3],
 }
 

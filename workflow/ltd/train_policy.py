@@ -38,9 +38,7 @@ class TrainPolicyOptions(StageOptions, PolicySettings):
     output: Path = option(help="folder of the trained policy, or of the pair")
     previous: Path | None = option(None, "folder of the previous pair; none for the initial trainings")
     preset: str = option("default", "settings that replace those given", choices=tuple(PRESETS))
-    settings: Path | None = option(
-        None, "JSON file whose `settings` replace those given: tuning/best.json"
-    )
+    settings: Path | None = option(None, "JSON file whose `settings` replace those given: tuning/best.json")
     step_share: float = option(1.0, "share of a training's steps to take; below 1 for a quick look")
     state: Path | None = option(None, "folder of checkpoints for resuming; none keeps nothing")
 
@@ -56,7 +54,9 @@ def chain_settings(options: TrainPolicyOptions) -> TrainPolicyOptions:
     return with_step_share(options, options.step_share)
 
 
-def open_workshop(settings: PolicySettings, traces: Path, validation_traces: Path, profile: Path) -> Workshop:
+def open_workshop(
+    settings: PolicySettings, traces: Path, validation_traces: Path, profile: Path, seed: int
+) -> Workshop:
     """Read traces and profile; raises InputError when they do not belong together or a task is absent."""
     machine = LatencyProfile.load(profile)
     training = of_tasks(Traces.load(traces), settings.train_tasks, str(traces))
@@ -68,7 +68,7 @@ def open_workshop(settings: PolicySettings, traces: Path, validation_traces: Pat
         "draft": training.draft_hash,
     }
     worlds = [ReplayWorld(part, machine, settings.sizes) for part in (training, validation)]
-    return Workshop(*worlds, settings, trained_on)
+    return Workshop(*worlds, settings, trained_on, seed)
 
 
 def of_tasks(traces: Traces, tasks: tuple[str, ...], name: str) -> Traces:
@@ -89,7 +89,8 @@ def of_tasks(traces: Traces, tasks: tuple[str, ...], name: str) -> Traces:
 def train_policy(options: TrainPolicyOptions, run: Any) -> None:
     """Train, validate, and write the folder."""
     settings = chain_settings(options)
-    workshop = open_workshop(settings, options.traces, options.validation_traces, options.profile)
+    paths = options.traces, options.validation_traces, options.profile
+    workshop = open_workshop(settings, *paths, options.seed)
     previous: Pair = {}
     if options.previous is not None:
         previous = load_pair(options.previous)

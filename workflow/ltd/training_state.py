@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
+from torch import nn
 
 from ltd.files import atomic_path, read_json, write_json
 from ltd.policies import PolicyNetwork
@@ -27,6 +28,11 @@ class Training:
     critic: PolicyNetwork
     best_steps: int = 0
     curves: list[dict[str, float]] = field(default_factory=list)
+
+
+def export_network(layers: list[nn.Linear]) -> PolicyNetwork:
+    """Copy linear layers into a plain network."""
+    return PolicyNetwork([(x.weight.detach().numpy().copy(), x.bias.detach().numpy().copy()) for x in layers])
 
 
 @dataclass(frozen=True)

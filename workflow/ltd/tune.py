@@ -42,9 +42,7 @@ class TuneOptions(StageOptions):
     profile: Path = option(help="latency profile of the machine")
     output: Path = option(help="folder of best.json, trials.csv and the plots")
     state: Path = option(help="folder of the study's journal; an interrupted study goes on from it")
-    settings: Path | None = option(
-        None, "settings.json of the chain to improve; none: built-in defaults"
-    )
+    settings: Path | None = option(None, "settings.json of the chain to improve; none: built-in defaults")
     trials: int = option(30, "finished or pruned trials of the study")
     step_share: float = option(0.2, "share of a full training's steps that a trial spends")
     startup_trials: int = option(6, "trials before the sampler learns from results and pruning begins")
@@ -103,7 +101,8 @@ def study_name(options: TuneOptions, base: PolicySettings) -> str:
 
 def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[optuna.Trial], float]:
     """The objective: validation speedup of a short chain, reported after every iteration."""
-    workshop = open_workshop(base, options.traces, options.validation_traces, options.profile)
+    paths = options.traces, options.validation_traces, options.profile
+    workshop = open_workshop(base, *paths, options.seed)
 
     def objective(trial: optuna.Trial) -> float:
         settings = shortened(replace(base, **as_settings(suggest(trial))), options.step_share)

@@ -75,8 +75,7 @@ class ReplayVecEnv(VecEnv):
         raise NotImplementedError
 
     def _observe(self) -> np.ndarray:
-        walk = self.walk
-        return self._table.rows(walk.position, walk.depth, walk.recent.values)
+        return self._table.rows(self.walk.position, self.walk.depth)
 
     def _finish(self, lanes: np.ndarray, sizes: np.ndarray, decisions: int) -> tuple[np.ndarray, np.ndarray]:
         """Finish cycles, put lanes whose answer is over at the start of others; return rewards and dones."""
