@@ -78,11 +78,20 @@ def random_model(architecture="llama", seed=0, vocab=VOCAB, layers=5, half_weigh
 
 
 def random_target(
-    architecture="llama", seed=0, max_context=160, max_tree=64, packed=False, lean=True, **changes
+    architecture="llama",
+    seed=0,
+    max_context=160,
+    max_tree=64,
+    packed=False,
+    lean=True,
+    script=False,
+    **changes,
 ):
     """A `TargetModel` over `random_model`."""
     model = random_model(architecture, seed, **changes)
-    return TargetModel(model, max_context=max_context, max_tree=max_tree, packed=packed, lean=lean)
+    return TargetModel(
+        model, max_context=max_context, max_tree=max_tree, packed=packed, lean=lean, script=script
+    )
 
 
 def random_head(target, seed=1, draft_vocab=None):
@@ -108,10 +117,12 @@ def random_head(target, seed=1, draft_vocab=None):
     return head.to(target.dtype).requires_grad_(False)
 
 
-def random_drafter(target, seed=1, beam=5, max_depth=5, draft_vocab=None, packed=False):
+def random_drafter(target, seed=1, beam=5, max_depth=5, draft_vocab=None, packed=False, script=False):
     """A `Drafter` over `random_head`."""
     head = random_head(target, seed, draft_vocab)
-    return Drafter(head, beam=beam, max_depth=max_depth, max_context=target.max_context, packed=packed)
+    return Drafter(
+        head, beam=beam, max_depth=max_depth, max_context=target.max_context, packed=packed, script=script
+    )
 
 
 class RandomController:

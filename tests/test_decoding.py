@@ -23,7 +23,7 @@ CONTROLLERS = {
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_autoregressive_decoding_is_that_of_transformers(architecture):
     model = random_model(architecture)
-    target = TargetModel(model, max_context=160, packed=False)
+    target = TargetModel(model, max_context=160, packed=False, script=False)
     ours = decode_autoregressive(target, PROMPT, max_new_tokens=80).tokens
     theirs = model.generate(torch.tensor([PROMPT]), max_new_tokens=80, do_sample=False)[0, len(PROMPT) :]
     assert ours == theirs.tolist()
@@ -45,10 +45,12 @@ def test_greedy_output_is_autoregressive_output(architecture, lean):
     assert cycles > 300 and accepted > 50
 
 
-def test_half_precision_packing_is_lossless_too():
-    target = random_target(half_weights=True, packed=True, hidden_size=384, intermediate_size=400, vocab=50)
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_packed_and_scripted_decoding_is_lossless_too(architecture):
+    shapes = {"half_weights": True, "hidden_size": 384, "intermediate_size": 400, "vocab": 50}
+    target = random_target(architecture, packed=True, script=True, **shapes)
     assert target.packed_layers
-    drafter = random_drafter(target, packed=True)
+    drafter = random_drafter(target, packed=True, script=True)
     expected = decode_autoregressive(target, PROMPT, max_new_tokens=60).tokens
     for make in CONTROLLERS.values():
         assert decode(target, drafter, make(), PROMPT, max_new_tokens=60).tokens == expected

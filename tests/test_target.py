@@ -28,10 +28,11 @@ def path_to(tree, row):
     return tree.ancestors[row].nonzero()[:, 0].tolist()
 
 
+@pytest.mark.parametrize("script", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_lean_forward_computes_the_model(architecture):
+def test_lean_forward_computes_the_model(architecture, script):
     model = random_model(architecture)
-    target = TargetModel(model, max_context=64, max_tree=16, packed=False)
+    target = TargetModel(model, max_context=64, max_tree=16, packed=False, script=script)
     tokens = torch.randint(0, 23, (40,), generator=torch.Generator().manual_seed(5))
     expected = model(tokens[None], output_hidden_states=True)
     taps = torch.cat([expected.hidden_states[index][0] for index in target.tap_layers], dim=-1)
@@ -56,7 +57,7 @@ def test_packed_layers_compute_the_same_model():
 
 def test_weights_beyond_half_precision_are_not_packed():
     model = random_model(hidden_size=384, intermediate_size=700, head_dim=64)
-    assert TargetModel(model, max_context=64, packed=True).packed_layers == 0
+    assert TargetModel(model, max_context=64, script=False).packed_layers == 0
 
 
 @pytest.mark.parametrize("lean", [True, False])
@@ -125,11 +126,11 @@ def test_wrong_prompts_are_refused():
 
 def test_sliding_windows_smaller_than_the_context_are_refused():
     model = random_model("mistral", sliding_window=32)
-    TargetModel(model, max_context=32)
+    TargetModel(model, max_context=32, script=False)
     with pytest.raises(InputError, match="sliding_attention"):
         TargetModel(model, max_context=33)
     unused = random_model("qwen2", sliding_window=32, use_sliding_window=False)
-    TargetModel(unused, max_context=200)
+    TargetModel(unused, max_context=200, script=False)
 
 
 def test_other_layer_types_are_refused_by_name():

@@ -4,10 +4,11 @@ themselves.
 
 import pytest
 import torch
+
 from engine_models import random_drafter, random_head, random_target
 from ltd.drafting import Drafter
 from ltd.eagle3 import Eagle3Head
-from ltd.tree import PoolLayout, build_tree, level_start, pool_size, top_nodes
+from ltd.tree import DraftTree, PoolLayout, level_start, pool_size, tree_rows
 
 CPU = torch.device("cpu")
 
@@ -50,14 +51,13 @@ def test_selected_trees_are_closed_and_rightly_connected(beam, depth, rounding):
         scores, tokens, paths, parents = random_pool(beam, depth, seed, rounding)
         layout = PoolLayout(beam, depth, CPU)
         for size in (1, 2, 7, 60, 2000):
-            nodes = top_nodes(scores, size).sort().values
-            reference = sorted(range(len(scores)), key=lambda i: (-scores[i].item(), i))[:size]
-            assert nodes.tolist() == sorted(reference)
-            tree = build_tree(nodes, layout, paths, tokens, torch.tensor([77]))
-            row_of = {-1: 0} | {node: row for row, node in enumerate(nodes.tolist(), start=1)}
+            nodes = sorted(sorted(range(len(scores)), key=lambda i: (-scores[i].item(), i))[:size])
+            tables = layout.levels, layout.parent_slots, paths, tokens, torch.tensor([77])
+            tree = DraftTree(*tree_rows(scores, size, *tables))
+            row_of = {-1: 0} | {node: row for row, node in enumerate(nodes, start=1)}
             assert tree.size == min(size, len(scores))
             assert tree.tokens.tolist() == [77, *tokens[nodes].tolist()]
-            assert tree.parents.tolist() == [0] + [row_of[parents[node]] for node in nodes.tolist()]
+            assert tree.parents.tolist() == [0] + [row_of[parents[node]] for node in nodes]
             depths, ancestors = [0], [{0}]
             for row in range(1, tree.size + 1):
                 parent = tree.parents[row].item()
@@ -102,7 +102,7 @@ def naive_levels(head: Eagle3Head, taps, tokens, beam, depth):
 def test_drafts_are_those_of_the_plain_head(draft_vocab):
     target = random_target("qwen2")
     head = random_head(target, draft_vocab=draft_vocab)
-    drafter = Drafter(head, beam=3, max_depth=4, max_context=160, packed=False)
+    drafter = Drafter(head, beam=3, max_depth=4, max_context=160, packed=False, script=False)
     prompt = torch.tensor([3, 14, 15, 9, 2, 6])
     logits, taps = target.prefill(prompt)
     tokens = torch.cat([prompt[1:], logits.argmax()[None]])

@@ -6,7 +6,6 @@ options, stopping criteria and streamers are those of the call.
 
 import inspect
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +32,6 @@ from ltd.target import DEFAULT_CONTEXT, TargetModel
 Engine = tuple[TargetModel, Drafter]
 OWN_PROCESSORS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 OWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)
-# Packing weights takes longer than a short answer: a model keeps its engine for the next call.
-_engines: WeakKeyDictionary[nn.Module, tuple[tuple, Engine]] = WeakKeyDictionary()
 
 
 def ltd_generate(
@@ -123,16 +120,20 @@ def _check(input_ids: Tensor, processors: LogitsProcessorList, config: Generatio
 def _engine(
     model: nn.Module, draft: str | Path | Eagle3Head, beam: int, max_depth: int, tokens: int
 ) -> Engine:
+    """Target and drafter for `tokens` tokens; the model keeps them, for packing takes longer than an
+    answer.
+    """
     source = draft if isinstance(draft, Eagle3Head) else str(draft)
     context = max(DEFAULT_CONTEXT, 1 << (tokens - 1).bit_length())
     key = (source, beam, max_depth, context)
-    known = _engines.get(model)
-    if known is None or known[0] != key:
+    known_key, engine = getattr(model, "_ltd_engine", (None, None))
+    if known_key != key:
         head = draft if isinstance(draft, Eagle3Head) else load_head(Path(draft), model)
         target = TargetModel(model, tap_layers=head.config.tap_layers, max_context=context)
         drafter = Drafter(head, beam=beam, max_depth=max_depth, max_context=target.max_context)
-        _engines[model] = (key, (target, drafter))
-    return _engines[model][1]
+        engine = target, drafter
+        model._ltd_engine = key, engine
+    return engine
 
 
 def _end_tokens(config: GenerationConfig) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from ltd.drafting import Drafter
 from ltd.errors import InputError
 from ltd.phases import PhaseClock
 from ltd.sampling import SamplingOptions, TokenSampler, accepted_rows
+from ltd.scripting import scripted
 from ltd.target import TargetModel
 
 TokenCallback = Callable[[list[int]], None]
@@ -118,6 +119,7 @@ class _Loop:
         self.last, self.limit, self.on_tokens = last, limit, on_tokens
         depth = drafter.max_depth if drafter is not None else 0
         self.sampler = TokenSampler(options, target.vocab_size, depth, target.device)
+        self.accepted_rows = scripted(accepted_rows, target.device)
         self.clock = PhaseClock(target.device)
         self.result = Generation([])
 
@@ -195,7 +197,7 @@ class _Loop:
         self.clock.mark("verify")
         position, levels = len(self.result.tokens), self.drafter.state.depth
         chosen = self.sampler.choose(logits, position, tree.depths, levels)
-        rows = accepted_rows(tree, chosen)
+        rows = self.accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
         tokens = chosen.index_select(0, rows)
         emitted = self._emit(tokens.tolist())
         accepted = min(len(tokens) - 1, emitted)

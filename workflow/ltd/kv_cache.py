@@ -42,16 +42,17 @@ class KeyValueCache:
         """Forget all tokens."""
         self.length = 0
 
-    def slots(self, start: int, rows: int) -> tuple[Tensor, ...]:
+    def slots(self, start: int, rows: int) -> list[Tensor]:
         """Writable views [2 * kv_heads, rows, head_dim], one a layer, of the slots from `start`."""
-        return self.buffer.narrow(2, start, rows).unbind(0)
+        return list(self.buffer.narrow(2, start, rows).unbind(0))
 
-    def window(self, start: int, stop: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def window(self, start: int, stop: int) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values [kv_heads, groups, stop - start, head_dim], one a layer, of the slots in
         between.
         """
         count = stop - start
-        return self._keys.narrow(3, start, count).unbind(0), self._values.narrow(3, start, count).unbind(0)
+        keys, values = self._keys.narrow(3, start, count), self._values.narrow(3, start, count)
+        return list(keys.unbind(0)), list(values.unbind(0))
 
     def keep(self, rows: Tensor, tree_rows: int) -> None:
         """Append the tree rows `rows` [m] (ascending) of a tree of `tree_rows` rows to the prefix."""

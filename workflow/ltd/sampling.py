@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ltd.errors import InputError
-from ltd.tree import DraftTree
 
 MASK64 = (1 << 64) - 1
 
@@ -102,19 +101,20 @@ class TokenSampler:
             self._position[row] = position
 
 
-def accepted_mask(tree: DraftTree, chosen: Tensor) -> Tensor:
+def accepted_mask(tokens: Tensor, parents: Tensor, ancestors: Tensor, chosen: Tensor) -> Tensor:
     """Which rows bool [..., R] the target's tokens `chosen` [..., R] reach: the root, then a path of nodes.
 
-    Siblings are different tokens, so at most one child of a row is what the target chose there.
+    The other arguments are fields of a `DraftTree`. Siblings are different tokens, so at most one child of a
+    row is what the target chose there.
     """
-    strays = tree.tokens != chosen.index_select(-1, tree.parents)
-    strays[..., 0] = False
-    return ~(tree.ancestors & strays[..., None, :]).any(dim=-1)
+    strays = tokens != chosen.index_select(-1, parents)
+    strays.select(-1, 0).fill_(False)
+    return (ancestors & strays.unsqueeze(-2)).any(dim=-1).logical_not()
 
 
-def accepted_rows(tree: DraftTree, chosen: Tensor) -> Tensor:
+def accepted_rows(tokens: Tensor, parents: Tensor, ancestors: Tensor, chosen: Tensor) -> Tensor:
     """Rows [m] of the accepted path, from the root (row 0, always there) down, for `chosen` [R].
 
     The target's tokens at these rows are the cycle's output: the accepted draft tokens, then its own.
     """
-    return accepted_mask(tree, chosen).nonzero()[:, 0]
+    return accepted_mask(tokens, parents, ancestors, chosen).nonzero().squeeze(1)

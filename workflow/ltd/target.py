@@ -38,9 +38,10 @@ class TargetModel:
         max_tree: int = DEFAULT_TREE,
         packed: bool = True,
         lean: bool = True,
+        script: bool = True,
     ) -> None:
-        """`packed` allows half-precision packed layers on a CPU, `lean` the lean forward (tests compare
-        both ways).
+        """`packed` allows half-precision packed layers on a CPU, `lean` the lean forward, `script`
+        TorchScript for it on a CPU; tests compare both ways.
 
         Raises InputError for layer types, contexts or taps that cannot be served.
         """
@@ -59,7 +60,12 @@ class TargetModel:
         with torch.inference_mode():
             if lean and supports_lean(model):
                 self.forward = LeanForward(
-                    model, self.tap_layers, max_context=self.max_context, max_tree=max_tree, packed=packed
+                    model,
+                    self.tap_layers,
+                    max_context=self.max_context,
+                    max_tree=max_tree,
+                    packed=packed,
+                    script=script,
                 )
             else:
                 self.forward = ModelForward(model, self.tap_layers)

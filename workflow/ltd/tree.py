@@ -25,7 +25,8 @@ def level_start(beam: int, level: int) -> int:
 
 def top_nodes(scores: Tensor, count: int) -> Tensor:
     """Indices [min(count, n)] of the best of scores [n], by score descending, then index ascending."""
-    return torch.sort(scores, descending=True, stable=True).indices[:count]
+    order = torch.sort(scores, dim=0, descending=True, stable=True)[1]
+    return order.narrow(0, 0, min(count, order.shape[0]))
 
 
 @dataclass(frozen=True)
@@ -65,30 +66,65 @@ class PoolLayout:
         self.parent_slots = torch.where(first, 0, beam + deeper // beam)
 
 
-def build_tree(nodes: Tensor, layout: PoolLayout, paths: Tensor, tokens: Tensor, root: Tensor) -> DraftTree:
-    """Tree of the selected pool indices `nodes` [V], ascending and closed under parents.
+def advance_beam(
+    scores: Tensor, tokens: Tensor, hidden: Tensor, paths: Tensor, tree_mask: Tensor, level: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Make the best W nodes of `level` its beam; their features [W, H], tokens [W] and scores [W].
 
-    paths int64 [D * W, D]: for every beam node (rows as in `PoolLayout`) the pool index of its ancestor at
-    each level, itself included, -1 below it. tokens int64 [pool]: target ids. root int64 [1]: the token of
-    the root.
+    scores [pool], tokens [pool]; hidden [rows, H] of the pass that predicted them. Enters the beam in paths
+    int64 [D * W, D] (for every beam node, rows as in `PoolLayout`, the pool index of its ancestor at each
+    level, itself included, -1 below it) and in tree_mask [W, (D - 1) * W] (added to attention scores; the
+    columns of level 1 are the last, those of the newest level already show each node itself alone).
     """
-    count = len(nodes)
-    levels = layout.levels.index_select(0, nodes)
-    parent_paths = paths.index_select(0, layout.parent_slots.index_select(0, nodes))
+    beam = tree_mask.shape[0]
+    if level == 1:
+        nodes = torch.arange(beam, device=scores.device)
+        ranks, features = nodes, hidden.expand(beam, -1)
+    else:
+        first = beam + (level - 2) * beam * beam
+        best = top_nodes(scores.narrow(0, first, beam * beam), beam)
+        ranks, nodes = torch.div(best, beam, rounding_mode="floor"), best + first
+        features = hidden.index_select(0, ranks)
+        earlier = tree_mask.narrow(1, tree_mask.shape[1] - (level - 1) * beam, (level - 1) * beam)
+        earlier.copy_(earlier.index_select(0, ranks))
+    rows = paths.narrow(0, level * beam, beam)
+    rows.copy_(paths.narrow(0, (level - 1) * beam, beam).index_select(0, ranks))
+    rows.select(1, level - 1).copy_(nodes)
+    return features, tokens.index_select(0, nodes), scores.index_select(0, nodes)
+
+
+def tree_rows(
+    scores: Tensor,
+    size: int,
+    levels: Tensor,
+    parent_slots: Tensor,
+    paths: Tensor,
+    tokens: Tensor,
+    root: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fields of the `DraftTree` of the best `size` of the drafted nodes; ancestors never score less than
+    they.
+
+    scores [n] of the nodes drafted so far; levels and parent_slots as in `PoolLayout`, paths as in
+    `advance_beam`; tokens int64 [pool]: target ids; root int64 [1]: the token of the root.
+    """
+    nodes = torch.sort(top_nodes(scores, size))[0]
+    count = nodes.shape[0]
+    levels = levels.index_select(0, nodes)
+    parent_paths = paths.index_select(0, parent_slots.index_select(0, nodes))
     columns = levels - 1
-    own = parent_paths.scatter(1, columns[:, None], nodes[:, None])
-    ancestors = torch.ones(count + 1, count + 1, dtype=torch.bool, device=nodes.device)
-    ancestors[0, 1:] = False
+    own = parent_paths.scatter(1, columns.unsqueeze(1), nodes.unsqueeze(1))
     # Node j is an ancestor of node i, or i itself, when it is what i's path passes at j's level.
-    torch.eq(own.index_select(1, columns), nodes, out=ancestors[1:, 1:])
-    parent_nodes = torch.where(
-        columns > 0, parent_paths.gather(1, (columns - 1).clamp_(min=0)[:, None])[:, 0], -1
-    )
+    ancestors = torch.ones([count + 1, count + 1], dtype=torch.bool, device=nodes.device)
+    ancestors.select(0, 0).narrow(0, 1, count).fill_(False)
+    ancestors.narrow(0, 1, count).narrow(1, 1, count).copy_(own.index_select(1, columns) == nodes)
+    above = (columns - 1).clamp(min=0).unsqueeze(1)
+    parent_nodes = parent_paths.gather(1, above).squeeze(1).masked_fill(columns == 0, -1)
     parents = torch.searchsorted(nodes, parent_nodes, right=True)
-    zero = parents.new_zeros(1)
-    return DraftTree(
-        tokens=torch.cat([root, tokens.index_select(0, nodes)]),
-        depths=torch.cat([zero, levels]),
-        parents=torch.cat([zero, parents]),
-        ancestors=ancestors,
+    zero = torch.zeros(1, dtype=torch.int64, device=nodes.device)
+    return (
+        torch.cat([root, tokens.index_select(0, nodes)]),
+        torch.cat([zero, levels]),
+        torch.cat([zero, parents]),
+        ancestors,
     )

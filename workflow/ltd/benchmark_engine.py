@@ -1,0 +1,297 @@
+"""How fast the engine is on this machine, phase by phase, beside plain transformers.
+
+    python -m ltd.benchmark_engine --target results/default/target --draft results/default/draft
+    python -m ltd.benchmark_engine --shape llama31-8b --device cuda
+
+Everything is measured round by round in one process, so that drift of the machine meets all phases alike;
+the table shows medians, and minima for a machine that is not quiet. Random weights serve as well for
+timing: give a shape instead of folders.
+"""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ltd.controllers import StaticController
+from ltd.decoding import decode
+from ltd.devices import device_name, resolve_device, set_threads, synchronise
+from ltd.drafting import Drafter
+from ltd.eagle3 import Eagle3Config, Eagle3Head, load_head
+from ltd.errors import InputError
+from ltd.options import StageOptions, option, parse_options
+from ltd.target import TargetModel
+
+SHAPES = {
+    "default": dict(
+        hidden_size=256, intermediate_size=768, num_hidden_layers=12, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=4096, max_position_embeddings=2048,
+    ),
+    "llama31-8b": dict(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256, max_position_embeddings=8192,
+    ),
+}  # fmt: skip
+DRAFT_VOCABULARY = {"default": 1536, "llama31-8b": 32000}
+COPY_BYTES = 1 << 28
+BASELINE = "transformers generate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineBenchmarkOptions(StageOptions):
+    """Options of the command."""
+
+    target: str | None = option(None, "target model, folder or hub id; none: random weights of --shape")
+    draft: Path | None = option(None, "folder of the Eagle3 head; none: random weights")
+    shape: str = option("default", "shape of random weights", choices=tuple(SHAPES))
+    context: int = option(200, "tokens in the cache")
+    rounds: int = option(10, "rounds over all phases")
+    repetitions: int = option(8, "calls a phase and round")
+    sizes: tuple[int, ...] = option((1, 2, 4, 8, 16, 32, 64, 128), "verification sizes")
+    beam: int = option(10, "beam of the draft")
+    depth: int = option(5, "draft depth of the whole cycles")
+    size: int = option(16, "verification size of the whole cycles")
+
+
+def random_model(shape: str, device: torch.device) -> nn.Module:
+    """A Llama-shaped model with random weights that half precision represents; bfloat16 on a GPU."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    with torch.device(device):
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], eos_token_id=None))
+        finally:
+            torch.set_default_dtype(default)
+    return _to_half_values(model)
+
+
+def random_head(target: TargetModel, draft_vocabulary: int) -> Eagle3Head:
+    """A head as wide as the target, with random weights."""
+    config = target.model.config.get_text_config()
+    head = Eagle3Head(
+        Eagle3Config(
+            hidden_size=config.hidden_size,
+            target_hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_attention_heads=config.num_attention_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            rms_norm_eps=1e-6,
+            vocab_size=config.vocab_size,
+            draft_vocab_size=min(draft_vocabulary, config.vocab_size),
+            rope_theta=10000.0,
+            max_position_embeddings=config.max_position_embeddings,
+            tap_layers=target.tap_layers,
+        ),
+        target.model.get_input_embeddings().weight,
+    )
+    return _to_half_values(head.to(device=target.device, dtype=target.dtype))
+
+
+@torch.no_grad()
+def _to_half_values(module: nn.Module) -> nn.Module:
+    for weight in module.parameters():
+        weight.copy_(weight.half())
+    return module.eval().requires_grad_(False)
+
+
+class EngineBenchmark:
+    """Phases of decoding as calls to repeat; `milliseconds` holds what every call took, by phase."""
+
+    def __init__(self, target: TargetModel, drafter: Drafter, options: EngineBenchmarkOptions) -> None:
+        self.model, self.drafter, self.target, self.options = target.model, drafter, target, options
+        self.plain = None
+        if target.packed_layers:
+            self.plain = TargetModel(self.model, tap_layers=target.tap_layers, packed=False)
+        generator = torch.Generator().manual_seed(options.seed)
+        self.prompt = torch.randint(target.vocab_size, (options.context,), generator=generator).to(
+            target.device
+        )
+        self.milliseconds: dict[str, list[float]] = defaultdict(list)
+
+    def run(self) -> None:
+        """Warm up for a round, then measure."""
+        for number in tqdm(range(self.options.rounds + 1), desc="benchmark_engine", unit="round"):
+            self._round()
+            if number == 0:
+                self.milliseconds.clear()
+
+    @torch.inference_mode()
+    def _round(self) -> None:
+        self._generate()
+        self._steps("autoregressive step", self.target)
+        if self.plain is not None:
+            self._steps("autoregressive step, float32 layers", self.plain)
+        self._draft()
+        self._verify()
+        self._cycles()
+
+    def _time(self, phase: str, call: Callable[[], object]) -> None:
+        synchronise(self.target.device)
+        started = time.perf_counter()
+        call()
+        synchronise(self.target.device)
+        self.milliseconds[phase].append((time.perf_counter() - started) * 1e3)
+
+    def _generate(self) -> None:
+        """Prefill and first token measured apart: what remains is the cost of a token."""
+        tokens, ids = self.options.repetitions, self.prompt[None]
+        took = []
+        for count in (1, tokens + 1):
+            synchronise(self.target.device)
+            started = time.perf_counter()
+            self.model.generate(
+                ids, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
+            ).tolist()
+            took.append(time.perf_counter() - started)
+        self.milliseconds[BASELINE].append((took[1] - took[0]) * 1e3 / tokens)
+
+    def _steps(self, phase: str, target: TargetModel) -> None:
+        logits, _ = target.prefill(self.prompt)
+        token = logits.argmax()[None]
+        for _ in range(self.options.repetitions):
+            self._time(phase, lambda: target.step(token))
+
+    def _start(self) -> None:
+        logits, taps = self.target.prefill(self.prompt)
+        self.taps, self.token = taps, logits.argmax()[None]
+        self.drafter.prefill(taps, self.prompt)
+        self.drafter.defer(taps[-1:], self.token)
+
+    def _draft(self) -> None:
+        drafter = self.drafter
+        self._start()
+        for _ in range(self.options.repetitions):
+            self._time("draft prefix pass, 1 row", drafter.extend)
+            for _ in range(drafter.max_depth - 1):
+                self._time("draft step", drafter.expand)
+            drafter.defer(self.taps[-1:], self.token)
+
+    def _verify(self) -> None:
+        self._start()
+        self.drafter.extend()
+        for _ in range(self.drafter.max_depth - 1):
+            self.drafter.expand()
+        for size in self.options.sizes:
+            tree = self.drafter.select(size)
+            for _ in range(self.options.repetitions):
+                self._time(
+                    f"verification of {tree.size}",
+                    lambda tree=tree: self.target.verify(tree.tokens, tree.depths, tree.ancestors),
+                )
+
+    def _cycles(self) -> None:
+        controller = StaticController(self.options.depth, self.options.size)
+        count = self.options.repetitions
+        result = decode(
+            self.target, self.drafter, controller, self.prompt, max_new_tokens=2 * count, eos_ids=()
+        )
+        for cycle in result.cycles:
+            self.milliseconds["whole cycle"].append(
+                cycle.draft_ms + cycle.verify_ms + cycle.policy_ms + cycle.rest_ms
+            )
+            self.milliseconds["rest of the cycle"].append(cycle.rest_ms)
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes a second that a large copy moves, reads and writes counted; best of ten."""
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+    sink = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(10):
+        synchronise(device)
+        started = time.perf_counter()
+        sink.copy_(source)
+        synchronise(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * COPY_BYTES / best
+
+
+def weight_bytes(target: TargetModel) -> int:
+    """Bytes of weights that an autoregressive step reads: all but the embedding table, packed ones halved."""
+    model = target.model
+    weights = {
+        id(w): w for layer in model.modules() if isinstance(layer, nn.Linear) for w in layer.parameters()
+    }
+    size = sum(weight.numel() * weight.element_size() for weight in weights.values())
+    return size // 2 if target.packed_layers else size
+
+
+def table(benchmark: EngineBenchmark, bandwidth: float) -> str:
+    """Markdown table of all phases, in milliseconds and relative to the autoregressive step."""
+    target, times = benchmark.target, benchmark.milliseconds
+    bound = weight_bytes(target) / bandwidth * 1e3
+    step = median(times["autoregressive step"])
+    lines = [
+        f"{device_name(target.device)}, {torch.get_num_threads()} threads, {target.dtype}, "
+        f"{target.packed_layers} packed layers, context {benchmark.options.context}",
+        f"weights {weight_bytes(target) / 1e6:.1f} MB, copy bandwidth {bandwidth / 1e9:.1f} GB/s: at least "
+        f"{bound:.2f} ms a step",
+        "",
+        "| phase | median ms | minimum ms | of a step | tokens/s |",
+        "|---|---|---|---|---|",
+    ]
+    for phase, values in times.items():
+        middle = median(values)
+        speed = f"{1e3 / middle:.0f}" if phase == BASELINE or phase.startswith("autoregressive") else ""
+        lines.append(f"| {phase} | {middle:.3f} | {min(values):.3f} | {middle / step:.2f} | {speed} |")
+    share = median(times["rest of the cycle"]) / median(times["whole cycle"])
+    lines += [
+        "",
+        f"autoregressive step: {median(times[BASELINE]) / step:.2f}x faster than transformers, "
+        f"{step / bound:.2f}x the bandwidth bound; rest of a cycle of depth {benchmark.options.depth} and "
+        f"size {benchmark.options.size}: {share:.1%}",
+    ]
+    return "\n".join(lines)
+
+
+def benchmark_engine(options: EngineBenchmarkOptions) -> str:
+    """Load or make the models, measure, and return the table; raises InputError for models that do not
+    fit.
+    """
+    device = resolve_device(options.device)
+    torch.manual_seed(options.seed)
+    room = options.context + max(options.rounds, 4) * options.repetitions
+    if options.target is not None:
+        target = TargetModel.load(options.target, device=device.type)
+    else:
+        target = TargetModel(random_model(options.shape, device), max_context=max(1024, room))
+    if room > target.max_context:
+        raise InputError(
+            f"context: {options.context} and the steps after it exceed {target.max_context} tokens"
+        )
+    head = (
+        load_head(options.draft, target)
+        if options.draft is not None
+        else random_head(target, DRAFT_VOCABULARY[options.shape])
+    )
+    drafter = Drafter(
+        head, beam=options.beam, max_depth=max(options.depth, 2), max_context=target.max_context
+    )
+    benchmark = EngineBenchmark(target, drafter, options)
+    benchmark.run()
+    return table(benchmark, copy_bandwidth(device))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the options and print the table; wrong input is one line and exit status 2."""
+    options = parse_options(EngineBenchmarkOptions, __doc__, argv)
+    set_threads(options.threads)
+    try:
+        print(benchmark_engine(options))
+    except InputError as error:
+        print(f"benchmark_engine: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
