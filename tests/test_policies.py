@@ -75,7 +75,7 @@ def test_large_networks_through_torch_are_the_same_function():
 @pytest.mark.parametrize("first_decision,interval", [(0, 1), (1, 1), (0, 2)])
 def test_controller_in_the_simulator_equals_the_vectorised_replay(world, first_decision, interval):
     """Same cycles for the same policies, answer by answer and all at once."""
-    depth = random_policy("depth", 3, first_decision=first_decision, interval=interval)
+    depth = random_policy("depth", 5, first_decision=first_decision, interval=interval)
     size = random_policy("size", 4)
     ours = evaluate(world, depth, size)
     free = evaluate_without_decision_time(world, depth, size)
