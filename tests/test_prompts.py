@@ -17,7 +17,7 @@ from ltd.tokenizer import train_tokenizer
 from ltd.tracking import StageRun
 
 REAL = Path(__file__).parents[2] / "shared/data/prompts"
-COUNTS = {"train": 40, "validation": 24, "test": 24}
+COUNTS = {"draft": 20, "train": 40, "validation": 24, "test": 24}
 
 
 def rows(count, start=0):
@@ -41,7 +41,7 @@ def test_real_question_files():
     tasks = ("gsm8k", "humaneval", "mt_bench", "alpaca", "qa")
     prompts = file_prompts(REAL, tasks, COUNTS)
     for task in tasks:
-        assert [len(prompts[split][task]) for split in COUNTS] == [40, 16, 24]
+        assert [len(prompts[split][task]) for split in COUNTS] == [20, 20, 16, 24]
     assert len(prompts["test"]["mt_bench"][0].turns) == 2
     assert prompts["test"]["qa"][0].reference == ()
 
@@ -49,11 +49,16 @@ def test_real_question_files():
 def test_dividing_follows_the_ids_not_the_order(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", rows(40))
     write_jsonl(tmp_path / "b.jsonl", rows(40)[::-1])
-    first, second = (divide(read_questions(tmp_path / name), "task") for name in ("a.jsonl", "b.jsonl"))
+    first, second = (
+        divide(read_questions(tmp_path / name), "task", COUNTS) for name in ("a.jsonl", "b.jsonl")
+    )
     assert first == second
-    assert {split: len(part) for split, part in first.items()} == {"train": 20, "validation": 8, "test": 12}
+    sizes = {split: len(part) for split, part in first.items()}
+    assert sizes == {"draft": 10, "train": 10, "validation": 8, "test": 12}
+    without = divide(read_questions(tmp_path / "a.jsonl"), "task", ["train", "validation", "test"])
+    assert len(without["train"]) == 20 and "draft" not in without
     assert len({each.question_id for part in first.values() for each in part}) == 40
-    assert divide(read_questions(tmp_path / "a.jsonl"), "other") != first
+    assert divide(read_questions(tmp_path / "a.jsonl"), "other", COUNTS) != first
 
 
 def test_repeated_questions_count_once(tmp_path):
@@ -68,8 +73,8 @@ def test_split_folders_are_taken_as_they_are(tmp_path):
     for index, split in enumerate(COUNTS):
         write_jsonl(tmp_path / split / "task.jsonl", rows(30, 100 * index))
     prompts = file_prompts(tmp_path, ["task"], COUNTS)
-    assert [len(prompts[split]["task"]) for split in COUNTS] == [30, 24, 24]
-    assert prompts["test"]["task"][0].turns == ("What is 200?",)
+    assert [len(prompts[split]["task"]) for split in COUNTS] == [20, 30, 24, 24]
+    assert prompts["test"]["task"][0].turns == ("What is 300?",)
     write_jsonl(tmp_path / "test/task.jsonl", rows(3, 1))
     with pytest.raises(InputError, match="in both train and test"):
         file_prompts(tmp_path, ["task"], COUNTS)
@@ -165,7 +170,8 @@ def test_hub_data_sets(hub):
     prompts = hub_prompts(["maths=openai/gsm8k", "mine=me/mine::dev:answer"], ["maths", "mine"], COUNTS)
     assert hub.asked == [("openai/gsm8k", "main", "train"), ("me/mine", None, "dev")]
     assert {split: len(tasks["maths"]) for split, tasks in prompts.items()} == {
-        "train": 10,
+        "draft": 5,
+        "train": 5,
         "validation": 4,
         "test": 6,
     }
@@ -209,14 +215,15 @@ def test_the_hub_needs_its_package(monkeypatch):
 
 
 def options(folder, **changes):
-    small = Options(output=folder / "prompts", tasks=("code", "qa"), train=8, validation=3, test=4, corpus=20)
+    counts = {"draft": 5, "train": 8, "validation": 3, "test": 4, "corpus": 20}
+    small = Options(output=folder / "prompts", tasks=("code", "qa"), **counts)
     return dataclasses.replace(small, **changes)
 
 
 def test_the_stage_writes_every_split(tmp_path):
     prepare_prompts(options(tmp_path, tasks=("code", "qa", "maths")), StageRun())
     prepare_prompts(options(tmp_path), StageRun())
-    for split, count in (("corpus", 20), ("train", 8), ("validation", 3), ("test", 4)):
+    for split, count in (("corpus", 20), ("draft", 5), ("train", 8), ("validation", 3), ("test", 4)):
         folder = tmp_path / "prompts" / split
         assert sorted(path.name for path in folder.iterdir()) == ["code.jsonl", "qa.jsonl"]
         for path in folder.iterdir():

@@ -68,6 +68,8 @@ def check_values(config: Config) -> None:
     sizes = config["rl"]["sizes"]
     if any(a >= b for a, b in itertools.pairwise(sizes)):
         raise InputError(f"rl.sizes: {sizes} is not ascending; list each size once, smallest first")
+    if config["draft"]["path"] is None and not config["prompts"]["draft"]:
+        raise InputError("prompts.draft: 0 leaves the head nothing to learn from; give some, or a draft.path")
     unrolled, deepest = config["draft"]["unroll_steps"], config["tree"]["max_depth"]
     if config["draft"]["path"] is None and unrolled < deepest:
         raise InputError(

@@ -58,7 +58,7 @@ def hub_prompts(entries: Sequence[str], tasks: Sequence[str], counts: Mapping[st
     for task in tasks:
         if task not in sources:
             raise InputError(f"prompts.hub: no data set for task {task!r}; {_FORM}")
-        for split, questions in divide(_load(sources[task]), task).items():
+        for split, questions in divide(_load(sources[task]), task, counts).items():
             prompts[split][task] = questions[: counts[split]]
     return checked(prompts)
 

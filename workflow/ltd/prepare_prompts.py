@@ -1,8 +1,8 @@
 """Write the prompts of every task in splits that share none of them.
 
 Without other sources they come from the built-in world, which also gives the text that the embedded target
-is trained on: <output>/corpus/<task>.jsonl. The splits are <output>/{train,validation,test}/<task>.jsonl, one
-JSON object a line with `question_id`, `category`, `turns` and `reference`. <output>/summary.json counts them.
+is trained on: <output>/corpus/<task>.jsonl. The splits are <output>/<split>/<task>.jsonl: draft (for the head),
+train (for the policies), validation and test; one JSON object a line with `question_id`, `category`, `turns` and `reference`. <output>/summary.json counts them.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,8 @@ class Options(StageOptions):
         None, "folder of question files, <task>.jsonl or <split>/<task>.jsonl; none: built-in prompts"
     )
     hub: tuple[str, ...] = option((), "data sets of the hub, <task>=<owner/name>[:<config>:<split>:<column>]")
-    train: int = option(200, "training prompts a task, at most")
+    draft: int = option(240, "prompts a task whose answers the head learns from, at most; 0: none")
+    train: int = option(80, "prompts a task whose answers the policies learn from, at most")
     validation: int = option(24, "validation prompts a task, at most")
     test: int = option(24, "test prompts a task, at most")
     corpus: int = option(2000, "built-in conversations a task to train the embedded target on; 0: none")
@@ -60,7 +61,7 @@ def check(options: Options) -> None:
     if options.path is not None and options.hub:
         raise InputError("prompts.hub: prompts.path is given, too; use one of them")
     for split in SPLITS:
-        if getattr(options, split) < 1:
+        if getattr(options, split) < (split != "draft"):
             raise InputError(f"prompts.{split}: {getattr(options, split)} is not allowed; expected 1 or more")
     if options.corpus < 0:
         raise InputError(f"prompts.corpus: {options.corpus} is not allowed; expected 0 or more")
@@ -71,7 +72,7 @@ def _source(options: Options) -> str:
 
 
 def _collect(options: Options) -> Prompts:
-    counts = {split: getattr(options, split) for split in SPLITS}
+    counts = {split: getattr(options, split) for split in SPLITS if getattr(options, split)}
     corpus = {"corpus": options.corpus} if options.corpus else {}
     if options.path is not None:
         prompts = file_prompts(options.path, options.tasks, counts)

@@ -4,7 +4,7 @@ Every source gives the same thing, conversations by split and task, with no prom
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from ltd.errors import InputError
 from ltd.files import read_jsonl
 from ltd.world import Conversation
 
-SPLITS = ("train", "validation", "test")
-# Shares of a single file of questions: enough of EAGLE's 80 are left to test on.
-_SHARES = {"test": 0.3, "validation": 0.2}
+# The head learns from answers to `draft`, the policies from `train`: on texts that it has learned from, a head
+# drafts better than on any others, and policies would come to expect too much.
+SPLITS = ("draft", "train", "validation", "test")
+# Shares of a single file of questions: enough of EAGLE's 80 are left to test on. The rest is `train`.
+_SHARES = {"test": 0.3, "validation": 0.2, "draft": 0.25}
 
 Prompts = dict[str, dict[str, list[Conversation]]]
 
@@ -27,7 +29,8 @@ def builtin_prompts(tasks: Sequence[str], counts: Mapping[str, int], seed: int) 
 
     Args:
         tasks: names of `ltd.world.TASKS`.
-        counts: conversations a task for each split; `corpus` is allowed, too.
+        counts: conversations a task for each split; `corpus` is allowed, too. `draft` comes from the same
+            part of the world as `train`.
 
     Raises InputError for an unknown task or if a split of a task stays empty.
     """
@@ -37,12 +40,17 @@ def builtin_prompts(tasks: Sequence[str], counts: Mapping[str, int], seed: int) 
             f"prompts.tasks: no built-in task {unknown[0]!r}; there are {', '.join(world.TASKS)}, "
             "others need prompts.path or prompts.hub"
         )
-    return checked(
-        {
-            split: {task: world.generate(task, split, count, seed) for task in tasks}
-            for split, count in counts.items()
-        }
-    )
+    counts = dict(counts)
+    draft = counts.pop("draft", 0)
+    prompts = {
+        split: {task: world.generate(task, split, count, seed) for task in tasks}
+        for split, count in counts.items()
+    }
+    if draft:
+        both = {task: world.generate(task, "train", counts["train"] + draft, seed) for task in tasks}
+        prompts["train"] = {task: each[: counts["train"]] for task, each in both.items()}
+        prompts["draft"] = {task: each[counts["train"] :] for task, each in both.items()}
+    return checked(prompts)
 
 
 def file_prompts(folder: str | Path, tasks: Sequence[str], counts: Mapping[str, int]) -> Prompts:
@@ -69,7 +77,7 @@ def _read_task(folder: Path, task: str, counts: Mapping[str, int]) -> dict[str, 
     single = folder / f"{task}.jsonl"
     if not single.is_file():
         raise InputError(f"prompts.tasks: no {task}.jsonl in prompts.path {folder}, nor in its split folders")
-    return divide(read_questions(single), task)
+    return divide(read_questions(single), task, counts)
 
 
 def read_questions(path: str | Path) -> list[Conversation]:
@@ -110,8 +118,10 @@ def question_of(row: Mapping[str, Any], default_id: int) -> Conversation:
     )
 
 
-def divide(questions: Sequence[Conversation], task: str) -> dict[str, list[Conversation]]:
-    """Divide questions into train (half), validation (a fifth) and test, in the order of a hash of their ids.
+def divide(
+    questions: Sequence[Conversation], task: str, splits: Collection[str]
+) -> dict[str, list[Conversation]]:
+    """Divide questions over `splits` by `_SHARES`, in the order of a hash of their ids.
 
     The same file always gives the same splits. Of questions with the same text the first is kept.
     Raises InputError for fewer than four different questions.
@@ -120,12 +130,13 @@ def divide(questions: Sequence[Conversation], task: str) -> dict[str, list[Conve
     if len(different) < 4:
         raise InputError(f"prompts of {task}: {len(different)} different questions; at least 4 are needed")
     ordered = sorted(different, key=lambda question: _order(task, question.question_id))
-    splits, start = {}, 0
+    divided, start = {}, 0
     for split, share in _SHARES.items():
-        end = start + max(1, round(share * len(ordered)))
-        splits[split] = ordered[start:end]
-        start = end
-    return {"train": ordered[start:], **splits}
+        if split in splits:
+            end = start + max(1, round(share * len(ordered)))
+            divided[split] = ordered[start:end]
+            start = end
+    return {"train": ordered[start:], **divided}
 
 
 def _order(task: str, question_id: Any) -> str:

@@ -22,7 +22,9 @@ def check_configuration():
 check_configuration()
 
 RESULTS = f"results/{config['experiment']}"
-SPLITS = ["train", "validation", "test"]
+# The head learns from the answers to `draft`, the policies from those to `train`.
+REPLAYED = ["train", "validation", "test"]
+SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED
 ITERATIONS = range(config["rl"]["rounds"] + 1)
 # The embedded default trains its own target and head; `path` puts another in their place.
 TARGET = config["target"]["path"] or f"{RESULTS}/target"

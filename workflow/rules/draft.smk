@@ -2,7 +2,7 @@
 rule train_draft:
     input:
         target=TARGET_FILES,
-        train=f"{RESULTS}/responses/train-t0.safetensors",
+        train=f"{RESULTS}/responses/draft-t0.safetensors",
         validation=f"{RESULTS}/responses/validation-t0.safetensors",
     output:
         directory(f"{RESULTS}/draft"),

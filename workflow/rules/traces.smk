@@ -29,4 +29,4 @@ rule record_traces_of_split:
 
 rule record_traces:
     input:
-        [trace_file(split) for split in SPLITS],
+        [trace_file(split) for split in REPLAYED],
