@@ -89,13 +89,14 @@ class PhaseTimer:
         logits, taps = self.target.prefill(prompt)
         self.drafter.prefill(taps, prompt)
         newest = taps[-1:], logits.argmax(dim=-1, keepdim=True)
-        sizes = self.random.permutation(self.sizes).tolist()
-        rows = self.random.permutation(np.resize(self.random.permutation(self.rows), len(sizes))).tolist()
-        for size, count in zip(sizes, rows, strict=True):
-            newest = self._visit(size, count, context, *newest)
+        rows = self.random.permutation(np.resize(self.random.permutation(self.rows), len(self.sizes)))
+        for (depth, size), count in zip(self._shapes(), rows.tolist(), strict=True):
+            newest = self._visit(depth, size, count, context, *newest)
 
-    def _visit(self, size: int, rows: int, context: int, tap: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-        """A cycle with a prefix pass of `rows` rows and a tree of `size` nodes, of which nothing is accepted.
+    def _visit(
+        self, depth: int, size: int, rows: int, context: int, tap: Tensor, token: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A cycle with a prefix pass of `rows` rows and a tree of `size` nodes, of which none is accepted.
 
         tap [1, 3 * Ht] and token [1] are the newest row for the drafter; those of the next visit are
         returned.
@@ -104,7 +105,7 @@ class PhaseTimer:
         decide = partial(self._decide, context=context)
         drafter.defer(tap.expand(rows, -1), token.expand(rows))
         watch.time(("draft_prefix", rows, context), drafter.extend)
-        for level in range(2, self._depth_for(size) + 1):
+        for level in range(2, depth + 1):
             decide("depth_policy", self.policies.continue_drafting)
             watch.time(("draft_step", level, context), drafter.expand)
         decide("size_policy", self.policies.choose_size)
@@ -116,11 +117,13 @@ class PhaseTimer:
         target.keep(root, tree.size + 1)
         return taps[:1], logits[0].argmax(dim=-1, keepdim=True)
 
-    def _depth_for(self, size: int) -> int:
-        """A random depth whose tree has `size` nodes."""
-        drafter = self.drafter
-        depths = [d for d in range(1, drafter.max_depth + 1) if pool_size(drafter.beam, d) >= size]
-        return int(self.random.choice(depths))
+    def _shapes(self) -> list[tuple[int, int]]:
+        """(depth, size) for every size in random order; depths at random too, the largest always among them."""
+        deepest, beam = self.drafter.max_depth, self.drafter.beam
+        depths = self.random.permutation(np.resize(range(deepest, 0, -1), len(self.sizes))).tolist()
+        sizes = self.random.permutation(self.sizes).tolist()
+        shallowest = [next(d for d in range(1, deepest + 1) if pool_size(beam, d) >= size) for size in sizes]
+        return [(max(pair), size) for *pair, size in zip(depths, shallowest, sizes, strict=True)]
 
     def _decide(self, phase: str, decision: Callable[[DraftState], object], context: int) -> None:
         self.watch.time((phase, 1, context), lambda: decision(self.drafter.state))
@@ -131,9 +134,7 @@ class PhaseTimer:
         plain = decode_autoregressive(self.target, prompt, max_new_tokens=PLAIN_STEPS + 1, eos_ids=())
         for cycle in plain.cycles:
             self.watch.add(("autoregressive_step", 1, context), cycle.verify_ms + cycle.rest_ms)
-        schedule = RandomSchedule(
-            [(self._depth_for(size), size) for size in self.random.permutation(self.sizes)]
-        )
+        schedule = RandomSchedule(self._shapes())
         # Answers advance by as many tokens as are accepted, so how many it takes to play all cycles varies.
         while schedule.played < len(self.sizes):
             answer = decode(
