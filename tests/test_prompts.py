@@ -76,7 +76,7 @@ def test_split_folders_are_taken_as_they_are(tmp_path):
     assert [len(prompts[split]["task"]) for split in COUNTS] == [20, 30, 24, 24]
     assert prompts["test"]["task"][0].turns == ("What is 300?",)
     write_jsonl(tmp_path / "test/task.jsonl", rows(3, 1))
-    with pytest.raises(InputError, match="in both train and test"):
+    with pytest.raises(InputError, match="in both draft and test"):
         file_prompts(tmp_path, ["task"], COUNTS)
     (tmp_path / "test/task.jsonl").unlink()
     with pytest.raises(InputError, match=r"test/task\.jsonl: no such file"):
