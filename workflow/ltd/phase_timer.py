@@ -118,7 +118,7 @@ class PhaseTimer:
         return taps[:1], logits[0].argmax(dim=-1, keepdim=True)
 
     def _shapes(self) -> list[tuple[int, int]]:
-        """(depth, size) for every size in random order; depths at random too, the largest always among them."""
+        """(depth, size) for every size, both in random order; the largest depth is always among them."""
         deepest, beam = self.drafter.max_depth, self.drafter.beam
         depths = self.random.permutation(np.resize(range(deepest, 0, -1), len(self.sizes))).tolist()
         sizes = self.random.permutation(self.sizes).tolist()
