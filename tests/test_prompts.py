@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import read_json, read_jsonl, write_jsonl

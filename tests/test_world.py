@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ltd import world
 from ltd.errors import InputError
 from ltd.world import code_parts, ends_in_loop, stdlib, well_formed

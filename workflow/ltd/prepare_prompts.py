@@ -1,8 +1,9 @@
 """Write the prompts of every task in splits that share none of them.
 
 Without other sources they come from the built-in world, which also gives the text that the embedded target
-is trained on: <output>/corpus/<task>.jsonl. The splits are <output>/<split>/<task>.jsonl: draft (for the head),
-train (for the policies), validation and test; one JSON object a line with `question_id`, `category`, `turns` and `reference`. <output>/summary.json counts them.
+is trained on: <output>/corpus/<task>.jsonl. The splits are <output>/<split>/<task>.jsonl: draft (for the
+head), train (for the policies), validation and test; one JSON object a line with `question_id`, `category`,
+`turns` and `reference`. <output>/summary.json counts them.
 """
 
 from dataclasses import dataclass

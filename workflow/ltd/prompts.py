@@ -15,8 +15,8 @@ from ltd.errors import InputError
 from ltd.files import read_jsonl
 from ltd.world import Conversation
 
-# The head learns from answers to `draft`, the policies from `train`: on texts that it has learned from, a head
-# drafts better than on any others, and policies would come to expect too much.
+# The head learns from answers to `draft`, the policies from `train`: a head drafts better on texts that it
+# has learned from than on any others, and policies would come to expect too much.
 SPLITS = ("draft", "train", "validation", "test")
 # Shares of a single file of questions: enough of EAGLE's 80 are left to test on. The rest is `train`.
 _SHARES = {"test": 0.3, "validation": 0.2, "draft": 0.25}

@@ -47,10 +47,10 @@ rule benchmark:
     resources:
         gpu=1,
     params:
-        target=TARGET,
-        draft=DRAFT,
-        policies=f"{RESULTS}/policies",
-        output=f"{RESULTS}/benchmark",
+        target=target_name,
+        draft=draft_name,
+        policies=lambda wildcards, input: str(Path(input.policies[0]).parents[1]),
+        output=folder_of_output,
         state=f"{RESULTS}/state/benchmark",
         options=options("benchmark"),
     shell:

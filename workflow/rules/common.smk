@@ -7,6 +7,11 @@ from ltd import configuration, tracking
 from ltd.errors import InputError
 from ltd.options import command_line
 
+
+envvars:
+    "PATH",
+
+
 # `python` in a shell command is the one that runs Snakemake, also when its environment is not activated.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
@@ -14,7 +19,9 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 def check_configuration():
     """Stop with one line before any work is done when the configuration is wrong."""
     try:
-        configuration.check(config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
+        configuration.check(
+            config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
+        )
     except InputError as error:
         sys.exit(f"config: {error}")
 
@@ -63,6 +70,21 @@ def options(block, leave_out=(), tree=False, threads=None):
     return f"{common_options(threads)} {command_line(config['tree'] if tree else {})} {command_line(own)}"
 
 
+def target_name(wildcards):
+    """The target as stages take it: a folder, or the id of a model on the hub."""
+    return TARGET
+
+
+def draft_name(wildcards):
+    """The head as stages take it."""
+    return DRAFT
+
+
+def folder_of_output(wildcards, output):
+    """The folder that a stage with several output files writes into."""
+    return str(Path(output[-1]).parent)
+
+
 def trace_file(split):
     return f"{RESULTS}/traces/{split}-t0-w{config['tree']['beam']}.safetensors"
 
@@ -82,7 +104,9 @@ def settings_of_chain(wildcards):
 
 
 def previous_pair(wildcards):
-    return f"{RESULTS}/policies/{wildcards.chain}/iteration-{int(wildcards.iteration) - 1}"
+    return (
+        f"{RESULTS}/policies/{wildcards.chain}/iteration-{int(wildcards.iteration) - 1}"
+    )
 
 
 def policy_of_iteration(wildcards):

@@ -16,7 +16,7 @@ rule train_draft:
     resources:
         gpu=1,
     params:
-        target=TARGET,
+        target=target_name,
         state=f"{RESULTS}/state/train_draft",
         options=options("draft", leave_out=["path"]),
     shell:

@@ -15,8 +15,8 @@ rule profile_latency:
     resources:
         gpu=1,
     params:
-        target=TARGET,
-        draft=DRAFT,
+        target=target_name,
+        draft=draft_name,
         options=options("latency", tree=True),
     shell:
         "python -m ltd.profile_latency --target {params.target} --draft {params.draft}"

@@ -61,10 +61,10 @@ rule train_policy_round:
         f"{RESULTS}/logs/train_policy-{{chain}}-{{iteration}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_policy-{{chain}}-{{iteration}}.tsv"
-    conda:
-        "../../envs/ltd.yaml"
     wildcard_constraints:
         iteration=r"[1-9]\d*",
+    conda:
+        "../../envs/ltd.yaml"
     params:
         policy=policy_of_iteration,
         options=options_of_chain,
@@ -78,7 +78,11 @@ rule train_policy_round:
 # The pair to deploy: the iteration that does best on the validation prompts.
 rule choose_policies:
     input:
-        expand(f"{CHAIN}/iteration-{{iteration}}", iteration=ITERATIONS, allow_missing=True),
+        expand(
+            f"{CHAIN}/iteration-{{iteration}}",
+            iteration=ITERATIONS,
+            allow_missing=True,
+        ),
     output:
         directory(f"{CHAIN}/best"),
     log:

@@ -14,7 +14,7 @@ rule prepare_prompts:
     conda:
         "../../envs/ltd.yaml"
     params:
-        output=f"{RESULTS}/prompts",
+        output=folder_of_output,
         options=options("prompts"),
     shell:
         "python -m ltd.prepare_prompts --output {params.output} {params.options} 2>&1 | tee {log}"

@@ -4,14 +4,16 @@ rule report:
         rules.benchmark.output,
     output:
         text=report(
-            f"{RESULTS}/report/report.md", caption="../report/report.rst", category="Report"
+            f"{RESULTS}/report/report.md",
+            caption="../report/report.rst",
+            category="Report",
         ),
     log:
         f"{RESULTS}/logs/report.log",
     conda:
         "../../envs/ltd.yaml"
     params:
-        output=f"{RESULTS}/report",
+        output=folder_of_output,
         options=common_options(threads=1),
     shell:
         "python -m ltd.report --output {params.output} {params.options} 2>&1 | tee {log}"

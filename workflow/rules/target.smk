@@ -1,7 +1,8 @@
 # The target model: trained from scratch in the embedded default, otherwise taken from `target.path`.
 rule train_target:
     input:
-        prompts=rules.prepare_prompts.output,
+        prompts=rules.prepare_prompts.output.prompts,
+        summary=rules.prepare_prompts.output.summary,
     output:
         directory(f"{RESULTS}/target"),
     log:
@@ -14,7 +15,7 @@ rule train_target:
     resources:
         gpu=1,
     params:
-        prompts=f"{RESULTS}/prompts",
+        prompts=lambda wildcards, input: str(Path(input.summary).parent),
         state=f"{RESULTS}/state/train_target",
         options=options("target", leave_out=["path"]),
     shell:
@@ -44,8 +45,8 @@ rule generate_responses_of_split:
     resources:
         gpu=1,
     params:
-        target=TARGET,
-        prompts=f"{RESULTS}/prompts/{{split}}",
+        target=target_name,
+        prompts=lambda wildcards, input: str(Path(input.prompts[0]).parent),
         state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
         options=options("responses"),
     shell:

@@ -16,8 +16,8 @@ rule record_traces_of_split:
     resources:
         gpu=1,
     params:
-        target=TARGET,
-        draft=DRAFT,
+        target=target_name,
+        draft=draft_name,
         state=f"{RESULTS}/state/record_traces-{{split}}-t{{temperature}}-w{config['tree']['beam']}",
         options=options("traces", tree=True),
     shell:

@@ -16,7 +16,7 @@ rule tune:
         "../../envs/ltd.yaml"
     threads: workflow.cores
     params:
-        output=f"{RESULTS}/tuning",
+        output=folder_of_output,
         state=f"{RESULTS}/state/tune",
         options=options("tune"),
     shell:
