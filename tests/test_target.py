@@ -90,6 +90,24 @@ def test_cache_after_compaction_is_that_of_a_fresh_prefill(architecture):
     torch.testing.assert_close(kept, fresh, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_attention_of_a_gpu_is_the_same(architecture):
+    """The attention that other devices use, on this one: grouped heads folded into rows, and without
+    groups.
+    """
+    target = random_target(architecture)
+    tree = random_tree(target)
+    expected, _ = target.verify(tree.tokens, tree.depths, tree.ancestors)
+    next_expected, _ = target.step(torch.tensor([4]))
+    for layer in target.forward.network.layers:
+        assert not layer.fold
+        layer.fold = True
+    target.prefill(PROMPT)
+    logits, _ = target.verify(tree.tokens, tree.depths, tree.ancestors)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(target.step(torch.tensor([4]))[0], next_expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_models_own_forward_keeps_paths_too():
     target = random_target("qwen3", lean=False)
     assert isinstance(target.forward, ModelForward)

@@ -82,6 +82,22 @@ class HeadRotation(nn.Module):
         return self.table.index_select(0, positions).index_select(2, self.kinds)
 
 
+def folded_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of a few rows, [kv_heads, groups, R, head_dim], in two batched products.
+
+    The query heads that share a key head become rows of one product: nothing is repeated in memory, and a
+    mask [R, K] may start anywhere, which the fused kernels of a GPU do not allow.
+    """
+    kv_heads, groups, rows, head_dim = queries.shape
+    folded = queries.reshape(kv_heads, groups * rows, head_dim) * head_dim**-0.5
+    scores = torch.bmm(folded, keys[:, 0].transpose(1, 2)).view(kv_heads, groups, rows, -1)
+    if mask is not None:
+        scores = scores + mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
+    attended = torch.bmm(weights.view(kv_heads, groups * rows, -1), values[:, 0])
+    return attended.view(kv_heads, groups, rows, head_dim)
+
+
 class LeanLayer(nn.Module):
     """One decoder layer: grouped-query attention and SwiGLU, each added to the residual stream."""
 
@@ -97,6 +113,7 @@ class LeanLayer(nn.Module):
         self.gate_up = fused_linear([mlp.gate_proj, mlp.up_proj], packed)
         self.down = fused_linear([mlp.down_proj], packed)
         self.mlp_norm = mlp_norm
+        self.fold = attention.q_proj.weight.device.type != "cpu"
         normed = hasattr(attention, "q_norm")
         self.head_norm = HeadNorm(attention, self.query_heads, self.kv_heads) if normed else nn.Identity()
 
