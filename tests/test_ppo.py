@@ -144,13 +144,12 @@ def test_rehearsal_expects_what_the_replay_table_holds(first_decision):
     """With actors that are certain, the expected tokens and seconds are those of the static setting."""
     shop = workshop(first_decision=first_decision)
     world, specs = shop.training, {kind: shop.spec(kind) for kind in KINDS}
-    known = outcomes(world, specs, shop.settings)
     certain = {"size": torch.tensor([0, 0, 99.0, 0, 0]), "depth": torch.tensor([0, 99.0])}
     actors = {kind: lambda x, kind=kind: certain[kind].expand(*x.shape[:-1], -1) for kind in KINDS}
     critics = dict.fromkeys(KINDS, lambda x: torch.zeros(*x.shape[:-1], 1))
-    reward = Reward("acceptance", 1.0)
+    reward, positions = Reward("acceptance", 1.0), np.arange(len(world.traces))
+    known = outcomes(world, specs, shop.settings, positions)
     loss, (tokens, seconds) = rehearsal_loss(actors, critics, known, reward, 0.0)
-    positions = np.arange(len(world.traces))
     expected = world.table.tokens(positions, 6, SIZES[2])
     times = world.latency.cycle_seconds(6, SIZES[2], world.context_length, 3, 6 - first_decision, 1)
     assert np.isclose(tokens, expected.sum())

@@ -30,53 +30,36 @@ PREFIX_ROWS = 3
 class Outcomes:
     """What every choice brings at N positions, float32 tensors; D depths, A sizes, K depth decisions.
 
-    size_observations [N, D, F] at depths 1 .. D; tokens, seconds [N, D, A] of verifying there with each size;
-    depth_observations [N, K, G] where the depth policy is asked; stops [K + 1], the depths at which a cycle
-    may stop, the largest last; plain_seconds [N] of a plain step. Seconds include the decisions.
+    observations: of the size policy [N, D, F] at depths 1 .. D, of the depth policy [N, K, G] where it is
+    asked. tokens, seconds [N, 1 + D, A] of a plain step (the same for all sizes) and of depths 1 .. D with each
+    size, decisions included. stops [K + 1]: the depths at which a cycle may stop, the largest last.
     """
 
-    size_observations: Tensor
-    depth_observations: Tensor
+    observations: dict[str, Tensor]
     tokens: Tensor
     seconds: Tensor
-    plain_seconds: Tensor
     stops: Tensor
 
-    def __len__(self) -> int:
-        return len(self.tokens)
 
-    def rows(self, rows: Tensor) -> "Outcomes":
-        """The outcomes at some positions."""
-        return Outcomes(
-            self.size_observations[rows],
-            self.depth_observations[rows],
-            self.tokens[rows],
-            self.seconds[rows],
-            self.plain_seconds[rows],
-            self.stops,
-        )
-
-
-def outcomes(world: ReplayWorld, specs: dict[str, ObservationSpec], settings: PolicySettings) -> Outcomes:
-    """Look every outcome up in the replay table and the latency profile."""
-    sizes, positions = np.asarray(settings.sizes), np.arange(len(world.traces))[:, None]
-    depths = np.arange(1, world.max_depth + 1)
+def outcomes(
+    world: ReplayWorld, specs: dict[str, ObservationSpec], settings: PolicySettings, positions: np.ndarray
+) -> Outcomes:
+    """Look up what can happen at some positions [N] in the replay table and the latency profile."""
+    positions, sizes = positions[:, None], np.asarray(settings.sizes)
+    depths = np.arange(world.max_depth + 1)
     asked = np.arange(settings.first_decision, world.max_depth, settings.interval)
-    decisions = 1 + np.searchsorted(asked, np.arange(world.max_depth + 1))
-    decisions[-1] = len(asked)
-    context = world.context_length[:, None]
-    tokens = np.stack([world.table.token_table(depth, sizes) for depth in depths], axis=1)
-    seconds = [
-        world.latency.cycle_seconds(depth, sizes, context, PREFIX_ROWS, decisions[depth], 1)
-        for depth in depths
-    ]
-    plain = world.latency.autoregressive[context[:, 0]] + world.latency.depth_policy
+    decisions = np.minimum(np.searchsorted(asked, depths) + 1, len(asked))
+    cells = positions[..., None], depths[:, None], sizes
+    context = world.context_length[cells[0]]
+    drafted = (depths > 0)[:, None]
+    seconds = world.latency.cycle_seconds(cells[1], sizes, context, PREFIX_ROWS, decisions[:, None], drafted)
     return Outcomes(
-        _tensor(world.observations(specs["size"]).rows(positions, depths)),
-        _tensor(world.observations(specs["depth"]).rows(positions, asked)),
-        _tensor(tokens),
-        _tensor(np.stack(seconds, axis=1)),
-        _tensor(plain),
+        {
+            "size": _tensor(world.observations(specs["size"]).rows(positions, depths[1:])),
+            "depth": _tensor(world.observations(specs["depth"]).rows(positions, asked)),
+        },
+        _tensor(world.table.tokens(*cells)),
+        _tensor(seconds),
         torch.from_numpy(np.append(asked, world.max_depth)),
     )
 
@@ -93,7 +76,7 @@ def rehearse(
     The reward's rate, which `marginal` needs, follows the policies from step to step.
     """
     torch.manual_seed(seed)
-    known = outcomes(world, specs, settings)
+    rng = np.random.default_rng(seed)
     reward = Reward(settings.reward, world.step_seconds)
     actions = {"size": len(settings.sizes), "depth": 2}
     actors = {kind: network(specs[kind].width, settings.of(kind, "network"), actions[kind]) for kind in specs}
@@ -103,7 +86,7 @@ def rehearse(
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, settings.rehearsal)
     tokens = seconds = 0.0
     for _ in tqdm(range(settings.rehearsal), desc="rehearsal", unit="step", leave=False):
-        batch = known.rows(torch.randint(len(known), (MINIBATCH,)))
+        batch = outcomes(world, specs, settings, rng.integers(len(world.traces), size=MINIBATCH))
         loss, brought = rehearsal_loss(actors, critics, batch, reward, settings.entropy_coefficient)
         optimiser.zero_grad()
         loss.backward()
@@ -123,32 +106,24 @@ def rehearsal_loss(
     entropy_coefficient: float,
 ) -> tuple[Tensor, tuple[float, float]]:
     """Minus the expected reward, with entropy bonus and critics' errors; and expected tokens and seconds."""
-    choice = actors["size"](batch.size_observations).log_softmax(dim=-1)
-    shares = choice.exp()
+    seen, stops = batch.observations, batch.stops
+    choices = actors["size"](seen["size"]).log_softmax(dim=-1)
+    decisions = actors["depth"](seen["depth"]).log_softmax(dim=-1)
+    # A plain step has no size: its outcome stands in every column, so any share will do.
+    even = torch.full_like(choices[:, :1], 1 / choices.shape[-1])
+    shares = torch.cat([even, choices.exp()], dim=1)[:, stops]
     rewards = torch.from_numpy(reward(batch.tokens.numpy(), batch.seconds.numpy()))
-    size_values = (shares * rewards).sum(dim=-1)
-    plain = torch.from_numpy(reward(np.ones(len(batch)), batch.plain_seconds.numpy()))
-    by_depth = torch.cat([plain[:, None], size_values], dim=1)[:, batch.stops]
-    decisions = actors["depth"](batch.depth_observations).log_softmax(dim=-1)
-    stopping, reach, depth_values = stopping_values(decisions, by_depth)
-    drafted = batch.stops[batch.stops > 0] - 1
-    verified = stopping[:, batch.stops > 0]
-    entropy = (reach * _entropy(decisions)).sum(1) + (verified * _entropy(choice)[:, drafted]).sum(1)
-    gain = (stopping * by_depth).sum(1) + entropy_coefficient * entropy
-    errors = _critic_error(critics["depth"], batch.depth_observations, depth_values, reach)
-    errors += _critic_error(
-        critics["size"], batch.size_observations[:, drafted], size_values[:, drafted], verified
-    )
-    with torch.no_grad():
-        brought = [
-            torch.cat([of_plain[:, None], (shares * of_size).sum(-1)], dim=1)[:, batch.stops]
-            for of_plain, of_size in (
-                (torch.ones(len(batch)), batch.tokens),
-                (batch.plain_seconds, batch.seconds),
-            )
-        ]
-        expected = tuple(float((stopping * value).sum()) for value in brought)
-    return (0.5 * errors - gain).mean(), expected
+    stop_values = (shares * rewards[:, stops]).sum(dim=-1)
+    stopping, reach, decision_values = stopping_values(decisions, stop_values)
+    drafted = stops > 0
+    levels, verified = stops[drafted] - 1, stopping[:, drafted]
+    entropy = (reach * _entropy(decisions)).sum(1) + (verified * _entropy(choices)[:, levels]).sum(1)
+    gain = (stopping * stop_values).sum(dim=1) + entropy_coefficient * entropy
+    errors = _critic_error(critics["depth"], seen["depth"], decision_values, reach)
+    errors += _critic_error(critics["size"], seen["size"][:, levels], stop_values[:, drafted], verified)
+    chances = (stopping[..., None] * shares).detach()
+    tokens, seconds = ((chances * brought[:, stops]).sum() for brought in (batch.tokens, batch.seconds))
+    return (0.5 * errors - gain).mean(), (float(tokens), float(seconds))
 
 
 def stopping_values(decisions: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
