@@ -1,10 +1,11 @@
 """The tiny target and head of `tiny_engine` as folders on disk, for stages that load them."""
 
 import torch
-from ltd.eagle3 import save_head
-from tiny_engine import END, VOCAB, tiny_head, tiny_target
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
+
+from ltd.eagle3 import save_head
+from tiny_engine import END, VOCAB, tiny_head, tiny_target
 
 
 def save_engine(folder):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.latency import TABLES, LatencyProfile
