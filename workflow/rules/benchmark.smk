@@ -31,6 +31,7 @@ rule benchmark:
     output:
         cycles=f"{RESULTS}/benchmark/cycles.parquet",
         runs=f"{RESULTS}/benchmark/runs.parquet",
+        oracle=f"{RESULTS}/benchmark/oracle.parquet",
         summary=report(
             f"{RESULTS}/benchmark/summary.csv",
             caption="../report/summary.rst",

@@ -1,8 +1,32 @@
 # Tables, figures, findings; the paper's numbers beside ours.
+FIGURES = [
+    "speedups",
+    "tradeoff",
+    "composition",
+    "latency",
+    "choices",
+    "iterations",
+    *(f"policies_{chain}" for chain in CHAINS),
+]
+
+
 rule report:
     input:
         rules.benchmark.output,
+        grid=rules.grid_search.output,
+        profile=rules.profile_latency.output,
+        policies=expand(f"{CHAIN}/best", chain=CHAINS),
+        tuning=rules.tune.output,
     output:
+        figures=[
+            report(
+                f"{RESULTS}/report/{name}.svg",
+                caption=f"../report/{name.split('_')[0]}.rst",
+                category="Figures",
+            )
+            for name in FIGURES
+        ],
+        table=f"{RESULTS}/report/summary.txt",
         text=report(
             f"{RESULTS}/report/report.md",
             caption="../report/report.rst",
