@@ -43,7 +43,7 @@ class TuneOptions(StageOptions):
     output: Path = option(help="folder of best.json, trials.csv and the plots")
     state: Path = option(help="folder of the study's journal; an interrupted study goes on from it")
     settings: Path | None = option(None, "settings.json of the chain to improve; none: built-in defaults")
-    trials: int = option(30, "finished or pruned trials of the study")
+    trials: int = option(12, "finished or pruned trials of the study")
     step_share: float = option(0.2, "share of a full training's steps that a trial spends")
     startup_trials: int = option(6, "trials before the sampler learns from results and pruning begins")
 
