@@ -8,6 +8,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast, StoppingCriteriaList, TextIteratorStreamer
 
 from engine_models import VOCAB, random_head, random_model
+from ltd.benchmark_engine import main as benchmark_engine
 from ltd.controllers import StaticController
 from ltd.custom_generate import ltd_generate
 from ltd.decoding import decode_autoregressive
@@ -109,7 +110,7 @@ def test_python_interface(folders, target):
 
 
 def test_command_streams_text_and_ends_with_the_speed(folders, capsys):
-    options = "--device cpu --depth 2 --size 5 --beam 4 --max-new-tokens 12".split()
+    options = ["--device", "cpu", "--depth", "2", "--size", "5", "--beam", "4", "--max-new-tokens", "12"]
     main(["--experiment", str(folders), "--prompt", "w3 w4", *options])
     output = capsys.readouterr()
     assert len(output.out.split()) == 12
@@ -128,6 +129,38 @@ def test_command_streams_text_and_ends_with_the_speed(folders, capsys):
 )
 def test_command_says_what_is_wrong(folders, capsys, arguments, message):
     with pytest.raises(SystemExit) as stopped:
-        main(["--experiment", str(folders), "--device", "cpu", "--beam", "4", "--prompt", "w3", *arguments])
+        main(
+            [
+                "--experiment",
+                str(folders),
+                "--device",
+                "cpu",
+                "--threads",
+                "1",
+                "--beam",
+                "4",
+                "--prompt",
+                "w3",
+                *arguments,
+            ]
+        )
     errors = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and errors[-1].startswith("generate: ") and message in errors[-1]
+
+
+def test_engine_benchmark_prints_every_phase(folders, capsys):
+    models = {"target": folders / "target", "draft": folders / "draft", "device": "cpu"}
+    sizes = {"context": 20, "rounds": 1, "repetitions": 2, "beam": 4, "depth": 2, "size": 3, "threads": 1}
+    flags = [word for name, value in (models | sizes).items() for word in (f"--{name}", str(value))]
+    benchmark_engine([*flags, "--sizes", "1", "3"])
+    table = capsys.readouterr().out
+    for phase in (
+        "transformers generate",
+        "autoregressive step",
+        "draft prefix pass, 1 row",
+        "draft step",
+        "verification of 3",
+        "whole cycle",
+        "rest of the cycle",
+    ):
+        assert f"| {phase} | " in table

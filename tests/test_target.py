@@ -175,7 +175,7 @@ def test_models_that_ignore_the_mask_are_refused():
     own_forward = model.forward
     model.forward = lambda *args, attention_mask=None, **named: own_forward(*args, **named)
     with pytest.raises(InputError, match="4D attention mask"):
-        TargetModel(model, lean=False)
+        TargetModel(model, lean=False).prefill(PROMPT)
 
 
 def test_other_architectures_go_through_their_own_forward():

@@ -124,6 +124,7 @@ class _Loop:
         self.result = Generation([])
 
     def run(self, prompt: Tensor) -> Generation:
+        self.target.new_cache()
         started = time.perf_counter()
         logits, taps = self.target.prefill(prompt)
         if self.drafter is not None:

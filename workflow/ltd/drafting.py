@@ -14,6 +14,7 @@ from ltd.draft_network import DraftNetwork
 from ltd.eagle3 import Eagle3Head
 from ltd.errors import InputError
 from ltd.kv_cache import KeyValueCache
+from ltd.lean_forward import WARM_UP
 from ltd.scripting import scripted
 from ltd.target import DEFAULT_CONTEXT
 from ltd.tree import DraftTree, PoolLayout, advance_beam, pool_size, tree_rows
@@ -53,6 +54,13 @@ class Drafter:
             self._network = scripted(network, self.device, script)
             self._advance_beam = scripted(advance_beam, self.device, script)
             self._tree_rows = scripted(tree_rows, self.device, script)
+        for _ in range(WARM_UP if script else 0):
+            zeros = torch.zeros(2, dtype=torch.int64, device=self.device)
+            self.prefill(self._pending_taps[:2], zeros)
+            self.extend(self._pending_taps[:1], zeros[:1])
+            if max_depth > 1:
+                self.expand()
+            self.select(1)
         self.reset()
 
     def _make_buffers(self, network: DraftNetwork) -> None:

@@ -18,6 +18,7 @@ from ltd.scripting import scripted
 LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 LAYER_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION_CHILDREN = {"q_proj", "k_proj", "v_proj", "o_proj"}
+WARM_UP = 3  # calls in which TorchScript optimises
 # Rotary variants whose angles depend on how long the sequence is by now.
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
@@ -120,6 +121,9 @@ class LeanForward:
         )
         # Columns of the prefix stay zero for ever; a pass over a tree writes the last columns before them.
         self.mask = torch.zeros(max_tree + 1, max_tree + 1 + max_context, dtype=dtype, device=device)
+        for _ in range(WARM_UP if script else 0):
+            self.append(self.positions[:1])
+            self.reset()
 
     @property
     def length(self) -> int:

@@ -5,6 +5,7 @@ tree verification cannot do exactly. One `TargetModel` holds one sequence at a t
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -43,11 +44,12 @@ class TargetModel:
         """`packed` allows half-precision packed layers on a CPU, `lean` the lean forward, `script`
         TorchScript for it on a CPU; tests compare both ways.
 
-        Raises InputError for layer types, contexts or taps that cannot be served.
+        Raises InputError for layer types, contexts or taps that cannot be served; `forward` does when first
+        used, for a model that ignores masks.
         """
         config = model.config.get_text_config()
         layers = config.num_hidden_layers
-        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.model, self.tokenizer = model.eval(), tokenizer
         self.device, self.dtype = model.device, model.dtype
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.tap_layers = tuple(tap_layers) if tap_layers is not None else default_tap_layers(layers)
@@ -57,18 +59,19 @@ class TargetModel:
         self.eos_ids = _end_tokens(model)
         _check_layer_types(model, self.max_context)
         check_rope(config, self.max_context)
+        self._options = {"packed": packed, "script": script}
+        self._lean = lean and supports_lean(model)
+
+    @cached_property
+    def forward(self) -> LeanForward | ModelForward:
+        """What computes steps and trees; made when first needed, because packing and compiling take a
+        while.
+        """
         with torch.inference_mode():
-            if lean and supports_lean(model):
-                self.forward = LeanForward(
-                    model,
-                    self.tap_layers,
-                    max_context=self.max_context,
-                    max_tree=max_tree,
-                    packed=packed,
-                    script=script,
-                )
-            else:
-                self.forward = ModelForward(model, self.tap_layers)
+            if not self._lean:
+                return ModelForward(self.model, self.tap_layers)
+            sizes = {"max_context": self.max_context, "max_tree": self.max_tree}
+            return LeanForward(self.model, self.tap_layers, **sizes, **self._options)
 
     @classmethod
     def load(
@@ -95,6 +98,7 @@ class TargetModel:
             raise InputError(f"{path}: no config.json; expected a Hugging Face model folder")
         try:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen).to(where)
+            model.requires_grad_(False)
             tokenizer = AutoTokenizer.from_pretrained(path)
         except Exception as error:  # transformers raises whatever its many readers raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -151,7 +155,7 @@ class TargetModel:
         """
         self.forward.keep(rows, tree_rows)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward_sequences(self, tokens: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Teacher-forced pass over right-padded tokens [B, S]: logits [B, S, vocab] and taps [B, S, 3 * H].
 
