@@ -110,7 +110,8 @@ def test_python_interface(folders, target):
 
 
 def test_command_streams_text_and_ends_with_the_speed(folders, capsys):
-    options = ["--device", "cpu", "--depth", "2", "--size", "5", "--beam", "4", "--max-new-tokens", "12"]
+    options = ["--device", "cpu", "--threads", "1", "--depth", "2", "--size", "5", "--beam", "4"]
+    options += ["--max-new-tokens", "12"]
     main(["--experiment", str(folders), "--prompt", "w3 w4", *options])
     output = capsys.readouterr()
     assert len(output.out.split()) == 12

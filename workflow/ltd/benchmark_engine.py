@@ -41,7 +41,7 @@ SHAPES = {
     ),
 }  # fmt: skip
 DRAFT_VOCABULARY = {"default": 1536, "llama31-8b": 32000}
-COPY_BYTES = 1 << 28
+LARGEST_COPY = 1 << 30
 BASELINE = "transformers generate"
 
 
@@ -202,9 +202,13 @@ class EngineBenchmark:
             self.milliseconds["rest of the cycle"].append(cycle.rest_ms)
 
 
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second that a large copy moves, reads and writes counted; best of ten."""
-    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+def copy_bandwidth(device: torch.device, size: int) -> float:
+    """Bytes a second that a copy of `size` bytes moves, reads and writes counted; best of ten.
+
+    As much as the weights, so that they profit from caches alike.
+    """
+    size = min(size, LARGEST_COPY)
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
     sink = torch.empty_like(source)
     best = float("inf")
     for _ in range(10):
@@ -213,7 +217,7 @@ def copy_bandwidth(device: torch.device) -> float:
         sink.copy_(source)
         synchronise(device)
         best = min(best, time.perf_counter() - started)
-    return 2 * COPY_BYTES / best
+    return 2 * size / best
 
 
 def weight_bytes(target: TargetModel) -> int:
@@ -279,7 +283,7 @@ def benchmark_engine(options: EngineBenchmarkOptions) -> str:
     )
     benchmark = EngineBenchmark(target, drafter, options)
     benchmark.run()
-    return table(benchmark, copy_bandwidth(device))
+    return table(benchmark, copy_bandwidth(device, weight_bytes(target)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
