@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Below this many weights a matrix stays in the caches and the packed kernel costs more than it saves.
-SMALLEST_PACKED = 1 << 17
+# Below this many weights starting the packed kernel costs more than it saves.
+SMALLEST_PACKED = 1 << 14
 
 
 class PackedLinear(nn.Module):
