@@ -61,6 +61,7 @@ def test_killed_stage_is_marked_when_it_runs_again(experiment):
     stage = tracking.stage_run("train_draft", options)
     stage.__enter__()
     mlflow.tracking.fluent._active_run_stack.get().clear()  # what a SIGKILL leaves: a run nobody ends
+    tracking.open_parent(experiment, {"seed": 1})  # the configuration may have changed in between
     with tracking.stage_run("train_draft", options):
         pass
     assert sorted(children(experiment)["status"]) == ["FINISHED", "KILLED"]

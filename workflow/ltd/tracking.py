@@ -144,15 +144,16 @@ def _exists(client: "MlflowClient", run_id: str) -> bool:
         return False
 
 
-def _close_killed(experiment_id: str, parent_id: str | None, name: str) -> None:
-    """Mark runs of the same stage that a killed process left RUNNING: they would run for ever in the UI."""
+def _close_killed(experiment_id: str, name: str) -> None:
+    """Mark runs of this name that a killed process left RUNNING: they would run for ever in the UI.
+
+    Also those of an earlier parent, because the configuration may have changed in between.
+    """
     client = MlflowClient()
-    left = client.search_runs(
+    for run in client.search_runs(
         [experiment_id], f"attributes.status = 'RUNNING' and tags.stage_name = '{name}'"
-    )
-    for run in left:
-        if run.data.tags.get("mlflow.parentRunId") == parent_id:
-            client.set_terminated(run.info.run_id, "KILLED")
+    ):
+        client.set_terminated(run.info.run_id, "KILLED")
 
 
 @contextmanager
@@ -171,7 +172,7 @@ def stage_run(stage: str, options: Any) -> Iterator[StageRun]:
     parent_path = experiment / PARENT_FILE
     parent = read_json(parent_path) if parent_path.is_file() else {}
     name = _run_name(stage, options, experiment)
-    _close_killed(experiment_id, parent.get("run_id"), name)
+    _close_killed(experiment_id, name)
     values = {key: str(value) for key, value in dataclasses.asdict(options).items()}
     tags = {
         "stage": stage,
