@@ -41,9 +41,7 @@ class LatencyOptions(StageOptions):
     sizes: tuple[int, ...] = option(
         (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60), "verified nodes to time, from 1 to the largest, ascending"
     )
-    context_lengths: tuple[int, ...] = option(
-        (32, 96, 192, 384), "tokens in the cache to time at, ascending"
-    )
+    context_lengths: tuple[int, ...] = option((32, 96, 192, 384), "tokens in the cache to time at, ascending")
     repetitions: int = option(16, "times that every point is measured; medians are kept")
     policy_network: tuple[int, ...] = option((64, 64), "hidden layers of the policies that are timed")
 
