@@ -31,8 +31,8 @@ class Outcomes:
     """What every choice brings at N positions, float32 tensors; D depths, A sizes, K depth decisions.
 
     observations: of the size policy [N, D, F] at depths 1 .. D, of the depth policy [N, K, G] where it is
-    asked. tokens, seconds [N, 1 + D, A] of a plain step (the same for all sizes) and of depths 1 .. D with each
-    size, decisions included. stops [K + 1]: the depths at which a cycle may stop, the largest last.
+    asked. tokens, seconds [N, 1 + D, A] of a plain step (the same for all sizes) and of depths 1 .. D with
+    each size, decisions included. stops [K + 1]: the depths at which a cycle may stop, the largest last.
     """
 
     observations: dict[str, Tensor]
