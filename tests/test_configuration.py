@@ -1,6 +1,8 @@
 """Wrong configuration stops with one line that names the key or file."""
 
 import copy
+import dataclasses
+import importlib
 import json
 import struct
 from pathlib import Path
@@ -96,3 +98,29 @@ def test_whole_model_is_accepted_and_a_missing_chat_template_is_not(config, tmp_
     configuration.check(changed, SCHEMA)
     changed["target"]["path"] = str(saved_model(tmp_path / "mute", chat_template=False))
     assert "no chat template" in complaint(changed)
+
+
+BLOCKS = {
+    "prompts": ("prepare_prompts", "Options"),
+    "target": ("train_target", "Options"),
+    "responses": ("generate_responses", "Options"),
+    "draft": ("train_draft", "TrainDraftOptions"),
+    "latency": ("profile_latency", "LatencyOptions"),
+    "traces": ("record_traces", "RecordTracesOptions"),
+    "grid": ("grid_search", "GridSearchOptions"),
+    "rl": ("train_policy", "TrainPolicyOptions"),
+    "tune": ("tune", "TuneOptions"),
+    "benchmark": ("benchmark", "BenchmarkOptions"),
+}
+# Keys that choose inputs in the rules, and are no option of the stage.
+RULE_KEYS = {"target": {"path"}, "draft": {"path"}, "rl": {"paper_preset"}}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_config_has_the_options_of_the_stage_with_their_defaults(config, block):
+    module, name = BLOCKS[block]
+    options = getattr(importlib.import_module(f"ltd.{module}"), name)
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    own = {key: value for key, value in config[block].items() if key not in RULE_KEYS.get(block, ())}
+    listed = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
+    assert listed == {key: defaults.get(key) for key in listed}
