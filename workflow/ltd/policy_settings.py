@@ -44,7 +44,9 @@ class PolicySettings:
     entropy_coefficient: float = option(0.003, "weight of the entropy bonus")
     clip_range: float = option(0.2, "how far an update may move an action's probability ratio")
     validations: int = option(8, "checkpoints in a training; the best on the validation traces is kept")
-    rehearsal: int = option(400, "gradient steps of the joint warm start before the initial trainings; 0: none")
+    rehearsal: int = option(
+        400, "gradient steps of the joint warm start before the initial trainings; 0: none"
+    )
     fixed_size: int = option(0, "size during the first depth training; 0 takes the static grid's best")
 
     def __post_init__(self) -> None:
