@@ -18,7 +18,7 @@ from ltd.vector_env import DepthVecEnv, SizeVecEnv
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 8, 16)
-SPEC = ObservationSpec(("mass", "best", "beam", "one_hot_depth", "length"), 4, 6, SIZES)
+SPEC = ObservationSpec(("levels", "mass", "one_hot_depth", "length"), 4, 6, SIZES)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 
 from ltd.controllers import DraftState
 from ltd.errors import InputError
-from ltd.observations import PARTS, DraftView, ObservationSpec
+from ltd.observations import PARTS, DraftView, Levels, ObservationSpec
 from ltd.policies import Policy, PolicyController, PolicyNetwork
 from ltd.replay_walk import ReplayWorld
 from ltd.tree import pool_size
@@ -17,11 +17,10 @@ SIZES = (1, 2, 4, 30)
 
 def view(scores, depth, context=7):
     scores = np.asarray(scores, dtype=np.float32)
-    rows = len(scores)
-    return DraftView(scores, np.full(rows, depth), np.full(rows, context), np.ones(rows))
+    return DraftView(scores, depth, np.full(len(scores), context), np.ones(len(scores)))
 
 
-def observe(part, scores, depth, beam=2, max_depth=3, top=4):
+def observe(part, scores, depth, beam=2, max_depth=3, top=3):
     return ObservationSpec((part,), beam, max_depth, SIZES, top).observe(view(scores, depth))
 
 
@@ -43,29 +42,29 @@ def test_paper_parts_are_the_raw_scores_zero_padded():
 
 
 def test_summaries_of_the_tree():
-    probabilities = np.exp(-np.arange(1.0, 7.0))
-    assert np.allclose(observe("top", SCORES, 2)[0], probabilities[:4])
-    sums = probabilities.cumsum()[[0, 1, 3, 5]]
+    sums = np.exp(-np.arange(1.0, 7.0)).cumsum()[[0, 1, 3, 5]]
     assert np.allclose(observe("mass", SCORES, 2)[0] * 4, sums)
-    assert np.allclose(observe("best", SCORES, 2)[0], [np.exp(-1), np.exp(-3), 0])
-    assert np.allclose(observe("beam", SCORES, 2)[0], [-3 / 12, -4 / 12, np.exp(-3), np.exp(-4)])
+    by_level = np.asarray([[1, 2, np.inf], [3, 4, 5], [np.inf] * 3])
+    assert np.allclose(observe("levels", SCORES, 2)[0], np.exp(-by_level).ravel())
     assert np.array_equal(observe("one_hot_depth", SCORES, 2)[0], [0, 0, 1, 0])
     assert np.allclose(observe("length", SCORES, 2)[0], [0.007])
+    for part in ("mass", "levels"):
+        assert not observe(part, SCORES, 0).any()
 
 
-def test_rows_of_different_depth_do_not_mix():
-    spec = ObservationSpec(("mass", "best", "beam", "nodes", "level"), 2, 3, SIZES)
-    both = np.repeat(SCORES, 3, axis=0).astype(np.float32)
-    depth = np.asarray([1, 3, 0])
-    batch = DraftView(both, depth, depth)
-    for row, expected in enumerate(depth):
-        assert np.array_equal(spec.observe(batch)[row], spec.observe(view(SCORES, expected))[0])
+def test_a_summary_that_grows_equals_one_made_at_once():
+    spec = ObservationSpec(("levels",), 2, 3, SIZES)
+    growing = view(np.random.default_rng(0).normal(size=(5, 10)), 1)
+    growing.levels = Levels(5, spec)
+    for depth in (1, 2, 3):
+        growing.depth = depth
+        assert np.array_equal(spec.observe(growing), spec.observe(view(growing.scores, depth)))
 
 
 def test_live_and_replayed_observations_are_identical():
     traces = synthetic_traces(with_optional=True)
     world = ReplayWorld(traces, synthetic_profile(), SIZES)
-    parts = ("nodes", "level", "top", "mass", "best", "beam", "one_hot_depth", "length", "entropy")
+    parts = ("nodes", "level", "mass", "levels", "one_hot_depth", "length", "entropy")
     spec = ObservationSpec(parts, traces.beam, traces.max_depth, SIZES)
     network = PolicyNetwork([(np.zeros((len(SIZES), spec.width)), np.zeros(len(SIZES)))])
     controller = PolicyController(1, Policy("size", network, spec, SIZES))
@@ -77,7 +76,8 @@ def test_live_and_replayed_observations_are_identical():
         scores[pool_size(traces.beam, depth) :] = -torch.inf
         state = DraftState(traces.max_depth, traces.beam, scores, depth, int(traces.context_length[position]))
         state.entropy = lambda p=position, d=depth: float(traces.entropy[p, d - 1])
-        live = spec.observe(controller._view(state))
+        controller.accepted(0)
+        live = controller._observers[spec].observe(state)
         replayed = world.observations(spec).rows(np.asarray([position]), np.asarray([depth]))
         assert np.array_equal(live, replayed)
 

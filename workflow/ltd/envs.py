@@ -34,7 +34,7 @@ class _ReplayEnv(gymnasium.Env[np.ndarray, np.int64]):
         *,
         sizes: tuple[int, ...] = SIZES,
         observation: tuple[str, ...] = COMPACT,
-        top: int = 32,
+        top: int = 3,
         reward: str = "throughput",
         rate: float = 1.0,
         whole_answers: bool = True,

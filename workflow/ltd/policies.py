@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
-from ltd.observations import DraftView, ObservationSpec
+from ltd.observations import DraftView, Levels, ObservationSpec
 
 VERSION = 1
 STOP, CONTINUE = 0, 1
@@ -31,6 +31,8 @@ class PolicyNetwork:
     def __init__(self, layers: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """layers: (weight [out, in], bias [out]) float32 of every linear layer, input side first."""
         self.layers = [(np.ascontiguousarray(w, np.float32), np.asarray(b, np.float32)) for w, b in layers]
+        # Transposed copies: a vector times these is what numpy does fastest.
+        self._transposed = [(np.ascontiguousarray(weight.T), bias) for weight, bias in self.layers]
         self._large = max(weight.size for weight, _ in self.layers) > NUMPY_WEIGHTS
         self._tensors = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in self.layers]
 
@@ -49,10 +51,12 @@ class PolicyNetwork:
         if self._large:
             return self._torch_logits(observations)
         hidden = observations
-        for weight, bias in self.layers[:-1]:
-            hidden = np.maximum(hidden @ weight.T + bias, 0)
-        weight, bias = self.layers[-1]
-        return hidden @ weight.T + bias
+        for weight, bias in self._transposed[:-1]:
+            hidden = np.dot(hidden, weight)
+            hidden += bias
+            np.maximum(hidden, 0, out=hidden)
+        weight, bias = self._transposed[-1]
+        return np.dot(hidden, weight) + bias
 
     @torch.no_grad()
     def _torch_logits(self, observations: np.ndarray) -> np.ndarray:
@@ -160,11 +164,9 @@ class PolicyController:
 
     def __init__(self, depth: Policy | int, size: Policy | int, name: str = "ltd") -> None:
         self.depth, self.size, self.name = depth, size, name
-        self._depth, self._context = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        self._tensor: torch.Tensor | None = None
-        self._scores: np.ndarray | None = None
-        policies = [policy for policy in (depth, size) if isinstance(policy, Policy)]
-        self._needs_entropy = any("entropy" in policy.spec.parts for policy in policies)
+        specs = [policy.spec for policy in (depth, size) if isinstance(policy, Policy)]
+        # Two policies that look at the same share one observer: at the stop, the size policy sees it ready.
+        self._observers = {spec: LiveObserver(spec) for spec in specs}
 
     @classmethod
     def load(cls, folder: str | Path, name: str = "ltd") -> "PolicyController":
@@ -172,7 +174,8 @@ class PolicyController:
         return cls(load_policy(folder, "depth"), load_policy(folder, "size"), name)
 
     def begin(self, prompt_length: int) -> None:
-        """Nothing to remember."""
+        """Forget the previous answer's last cycle."""
+        self.accepted(0)
 
     def continue_drafting(self, state: Any) -> bool:
         """Decide whether one more level is drafted."""
@@ -180,25 +183,51 @@ class PolicyController:
             return state.depth < self.depth
         if not self.depth.asked(state.depth):
             return True
-        return bool(self.depth.choose(self._view(state))[0] == CONTINUE)
+        return bool(self._choose(self.depth, state) == CONTINUE)
 
     def choose_size(self, state: Any) -> int:
         """Decide how many of the drafted nodes are verified."""
         if isinstance(self.size, int):
             return self.size
-        return self.size.actions[self.size.choose(self._view(state))[0]]
+        return self.size.actions[self._choose(self.size, state)]
 
     def accepted(self, count: int) -> None:
-        """Nothing to learn from: every cycle is decided by its own tree alone."""
+        """The cycle is over; every cycle is decided by its own tree alone, whatever was accepted."""
+        for observer in self._observers.values():
+            observer.clear()
 
-    def _view(self, state: Any) -> DraftView:
-        if state.scores is not self._tensor:
+    def _choose(self, policy: Policy, state: Any) -> int:
+        observations = self._observers[policy.spec].observe(state)
+        return int(policy.network.logits(observations).argmax())
+
+
+class LiveObserver:
+    """The observation of the draft in progress; what earlier levels contributed to it is kept."""
+
+    def __init__(self, spec: ObservationSpec) -> None:
+        self.spec = spec
+        self._view = DraftView(np.empty((1, 0)), 0, np.zeros(1, np.int64), None, Levels(1, spec))
+        self._tensor: torch.Tensor | None = None
+        self._observations: np.ndarray | None = None
+
+    def clear(self) -> None:
+        """Another draft begins."""
+        self._view.levels.clear()
+        self._observations = None
+
+    def observe(self, state: Any) -> np.ndarray:
+        """Return the observation [1, width] of a `ltd.controllers.DraftState`."""
+        view = self._view
+        if self._observations is not None and view.depth == state.depth:
+            return self._observations
+        if state.depth < view.depth:
+            self.clear()
+        if state.scores is not self._tensor or state.scores.is_cuda:
+            # On a CPU the array shares the tensor's memory and stays valid from cycle to cycle.
             self._tensor = state.scores
-            self._scores = state.scores.numpy(force=True)[None]
-        elif state.scores.is_cuda:  # on a CPU the array shares the tensor's memory
-            self._scores = state.scores.numpy(force=True)[None]
-        self._depth[0], self._context[0] = state.depth, state.context_length
-        entropy = None
-        if self._needs_entropy:
-            entropy = np.asarray([state.entropy() if state.depth else 0.0], dtype=np.float32)
-        return DraftView(self._scores, self._depth, self._context, entropy)
+            view.scores = state.scores.numpy(force=True)[None]
+        view.depth, view.context_length[0] = state.depth, state.context_length
+        if "entropy" in self.spec.parts:
+            view.entropy = np.asarray([state.entropy() if state.depth else 0.0], dtype=np.float32)
+        self._observations = self.spec.observe(view)
+        return self._observations

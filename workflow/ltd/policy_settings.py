@@ -10,7 +10,7 @@ from ltd.observations import PARTS
 from ltd.options import option
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60)
-COMPACT = ("mass", "best", "beam", "one_hot_depth", "length")
+COMPACT = ("levels", "one_hot_depth", "length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class PolicySettings:
     interval: int = option(1, "levels from one depth decision to the next")
     size_observation: tuple[str, ...] = option(COMPACT, "parts of the size policy's observation")
     depth_observation: tuple[str, ...] = option(COMPACT, "parts of the depth policy's observation")
-    top: int = option(32, "nodes in the observation part `top`")
+    top: int = option(3, "nodes of every level in the observation part `levels`")
     size_network: tuple[int, ...] = option((64, 64), "hidden layers of the size policy")
     depth_network: tuple[int, ...] = option((64, 64), "hidden layers of the depth policy")
     critic_network: tuple[int, ...] = option((64, 64), "hidden layers of both critics")
@@ -44,7 +44,9 @@ class PolicySettings:
     entropy_coefficient: float = option(0.003, "weight of the entropy bonus")
     clip_range: float = option(0.2, "how far an update may move an action's probability ratio")
     validations: int = option(8, "checkpoints in a training; the best on the validation traces is kept")
-    rehearsal: int = option(0, "gradient steps of the joint warm start before the initial trainings; 0: none")
+    rehearsal: int = option(
+        400, "gradient steps of the joint warm start before the initial trainings; 0: none"
+    )
     fixed_size: int = option(0, "size during the first depth training; 0 takes the static grid's best")
 
     def __post_init__(self) -> None:

@@ -22,6 +22,9 @@ from ltd.rewards import Reward
 from ltd.training_state import Training, export_network
 
 MINIBATCH = 256
+LEARNING_RATE = 3e-3
+# Strong enough that no choice is given up before its outcomes have been weighed.
+ENTROPY_COEFFICIENT = 0.015
 # Tokens of a typical cycle: the rows that the next cycle's prefix pass processes.
 PREFIX_ROWS = 3
 
@@ -82,12 +85,12 @@ def rehearse(
     actors = {kind: network(specs[kind].width, settings.of(kind, "network"), actions[kind]) for kind in specs}
     critics = {kind: network(specs[kind].width, settings.critic_network, 1) for kind in specs}
     weights = [p for module in (*actors.values(), *critics.values()) for p in module.parameters()]
-    optimiser = torch.optim.Adam(weights, lr=settings.learning_rate)
+    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, settings.rehearsal)
     tokens = seconds = 0.0
     for _ in tqdm(range(settings.rehearsal), desc="rehearsal", unit="step", leave=False):
         batch = outcomes(world, specs, settings, rng.integers(len(world.traces), size=MINIBATCH))
-        loss, brought = rehearsal_loss(actors, critics, batch, reward, settings.entropy_coefficient)
+        loss, brought = rehearsal_loss(actors, critics, batch, reward, ENTROPY_COEFFICIENT)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -10,7 +10,7 @@ import numpy as np
 
 from ltd.dense_latency import dense_for
 from ltd.latency import LatencyProfile
-from ltd.observations import DraftView, ObservationSpec
+from ltd.observations import DraftView, Levels, ObservationSpec
 from ltd.replay import ReplayTable
 from ltd.traces import Traces
 
@@ -50,29 +50,37 @@ class ObservationTable:
         shape = (len(traces), traces.max_depth + 1, spec.width)
         self._rows: np.ndarray | None = None
         if math.prod(shape) * 4 <= MAX_TABLE_BYTES and not PLAIN_PARTS.issuperset(spec.parts):
-            self._rows = self.all(shape)
+            self._rows = self._whole(shape)
 
-    def all(self, shape: tuple[int, int, int]) -> np.ndarray:
+    def _whole(self, shape: tuple[int, int, int]) -> np.ndarray:
         """Compute the whole table [N, D + 1, width] float32."""
         table = np.empty(shape, dtype=np.float32)
         for first in range(0, shape[0], ROWS_AT_ONCE):
             positions = np.arange(first, min(first + ROWS_AT_ONCE, shape[0]))
+            levels = Levels(len(positions), self.spec)
             for depth in range(shape[1]):
-                table[positions, depth] = self._observe(positions, np.full(len(positions), depth))
+                table[positions, depth] = self._observe(positions, depth, levels)
         return table
 
     def rows(self, positions: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """Return observations [B, width] float32 of B (position, depth) pairs."""
+        """Return observations [..., width] float32 of (position, depth) pairs, which broadcast."""
         if self._rows is not None:
             return self._rows[positions, depth]
-        return self._observe(positions, depth)
+        positions, depth = np.broadcast_arrays(positions, depth)
+        flat = positions.ravel(), depth.ravel()
+        observations = np.empty((len(flat[0]), self.spec.width), dtype=np.float32)
+        for level in np.unique(flat[1]):
+            rows = np.flatnonzero(flat[1] == level)
+            observations[rows] = self._observe(flat[0][rows], int(level))
+        return observations.reshape(*positions.shape, -1)
 
-    def _observe(self, positions: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    def _observe(self, positions: np.ndarray, depth: int, levels: Levels | None = None) -> np.ndarray:
         traces, entropy = self.traces, None
         if traces.entropy is not None:
-            entropy = np.where(depth > 0, traces.entropy[positions, depth - 1], np.float32(0))
+            newest = traces.entropy[positions, depth - 1]
+            entropy = newest if depth > 0 else np.zeros_like(newest)
         context = traces.context_length[positions]
-        return self.spec.observe(DraftView(traces.scores[positions], depth, context, entropy))
+        return self.spec.observe(DraftView(traces.scores[positions], depth, context, entropy, levels))
 
 
 class Walk:

@@ -10,7 +10,7 @@ from ltd.policy_settings import COMPACT, PolicySettings
 
 OBSERVATIONS: dict[str, tuple[str, ...]] = {
     "compact": COMPACT,
-    "top": ("top", *COMPACT),
+    "mass": ("mass", *COMPACT),
 }
 NETWORKS: dict[str, tuple[int, ...]] = {"32-32": (32, 32), "64-64": (64, 64), "128-64": (128, 64)}
 
