@@ -12,9 +12,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from ltd.drafting import Drafter
-from ltd.eagle3 import Eagle3Config, Eagle3Head
-from ltd.target import TargetModel
+from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head
+from ltd.engine.drafting import Drafter
+from ltd.engine.target import TargetModel
 
 VOCAB = 23
 LLAMA3_ROPE = {

@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from ltd.eagle3 import save_head
+from ltd.draft_head.eagle3 import save_head
 from tiny_engine import END, VOCAB, tiny_head, tiny_target
 
 

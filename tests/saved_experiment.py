@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 
 from ltd.benchmark import BenchmarkOptions
+from ltd.engine.target import TargetModel
 from ltd.grid_search import GridSearchOptions, grid_search
-from ltd.observations import ObservationSpec
-from ltd.policies import Policy, PolicyNetwork, save_policies
 from ltd.profile_latency import LatencyOptions, profile_latency
 from ltd.record_traces import RecordTracesOptions, record_traces
-from ltd.responses import Responses
-from ltd.target import TargetModel
+from ltd.rl.observations import ObservationSpec
+from ltd.rl.policies import Policy, PolicyNetwork, save_policies
+from ltd.texts.responses import Responses
 from ltd.tracking import StageRun
 from saved_engine import save_engine
 from tiny_engine import tiny_answers

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ltd.latency import LatencyProfile, LatencyTable
-from ltd.traces import Traces, level_starts, pool_size, true_path_ranks
+from ltd.replay.latency import LatencyProfile, LatencyTable
+from ltd.replay.traces import Traces, level_starts, pool_size, true_path_ranks
 
 TASKS = ("chat", "code")
 

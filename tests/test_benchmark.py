@@ -19,10 +19,10 @@ from ltd.benchmark import (
 )
 from ltd.errors import InputError
 from ltd.files import read_json
-from ltd.latency import LatencyProfile
-from ltd.reference_check import compare_with_transformers
-from ltd.responses import Responses
-from ltd.summary import SUMMARY_COLUMNS
+from ltd.measurement.reference_check import compare_with_transformers
+from ltd.measurement.summary import SUMMARY_COLUMNS
+from ltd.replay.latency import LatencyProfile
+from ltd.texts.responses import Responses
 from ltd.tracking import StageRun
 from saved_experiment import make_experiment
 

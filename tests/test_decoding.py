@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from engine_models import ARCHITECTURES, RandomController, random_drafter, random_model, random_target
-from ltd.controllers import StaticController
-from ltd.decoding import decode, decode_autoregressive
+from ltd.engine.controllers import StaticController
+from ltd.engine.decoding import decode, decode_autoregressive
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
-from ltd.target import TargetModel
 
 PROMPT = [3, 14, 15, 9, 2, 6, 5, 3]
 CONTROLLERS = {

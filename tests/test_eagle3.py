@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ltd.eagle3 import Eagle3Config, Eagle3Head, default_tap_layers, load_head, rotary, save_head
+from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, default_tap_layers, load_head, rotary, save_head
 from ltd.errors import InputError
 
 VOCAB, DRAFT_VOCAB, WIDTH = 40, 13, 24

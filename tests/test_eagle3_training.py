@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ltd.eagle3 import Eagle3Config, Eagle3Head
-from ltd.eagle3_training import (
+from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head
+from ltd.draft_head.training import (
     acceptance,
     choose_draft_vocabulary,
     plan_chains,

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import ltd.envs  # noqa: F401, registers the environments
-from ltd.choices import FixedDepth, FixedSize
+import ltd.rl.environments  # noqa: F401, registers the environments
 from ltd.errors import InputError
-from ltd.observations import ObservationSpec
-from ltd.replay import ReplayTable
-from ltd.replay_walk import ReplayWorld
-from ltd.rewards import Reward, best_rate
-from ltd.vector_env import DepthVecEnv, SizeVecEnv
+from ltd.replay.table import ReplayTable
+from ltd.rl.choices import FixedDepth, FixedSize
+from ltd.rl.observations import ObservationSpec
+from ltd.rl.replay_walk import ReplayWorld
+from ltd.rl.rewards import Reward, best_rate
+from ltd.rl.vector_environment import DepthVecEnv, SizeVecEnv
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 8, 16)

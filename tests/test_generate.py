@@ -9,13 +9,13 @@ from transformers import PreTrainedTokenizerFast, StoppingCriteriaList, TextIter
 
 from engine_models import VOCAB, random_head, random_model
 from ltd.benchmark_engine import main as benchmark_engine
-from ltd.controllers import StaticController
-from ltd.custom_generate import ltd_generate
-from ltd.decoding import decode_autoregressive
-from ltd.eagle3 import save_head
+from ltd.draft_head.eagle3 import save_head
+from ltd.engine.controllers import StaticController
+from ltd.engine.custom_generate import ltd_generate
+from ltd.engine.decoding import decode_autoregressive
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.generate import Decoder, main
-from ltd.target import TargetModel
 
 CONTROLLER = StaticController(3, 12)
 

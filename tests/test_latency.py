@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from ltd.dense_latency import check_together, dense_for, dense_latency
 from ltd.errors import InputError
-from ltd.latency import LatencyProfile
+from ltd.replay.dense_latency import check_together, dense_for, dense_latency
+from ltd.replay.latency import LatencyProfile
 from synthetic import synthetic_profile, synthetic_traces
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from ltd.controllers import DraftState
+from ltd.engine.controllers import DraftState
+from ltd.engine.tree import pool_size
 from ltd.errors import InputError
-from ltd.observations import PARTS, DraftView, Levels, ObservationSpec
-from ltd.policies import Policy, PolicyController, PolicyNetwork
-from ltd.replay_walk import ReplayWorld
-from ltd.tree import pool_size
+from ltd.rl.observations import PARTS, DraftView, Levels, ObservationSpec
+from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
+from ltd.rl.replay_walk import ReplayWorld
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 30)

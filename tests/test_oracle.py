@@ -5,11 +5,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ltd import oracle as oracle_module
 from ltd.errors import InputError
-from ltd.oracle import oracle
-from ltd.replay import ReplayTable
-from ltd.simulator import static_grid
+from ltd.replay import oracle as oracle_module
+from ltd.replay.oracle import oracle
+from ltd.replay.simulator import static_grid
+from ltd.replay.table import ReplayTable
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 3, 5, 8, 20)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from ltd.controllers import DraftState
+from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
-from ltd.evaluation import best_constant, evaluate
-from ltd.observations import ObservationSpec
-from ltd.policies import Policy, PolicyController, PolicyNetwork, load_policy, save_policies
-from ltd.policy_settings import COMPACT, SIZES
-from ltd.replay_walk import ReplayWorld
-from ltd.simulator import simulate, static_grid
+from ltd.replay.simulator import simulate, static_grid
+from ltd.rl.evaluation import best_constant, evaluate
+from ltd.rl.observations import ObservationSpec
+from ltd.rl.policies import Policy, PolicyController, PolicyNetwork, load_policy, save_policies
+from ltd.rl.policy_settings import COMPACT, SIZES
+from ltd.rl.replay_walk import ReplayWorld
 from synthetic import synthetic_profile, synthetic_traces
 
 SPEC = ObservationSpec(COMPACT, 4, 6, SIZES)

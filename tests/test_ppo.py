@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from ltd import choose_policies, combine_policies, tracking, train_policy
-from ltd.co_adaptation import KINDS, Workshop, evaluate_pair, train_chain, train_policy_of
 from ltd.errors import InputError
-from ltd.evaluation import evaluate
-from ltd.policies import PolicyController, PolicyNetwork
-from ltd.policy_settings import PolicySettings, with_overrides
-from ltd.ppo import action_statistics, actor_layers, build, export_network, learning_rate, segment_ends
-from ltd.presets import PRESETS, with_preset
-from ltd.rehearsal import outcomes, rehearsal_loss, stopping_values
-from ltd.replay_walk import ReplayWorld
-from ltd.rewards import Reward
-from ltd.traces import Traces
-from ltd.training_state import State
+from ltd.replay.traces import Traces
+from ltd.rl.co_adaptation import KINDS, Workshop, evaluate_pair, train_chain, train_policy_of
+from ltd.rl.evaluation import evaluate
+from ltd.rl.policies import PolicyController, PolicyNetwork
+from ltd.rl.policy_settings import PolicySettings, with_overrides
+from ltd.rl.ppo import action_statistics, actor_layers, build, export_network, learning_rate, segment_ends
+from ltd.rl.presets import PRESETS, with_preset
+from ltd.rl.rehearsal import outcomes, rehearsal_loss, stopping_values
+from ltd.rl.replay_walk import ReplayWorld
+from ltd.rl.rewards import Reward
+from ltd.rl.training_state import State
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 8, 16)

@@ -7,10 +7,10 @@ import torch
 
 from ltd.errors import InputError
 from ltd.files import read_json
-from ltd.latency import TABLES, LatencyProfile
-from ltd.phase_timer import RandomSchedule, between, prefix_axis
+from ltd.measurement.phase_timer import RandomSchedule, between, prefix_axis
+from ltd.measurement.timing import Stopwatch, median, spread
 from ltd.profile_latency import LatencyOptions, check, check_room, profile_latency, relative_errors
-from ltd.timing import Stopwatch, median, spread
+from ltd.replay.latency import TABLES, LatencyProfile
 from ltd.tracking import StageRun
 from saved_engine import save_engine
 

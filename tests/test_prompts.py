@@ -11,10 +11,10 @@ import pytest
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import read_json, read_jsonl, write_jsonl
-from ltd.hub_prompts import hub_prompts
 from ltd.prepare_prompts import Options, main, prepare_prompts
-from ltd.prompts import builtin_prompts, divide, file_prompts, read_questions, render
-from ltd.tokenizer import train_tokenizer
+from ltd.target_training.tokenizer import train_tokenizer
+from ltd.texts.hub_prompts import hub_prompts
+from ltd.texts.prompts import builtin_prompts, divide, file_prompts, read_questions, render
 from ltd.tracking import StageRun
 
 REAL = Path(__file__).parents[2] / "shared/data/prompts"

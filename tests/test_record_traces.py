@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ltd import record_traces as stage
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
-from ltd.responses import Responses, Sequence
-from ltd.target import TargetModel
-from ltd.traces import Traces, check
+from ltd.replay.traces import Traces, check
+from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 from saved_engine import save_engine
 from tiny_engine import tiny_answers, tiny_head, tiny_target

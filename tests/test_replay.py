@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ltd.replay import ReplayTable
-from ltd.traces import level_starts, pool_size, true_path_ranks
+from ltd.replay.table import ReplayTable
+from ltd.replay.traces import level_starts, pool_size, true_path_ranks
 from synthetic import synthetic_traces
 
 

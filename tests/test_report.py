@@ -5,15 +5,15 @@ import json
 import pandas as pd
 import pytest
 
-from ltd import findings
 from ltd.errors import InputError
 from ltd.files import write_json
-from ltd.paper_results import main_table, ratio_to_grid
+from ltd.measurement.summary import PHASES, mark_lossless, repeat_spread, summarise
 from ltd.report import ReportOptions, draw, plane, report
-from ltd.report_text import write_report
-from ltd.results import Results
-from ltd.stage_costs import stage_costs
-from ltd.summary import PHASES, mark_lossless, repeat_spread, summarise
+from ltd.reporting import findings
+from ltd.reporting.paper_results import main_table, ratio_to_grid
+from ltd.reporting.results import Results
+from ltd.reporting.stage_costs import stage_costs
+from ltd.reporting.text import write_report
 from ltd.tracking import StageRun
 from synthetic_runs import make_runs
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ltd.batched_generation import answer_conversations, generate_batch
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import write_jsonl
 from ltd.generate_responses import Options, Question, answer_part, generate_responses, read_split
-from ltd.prompts import render
-from ltd.responses import Responses, Sequence
-from ltd.target import TargetModel
-from ltd.tokenizer import train_tokenizer
+from ltd.target_training.tokenizer import train_tokenizer
+from ltd.texts.batched_generation import answer_conversations, generate_batch
+from ltd.texts.prompts import render
+from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 
 PROMPTS = {

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from engine_models import random_drafter, random_model
-from ltd.controllers import StaticController
-from ltd.decoding import decode, decode_autoregressive
-from ltd.sampling import (
+from ltd.engine.controllers import StaticController
+from ltd.engine.decoding import decode, decode_autoregressive
+from ltd.engine.sampling import (
     SamplingOptions,
     TokenSampler,
     accepted_mask,
@@ -14,8 +14,8 @@ from ltd.sampling import (
     noise_key,
     process_logits,
 )
-from ltd.target import TargetModel
-from ltd.tree import DraftTree
+from ltd.engine.target import TargetModel
+from ltd.engine.tree import DraftTree
 
 VOCAB = 10
 DRAWS = 50_000

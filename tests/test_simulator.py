@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ltd import decoding, phases
-from ltd.controllers import StaticController
+from ltd.engine import decoding, phases
+from ltd.engine.controllers import StaticController
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
-from ltd.replay import ReplayTable
-from ltd.simulator import simulate, static_grid
+from ltd.replay.simulator import simulate, static_grid
+from ltd.replay.table import ReplayTable
 from synthetic import synthetic_profile, synthetic_traces
 from tiny_engine import tiny_answers, tiny_drafter, tiny_head, tiny_target
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ltd.summary import (
+from ltd.measurement.summary import (
     MEAN_TASK,
     SUMMARY_COLUMNS,
     clock_gap,

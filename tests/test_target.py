@@ -5,9 +5,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from engine_models import ARCHITECTURES, random_drafter, random_model, random_target
+from ltd.engine.model_forward import ModelForward
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
-from ltd.model_forward import ModelForward
-from ltd.target import TargetModel
 
 PROMPT = torch.tensor([3, 14, 15, 9, 2, 6, 5, 3])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ltd.errors import InputError
-from ltd.traces import Traces, check
+from ltd.replay.traces import Traces, check
 from synthetic import synthetic_traces
 
 

@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ltd import train_draft as stage
-from ltd.controllers import StaticController
-from ltd.decoding import decode
-from ltd.drafting import Drafter
-from ltd.eagle3 import load_head
-from ltd.eagle3_features import cached_source, online_source, target_features
-from ltd.eagle3_trainer import Trainer, epoch_batches
-from ltd.eagle3_training import plan_chains, unroll, unroll_hits
+from ltd.draft_head.eagle3 import load_head
+from ltd.draft_head.features import cached_source, online_source, target_features
+from ltd.draft_head.trainer import Trainer, epoch_batches
+from ltd.draft_head.training import plan_chains, unroll, unroll_hits
+from ltd.engine.controllers import StaticController
+from ltd.engine.decoding import decode
+from ltd.engine.drafting import Drafter
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
-from ltd.responses import Responses, Sequence
-from ltd.target import TargetModel
+from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 
 VOCAB = 48
@@ -125,7 +125,7 @@ def test_decoding_accepts_what_validation_counts(inputs, tmp_path):
 
 
 def test_a_killed_run_continues_to_the_same_weights(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr("ltd.eagle3_trainer.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("ltd.draft_head.trainer.CHECKPOINT_EVERY", 2)
     settings = {"epochs": 2}
     stage.train_draft(options(inputs, tmp_path / "whole", **settings), StageRun())
     step, calls = Trainer._step, []
@@ -229,7 +229,7 @@ def test_answers_of_another_target_are_refused(inputs, tmp_path):
 WORKER = """
 from pathlib import Path
 from test_train_draft import options, stage
-from ltd.target import TargetModel
+from ltd.engine.target import TargetModel
 from ltd.tracking import StageRun
 stage.train_draft(options(Path({inputs!r}), Path({folder!r})), StageRun())
 """

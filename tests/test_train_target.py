@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import read_json, write_jsonl
-from ltd.growth import grow, without_copies
-from ltd.muon import Muon, orthogonalise
-from ltd.packing import batches, encode_conversations, pack, read_conversations
-from ltd.target_training import Trainer, answer_loss, growth_plan, learning_rate_factor
-from ltd.tokenizer import train_tokenizer
+from ltd.target_training.growth import grow, without_copies
+from ltd.target_training.muon import Muon, orthogonalise
+from ltd.target_training.packing import batches, encode_conversations, pack, read_conversations
+from ltd.target_training.tokenizer import train_tokenizer
+from ltd.target_training.training import Trainer, answer_loss, growth_plan, learning_rate_factor
 from ltd.tracking import StageRun
 from ltd.train_target import Options, build_model, check, train, train_target
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from engine_models import random_drafter, random_head, random_target
-from ltd.drafting import Drafter
-from ltd.eagle3 import Eagle3Head
-from ltd.tree import DraftTree, PoolLayout, level_start, pool_size, tree_rows
+from ltd.draft_head.eagle3 import Eagle3Head
+from ltd.engine.drafting import Drafter
+from ltd.engine.tree import DraftTree, PoolLayout, level_start, pool_size, tree_rows
 
 CPU = torch.device("cpu")
 

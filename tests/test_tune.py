@@ -9,8 +9,8 @@ import pytest
 
 from ltd import tune
 from ltd.errors import InputError
-from ltd.policy_settings import PolicySettings, with_overrides
-from ltd.search_space import SPACE, as_settings, as_values
+from ltd.rl.policy_settings import PolicySettings, with_overrides
+from ltd.rl.search_space import SPACE, as_settings, as_values
 from synthetic import synthetic_profile, synthetic_traces
 
 TINY = {

@@ -3,11 +3,11 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ltd.decoding import decode_autoregressive
-from ltd.drafting import Drafter
-from ltd.eagle3 import Eagle3Config, Eagle3Head
-from ltd.responses import Sequence
-from ltd.target import TargetModel
+from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head
+from ltd.engine.decoding import decode_autoregressive
+from ltd.engine.drafting import Drafter
+from ltd.engine.target import TargetModel
+from ltd.texts.responses import Sequence
 
 VOCAB = 14
 END = 0

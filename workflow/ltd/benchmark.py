@@ -16,22 +16,22 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ltd.controllers import Controller, StaticController
-from ltd.decoding import Generation, decode, decode_autoregressive
 from ltd.devices import device_name, resolve_device
-from ltd.drafting import Drafter
-from ltd.engine_loading import load_engine
+from ltd.engine.controllers import Controller, StaticController
+from ltd.engine.decoding import Generation, decode, decode_autoregressive
+from ltd.engine.drafting import Drafter
+from ltd.engine.loading import load_engine
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
-from ltd.latency import LatencyProfile
+from ltd.measurement.reference_check import compare_with_transformers
+from ltd.measurement.replay_rows import replay_rows
+from ltd.measurement.summary import BASELINE, MEAN_TASK, clock_gap, mark_lossless, repeat_spread, summarise
 from ltd.options import StageOptions, option, run_stage
-from ltd.policies import PolicyController
-from ltd.reference_check import compare_with_transformers
-from ltd.replay_rows import replay_rows
-from ltd.responses import Responses, Sequence
-from ltd.summary import BASELINE, MEAN_TASK, clock_gap, mark_lossless, repeat_spread, summarise
-from ltd.target import TargetModel
-from ltd.traces import Traces
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.traces import Traces
+from ltd.rl.policies import PolicyController
+from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 
 CYCLE_COLUMNS = (
@@ -202,7 +202,7 @@ def record(
 
 
 def tables(records: list[dict[str, Any]], methods: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the runs and the cycles as tables with the columns that `ltd.summary` needs, by method."""
+    """Return the runs and the cycles as tables with the columns that the summary needs, by method."""
     records = sorted(records, key=lambda entry: methods.index(entry["key"]["method"]))
     runs = pd.DataFrame([entry["key"] | entry["run"] for entry in records])
     cycles = pd.concat(

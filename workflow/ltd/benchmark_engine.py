@@ -21,14 +21,14 @@ from torch import nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ltd.controllers import StaticController
-from ltd.decoding import decode
 from ltd.devices import device_name, resolve_device, set_threads, synchronise
-from ltd.drafting import Drafter
-from ltd.eagle3 import Eagle3Config, Eagle3Head, load_head
+from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, load_head
+from ltd.engine.controllers import StaticController
+from ltd.engine.decoding import decode
+from ltd.engine.drafting import Drafter
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
-from ltd.target import TargetModel
 
 SHAPES = {
     "default": dict(

@@ -8,7 +8,7 @@ from typing import Any
 from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.policy_folders import VALIDATION
+from ltd.rl.policy_folders import VALIDATION
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ from typing import Any
 
 from ltd.errors import InputError
 from ltd.files import read_json
-from ltd.latency import LatencyProfile
 from ltd.options import StageOptions, option, run_stage
-from ltd.policy_folders import SETTINGS, load_pair, save_pair, scalars, validate_pair
-from ltd.policy_settings import PolicySettings, with_overrides
-from ltd.replay_walk import ReplayWorld
-from ltd.traces import Traces
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.traces import Traces
+from ltd.rl.policy_folders import SETTINGS, load_pair, save_pair, scalars, validate_pair
+from ltd.rl.policy_settings import PolicySettings, with_overrides
+from ltd.rl.replay_walk import ReplayWorld
 from ltd.train_policy import of_tasks
 
 

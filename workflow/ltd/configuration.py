@@ -89,7 +89,9 @@ def check_prompt_files(config: Config) -> None:
     folder = config["prompts"]["path"]
     if folder is None:
         return
-    from ltd.prompts import read_questions  # brings transformers along: seconds that most starts can save
+    from ltd.texts.prompts import (
+        read_questions,  # brings transformers along: seconds that most starts can save
+    )
 
     if not Path(folder).is_dir():
         raise InputError(f"prompts.path: {folder} is not a folder; give one with <task>.jsonl files")

@@ -14,17 +14,17 @@ from pathlib import Path
 import torch
 from transformers import TextStreamer
 
-from ltd.controllers import Controller, StaticController
-from ltd.custom_generate import ltd_generate
-from ltd.decoding import Generation, decode, decode_autoregressive
 from ltd.devices import set_threads
-from ltd.drafting import Drafter
-from ltd.engine_loading import load_engine
+from ltd.engine.controllers import Controller, StaticController
+from ltd.engine.custom_generate import ltd_generate
+from ltd.engine.decoding import Generation, decode, decode_autoregressive
+from ltd.engine.drafting import Drafter
+from ltd.engine.loading import load_engine
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
-from ltd.policies import Policy, PolicyController
-from ltd.prompts import render
-from ltd.target import TargetModel
+from ltd.rl.policies import Policy, PolicyController
+from ltd.texts.prompts import render
 
 __all__ = ["Decoder", "GenerateOptions", "ltd_generate", "main"]
 
@@ -83,7 +83,7 @@ class Decoder:
         return self.target.tokenizer(prompt)["input_ids"]
 
     def answer(self, prompt: str, *, max_new_tokens: int, **sampling) -> str:
-        """Text of the answer; sampling options as for `ltd.decoding.decode`."""
+        """Text of the answer; sampling options as for `ltd.engine.decoding.decode`."""
         result = decode(
             self.target,
             self.drafter,

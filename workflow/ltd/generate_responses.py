@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ltd.batched_generation import Answer, Choose, answer_conversations, greedy
+from ltd.engine.sampling import SamplingOptions, TokenSampler
+from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import file_hash
 from ltd.options import StageOptions, option, run_stage
-from ltd.prompts import read_questions
-from ltd.responses import Responses, Sequence
-from ltd.sampling import SamplingOptions, TokenSampler
-from ltd.target import TargetModel
+from ltd.texts.batched_generation import Answer, Choose, answer_conversations, greedy
+from ltd.texts.prompts import read_questions
+from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 from ltd.world import ends_in_loop
 

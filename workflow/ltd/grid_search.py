@@ -11,11 +11,11 @@ from typing import Any
 
 from ltd.errors import InputError
 from ltd.files import write_json
-from ltd.latency import LatencyProfile
 from ltd.options import StageOptions, option, run_stage
-from ltd.oracle import oracle
-from ltd.simulator import Simulation, StaticGrid, static_grid
-from ltd.traces import Traces
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.oracle import oracle
+from ltd.replay.simulator import Simulation, StaticGrid, static_grid
+from ltd.replay.traces import Traces
 
 
 @dataclass(frozen=True, kw_only=True)

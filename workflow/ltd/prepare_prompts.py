@@ -13,9 +13,9 @@ from typing import Any
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import atomic_path, write_json, write_jsonl
-from ltd.hub_prompts import hub_prompts
 from ltd.options import StageOptions, option, run_stage
-from ltd.prompts import SPLITS, Prompts, builtin_prompts, checked, file_prompts
+from ltd.texts.hub_prompts import hub_prompts
+from ltd.texts.prompts import SPLITS, Prompts, builtin_prompts, checked, file_prompts
 from ltd.tracking import StageRun
 
 

@@ -17,16 +17,16 @@ import torch
 from numpy.typing import ArrayLike
 
 from ltd.devices import device_name
-from ltd.engine_loading import load_engine
+from ltd.engine.loading import load_engine
+from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
-from ltd.latency import LatencyProfile, LatencyTable
-from ltd.matrix_products import matrix_product_share
+from ltd.measurement.matrix_products import matrix_product_share
+from ltd.measurement.phase_timer import LIVE_TOKENS, PhaseTimer, between, own_text
+from ltd.measurement.timing import median, spread
 from ltd.options import StageOptions, option, run_stage
-from ltd.phase_timer import LIVE_TOKENS, PhaseTimer, between, own_text
-from ltd.timing import median, spread
+from ltd.replay.latency import LatencyProfile, LatencyTable
 from ltd.tracking import StageRun
-from ltd.tree import pool_size
 
 
 @dataclass(frozen=True, kw_only=True)

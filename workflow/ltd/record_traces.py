@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ltd import responses
-from ltd.batched_drafting import DraftedTrees, draft_trees, run_true_rows, true_nodes
-from ltd.eagle3 import Eagle3Head
-from ltd.engine_loading import load_engine
+from ltd.draft_head.eagle3 import Eagle3Head
+from ltd.engine.loading import load_engine
+from ltd.engine.target import TargetModel
+from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json, write_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.target import TargetModel
-from ltd.traces import NO_RANK, Traces, concatenate, true_path_ranks
-from ltd.tree import pool_size
+from ltd.replay.batched_drafting import DraftedTrees, draft_trees, run_true_rows, true_nodes
+from ltd.replay.traces import NO_RANK, Traces, concatenate, true_path_ranks
+from ltd.texts import responses
 
 Answers = Sequence[responses.Sequence]
 

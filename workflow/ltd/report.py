@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ltd import figures, findings, training_figures
 from ltd.files import atomic_path
+from ltd.measurement.summary import MEAN_TASK
 from ltd.options import StageOptions, option, run_stage
-from ltd.report_text import write_report
-from ltd.results import Results
-from ltd.summary import MEAN_TASK
+from ltd.reporting import figures, findings, training_figures
+from ltd.reporting.results import Results
+from ltd.reporting.text import write_report
 from ltd.tracking import StageRun
 
 

@@ -17,15 +17,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from ltd.devices import resolve_device
-from ltd.eagle3 import Eagle3Config, Eagle3Head, check_tap_layers, default_tap_layers
-from ltd.eagle3_checkpoint import DEFAULT_ROPE_THETA
-from ltd.eagle3_features import cache_bytes, cached_source, online_source
-from ltd.eagle3_trainer import Corpus, Recipe, Trainer, chain_count
-from ltd.eagle3_training import choose_draft_vocabulary
+from ltd.draft_head.checkpoint import DEFAULT_ROPE_THETA
+from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, check_tap_layers, default_tap_layers
+from ltd.draft_head.features import cache_bytes, cached_source, online_source
+from ltd.draft_head.trainer import Corpus, Recipe, Trainer, chain_count
+from ltd.draft_head.training import choose_draft_vocabulary
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.responses import Responses, Sequence
+from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun, config_hash
 
 FORWARD_ROWS = 4096  # padded rows of a forward pass of the target

@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ltd.co_adaptation import KINDS, Pair, Workshop, train_policy_of
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json
-from ltd.latency import LatencyProfile
 from ltd.options import StageOptions, option, run_stage
-from ltd.policy_folders import load_pair, save_pair, scalars, validate_pair
-from ltd.policy_settings import PolicySettings, with_overrides, with_step_share
-from ltd.presets import PRESETS, with_preset
-from ltd.replay_walk import ReplayWorld
-from ltd.traces import Traces
-from ltd.training_curves import curves_figure
-from ltd.training_state import State
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.traces import Traces
+from ltd.rl.co_adaptation import KINDS, Pair, Workshop, train_policy_of
+from ltd.rl.policy_folders import load_pair, save_pair, scalars, validate_pair
+from ltd.rl.policy_settings import PolicySettings, with_overrides, with_step_share
+from ltd.rl.presets import PRESETS, with_preset
+from ltd.rl.replay_walk import ReplayWorld
+from ltd.rl.training_curves import curves_figure
+from ltd.rl.training_state import State
 
 
 @dataclass(frozen=True, kw_only=True)

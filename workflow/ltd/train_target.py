@@ -1,7 +1,7 @@
 """Train the embedded default's target: a tokenizer and a small Llama model, from scratch, on generated texts.
 
-A shallow model is trained first; then, once or more, every block gets a silent copy (ltd.growth) and the
-deeper model is trained on. The weights are rounded to half precision before the last evaluation, so that
+A shallow model is trained first; then, once or more, every block gets a silent copy (`growth`) and the deeper
+model is trained on. The weights are rounded to half precision before the last evaluation, so that
 kernels with packed half-precision weights compute with the same model.
 """
 
@@ -15,15 +15,23 @@ from torch import nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ltd.batched_generation import answer_conversations
 from ltd.devices import resolve_device
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
-from ltd.growth import silence, without_copies
 from ltd.options import StageOptions, option, run_stage
-from ltd.packing import Conversations, Document, Rows, batches, encode_conversations, pack, read_conversations
-from ltd.target_training import Trainer, growth_plan, held_out_loss
-from ltd.tokenizer import train_tokenizer
+from ltd.target_training.growth import silence, without_copies
+from ltd.target_training.packing import (
+    Conversations,
+    Document,
+    Rows,
+    batches,
+    encode_conversations,
+    pack,
+    read_conversations,
+)
+from ltd.target_training.tokenizer import train_tokenizer
+from ltd.target_training.training import Trainer, growth_plan, held_out_loss
+from ltd.texts.batched_generation import answer_conversations
 from ltd.tracking import StageRun
 from ltd.world import ends_in_loop, well_formed
 

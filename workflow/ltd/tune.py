@@ -21,13 +21,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
-from ltd.co_adaptation import train_chain
 from ltd.errors import InputError
-from ltd.evaluation import Evaluation
 from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.policy_settings import PolicySettings, with_overrides, with_step_share
-from ltd.search_space import SPACE, as_settings, as_values, suggest
+from ltd.rl.co_adaptation import train_chain
+from ltd.rl.evaluation import Evaluation
+from ltd.rl.policy_settings import PolicySettings, with_overrides, with_step_share
+from ltd.rl.search_space import SPACE, as_settings, as_values, suggest
 from ltd.train_policy import open_workshop
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)

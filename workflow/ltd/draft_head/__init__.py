@@ -1,0 +1,1 @@
+"""The Eagle3 draft head: module, published checkpoint formats, training."""

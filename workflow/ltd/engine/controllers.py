@@ -1,0 +1,87 @@
+"""Who decides how deep to draft and how many nodes to verify.
+
+A controller sees what a deployed one could see: the scores of the tree so far, how long the context is, and
+what was accepted before. It never sees the target's logits of the cycle that it decides about.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from ltd.engine.tree import pool_size
+from ltd.errors import InputError
+
+
+@dataclass
+class DraftState:
+    """The tree drafted so far in this cycle.
+
+    depth: draft passes made; scores float32 [pool(max_depth)]: cumulative log-probabilities in pool order,
+    -inf where nothing is drafted yet; context_length: tokens in the target's cache; feature [H]: the head's
+    hidden state that predicted the best child of the newest level (None at depth 0). One object serves all
+    cycles and changes in place.
+    """
+
+    max_depth: int
+    beam: int
+    scores: Tensor
+    depth: int = 0
+    context_length: int = 0
+    feature: Tensor | None = None
+    draft_logits: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def pool(self) -> int:
+        """Nodes drafted so far."""
+        return pool_size(self.beam, self.depth)
+
+    def entropy(self) -> float:
+        """Entropy (nats) of the draft distribution at the best row of the newest pass; computed when
+        asked.
+        """
+        log_probs = self.draft_logits.float().log_softmax(dim=-1)
+        return float(-(log_probs.exp() * log_probs).sum())
+
+
+class Controller(Protocol):
+    """Chooses depth and size of every cycle."""
+
+    name: str
+
+    def begin(self, prompt_length: int) -> None:
+        """A new answer starts."""
+
+    def continue_drafting(self, state: DraftState) -> bool:
+        """Whether to make another draft pass; asked at depth 0, 1, ..., max_depth - 1. No at 0 is a plain
+        step.
+        """
+
+    def choose_size(self, state: DraftState) -> int:
+        """How many nodes to verify, at least 1; asked once a cycle of depth 1 or more."""
+
+    def accepted(self, count: int) -> None:
+        """So many draft tokens of this cycle were accepted (0 after a plain step)."""
+
+
+class StaticController:
+    """The same depth and size every cycle, as in EAGLE-2 and EAGLE-3."""
+
+    def __init__(self, depth: int, size: int) -> None:
+        if depth < 0 or size < 1:
+            raise InputError(f"static controller: depth {depth} and size {size} must be at least 0 and 1")
+        self.name, self.depth, self.size = f"static({depth},{size})", depth, size
+
+    def begin(self, prompt_length: int) -> None:
+        """Nothing to remember."""
+
+    def continue_drafting(self, state: DraftState) -> bool:
+        """Until the fixed depth."""
+        return state.depth < self.depth
+
+    def choose_size(self, state: DraftState) -> int:
+        """The fixed size."""
+        return self.size
+
+    def accepted(self, count: int) -> None:
+        """Nothing to learn."""

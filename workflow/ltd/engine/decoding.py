@@ -1,0 +1,228 @@
+"""The decoding loop: draft a tree, decide, verify it with one target pass, keep the accepted path.
+
+The same loop without a drafter is plain autoregressive decoding, so that both are measured on one engine.
+Whatever the controller decides, the tokens are those of autoregressive decoding with the same seed.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ltd.devices import synchronise
+from ltd.engine.controllers import Controller
+from ltd.engine.drafting import Drafter
+from ltd.engine.phases import PhaseClock
+from ltd.engine.sampling import SamplingOptions, TokenSampler, accepted_rows
+from ltd.engine.scripting import scripted
+from ltd.engine.target import TargetModel
+from ltd.errors import InputError
+
+TokenCallback = Callable[[list[int]], None]
+StopRule = Callable[[list[int]], bool]
+
+
+@dataclass(slots=True)
+class CycleRecord:
+    """One cycle: tokens in the target's cache at its start, what was chosen, what came out, milliseconds by
+    phase.
+
+    size is the controller's choice, verified the nodes there were (both 0 in a plain step). tokens counts
+    what was emitted, end-of-sequence and length limit respected; accepted counts the draft tokens among
+    them. draft includes the bookkeeping of the pool; rest is tree building, choosing tokens and cache
+    compaction. The four sum to the cycle's wall time.
+    """
+
+    context_length: int
+    depth: int
+    size: int
+    verified: int
+    accepted: int
+    tokens: int
+    draft_ms: float
+    verify_ms: float
+    policy_ms: float
+    rest_ms: float
+
+
+@dataclass
+class Generation:
+    """Generated ids (the first comes from the prefill, an end-of-sequence token is included) and what they
+    cost.
+
+    seconds runs from the first token to the last, prefill_seconds to the first token, the draft head's pass
+    over the prompt included. Throughput is (len(tokens) - 1) / seconds.
+    """
+
+    tokens: list[int]
+    cycles: list[CycleRecord] = field(default_factory=list)
+    prefill_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+def decode_autoregressive(target: TargetModel, prompt_ids: Sequence[int] | Tensor, **options) -> Generation:
+    """Plain decoding on the same engine; options as for `decode`."""
+    return decode(target, None, None, prompt_ids, **options)
+
+
+@torch.inference_mode()
+def decode(
+    target: TargetModel,
+    drafter: Drafter | None,
+    controller: Controller | None,
+    prompt_ids: Sequence[int] | Tensor,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    eos_ids: Sequence[int] | None = None,
+    on_tokens: TokenCallback | None = None,
+    stop: StopRule | None = None,
+) -> Generation:
+    """Answer a prompt [n] with at most `max_new_tokens` tokens, fewer at an end-of-sequence or the
+    context's limit.
+
+    eos_ids None means the target's own; on_tokens receives the new ids of every cycle; stop sees all ids so
+    far after each and ends the answer by returning True. Raises InputError
+    for prompts that do not fit, batches, and sampling options out of range.
+    """
+    prompt = target.token_tensor(prompt_ids)
+    target.check_prompt(len(prompt))
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens: {max_new_tokens} is not at least 1")
+    options = SamplingOptions(temperature, top_k, top_p, seed)
+    ends = frozenset(target.eos_ids if eos_ids is None else eos_ids)
+    last = _last_token_rule(ends, stop)
+    limit = min(max_new_tokens, target.max_context - len(prompt) + 1)
+    loop = _Loop(target, drafter, controller, options, last, limit, on_tokens)
+    return loop.run(prompt)
+
+
+class _Loop:
+    """State of one answer."""
+
+    def __init__(
+        self,
+        target: TargetModel,
+        drafter: Drafter | None,
+        controller: Controller | None,
+        options: SamplingOptions,
+        last: StopRule,
+        limit: int,
+        on_tokens: TokenCallback | None,
+    ) -> None:
+        self.target, self.drafter, self.controller = target, drafter, controller
+        self.last, self.limit, self.on_tokens = last, limit, on_tokens
+        depth = drafter.max_depth if drafter is not None else 0
+        self.sampler = TokenSampler(options, target.vocab_size, depth, target.device)
+        self.accepted_rows = scripted(accepted_rows, target.device)
+        self.clock = PhaseClock(target.device)
+        self.result = Generation([])
+
+    def run(self, prompt: Tensor) -> Generation:
+        self.target.new_cache()
+        started = time.perf_counter()
+        logits, taps = self.target.prefill(prompt)
+        if self.drafter is not None:
+            self.drafter.prefill(taps, prompt)
+        self.token = self.sampler.choose(logits[None], 0)
+        self.done = False
+        self._emit(self.token.tolist())
+        if self.drafter is not None:
+            self.drafter.defer(taps[-1:], self.token)
+            self.controller.begin(len(prompt))
+        synchronise(self.target.device)
+        begun = time.perf_counter()
+        self.clock.start()
+        while not self.done:
+            self._cycle()
+        self.result.prefill_seconds, self.result.seconds = begun - started, time.perf_counter() - begun
+        return self.result
+
+    def _cycle(self) -> None:
+        context, depth, size, verified = self.target.length, 0, 0, 0
+        if self.drafter is not None:
+            depth = self._draft()
+        if depth:
+            size = self._ask_size()
+            verified, accepted, emitted = self._verify(size)
+        else:
+            accepted, emitted = self._step()
+        if self.controller is not None:
+            self.clock.mark("rest")
+            self.controller.accepted(accepted)
+            self.clock.mark("policy")
+        spent = self.clock.finish()
+        timed = (spent["draft"], spent["verify"], spent["policy"], spent["rest"])
+        self.result.cycles.append(CycleRecord(context, depth, size, verified, accepted, emitted, *timed))
+
+    def _draft(self) -> int:
+        drafter, clock, state = self.drafter, self.clock, self.drafter.state
+        clock.mark("rest")
+        while state.depth < state.max_depth:
+            more = self.controller.continue_drafting(state)
+            clock.mark("policy")
+            if not more:
+                break
+            drafter.expand() if state.depth else drafter.extend()
+            clock.mark("draft")
+        return state.depth
+
+    def _ask_size(self) -> int:
+        size = int(self.controller.choose_size(self.drafter.state))
+        if not 1 <= size <= self.target.max_tree:
+            raise InputError(
+                f"controller {self.controller.name}: size {size} is not between 1 and {self.target.max_tree}"
+            )
+        self.clock.mark("policy")
+        return size
+
+    def _step(self) -> tuple[int, int]:
+        logits, taps = self.target.step(self.token)
+        self.clock.mark("verify")
+        self.token = self.sampler.choose(logits[None], len(self.result.tokens))
+        emitted = self._emit(self.token.tolist())
+        if self.drafter is not None:
+            self.drafter.defer(taps, self.token)
+        self.clock.mark("rest")
+        return 0, emitted
+
+    def _verify(self, size: int) -> tuple[int, int, int]:
+        tree = self.drafter.select(size)
+        self.clock.mark("rest")
+        logits, taps = self.target.verify(tree.tokens, tree.depths, tree.ancestors)
+        self.clock.mark("verify")
+        position, levels = len(self.result.tokens), self.drafter.state.depth
+        chosen = self.sampler.choose(logits, position, tree.depths, levels)
+        rows = self.accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
+        tokens = chosen.index_select(0, rows)
+        emitted = self._emit(tokens.tolist())
+        accepted = min(len(tokens) - 1, emitted)
+        rows, tokens = rows[:emitted], tokens[:emitted]
+        self.target.keep(rows, tree.size + 1)
+        self.drafter.defer(taps.index_select(0, rows), tokens)
+        self.token = tokens[-1:]
+        self.clock.mark("rest")
+        return tree.size, accepted, emitted
+
+    def _emit(self, tokens: list[int]) -> int:
+        """Append what the end of the sequence and the limit leave of `tokens`; how many that is."""
+        answer, before = self.result.tokens, len(self.result.tokens)
+        for token in tokens:
+            answer.append(token)
+            if len(answer) >= self.limit or self.last(answer):
+                self.done = True
+                break
+        if self.on_tokens is not None:
+            self.on_tokens(answer[before:])
+        return len(answer) - before
+
+
+def _last_token_rule(ends: frozenset[int], stop: StopRule | None) -> StopRule:
+    if stop is None:
+        return lambda answer: answer[-1] in ends
+    return lambda answer: answer[-1] in ends or stop(answer)

@@ -1,0 +1,210 @@
+"""Drafting with an Eagle3 head: a prefix pass over new true features, then one pass per level over a beam.
+
+The head's cache holds one row per token of the context but the newest, computed from true target features;
+rows of drafted nodes live in the scratch area and are forgotten with the tree (EAGLE-2 and EAGLE-3; see
+`ltd.draft_head.eagle3` for how features, tokens and positions line up). Cumulative log-probabilities are
+float32; ties go to the lower pool index.
+"""
+
+import torch
+from torch import Tensor
+
+from ltd.draft_head.eagle3 import Eagle3Head
+from ltd.engine.controllers import DraftState
+from ltd.engine.draft_network import DraftNetwork
+from ltd.engine.kv_cache import KeyValueCache
+from ltd.engine.lean_forward import WARM_UP
+from ltd.engine.scripting import scripted
+from ltd.engine.target import DEFAULT_CONTEXT
+from ltd.engine.tree import DraftTree, PoolLayout, advance_beam, pool_size, tree_rows
+from ltd.errors import InputError
+
+PREFIX_ROWS = 64
+
+
+class Drafter:
+    """Drafts one tree at a time for one sequence of at most `max_context` tokens.
+
+    `state` (a `DraftState`) shows the tree so far. Raises InputError when the beam is wider than the draft
+    vocabulary.
+    """
+
+    def __init__(
+        self,
+        head: Eagle3Head,
+        *,
+        beam: int = 10,
+        max_depth: int = 12,
+        max_context: int = DEFAULT_CONTEXT,
+        packed: bool = True,
+        script: bool = True,
+    ) -> None:
+        """`packed` allows half-precision packed layers, `script` TorchScript, both on a CPU."""
+        if not 1 <= beam <= head.config.draft_vocab_size or max_depth < 1:
+            raise InputError(
+                f"beam {beam}, max_depth {max_depth}: expected 1 <= beam <= {head.config.draft_vocab_size} "
+                "(the draft vocabulary) and max_depth of at least 1"
+            )
+        self.head, self.beam, self.max_depth, self.max_context = head, beam, max_depth, max_context
+        self.device = head.embed_tokens.weight.device
+        with torch.inference_mode():
+            self.positions = torch.arange(max_context + max_depth, device=self.device)
+            network = DraftNetwork(head, self.positions, beam, packed)
+            self._make_buffers(network)
+            self._network = scripted(network, self.device, script)
+            self._advance_beam = scripted(advance_beam, self.device, script)
+            self._tree_rows = scripted(tree_rows, self.device, script)
+        for _ in range(WARM_UP if script else 0):
+            zeros = torch.zeros(2, dtype=torch.int64, device=self.device)
+            self.prefill(self._pending_taps[:2], zeros)
+            self.extend(self._pending_taps[:1], zeros[:1])
+            if max_depth > 1:
+                self.expand()
+            self.select(1)
+        self.reset()
+
+    def _make_buffers(self, network: DraftNetwork) -> None:
+        beam, depth, context, device = self.beam, self.max_depth, self.max_context, self.device
+        dtype, layer, scratch = network.embedding.dtype, network.layer, beam * (depth - 1)
+        self.cache = KeyValueCache(
+            1,
+            layer.kv_heads,
+            layer.head_dim,
+            capacity=context,
+            scratch=scratch,
+            groups=layer.groups,
+            dtype=dtype,
+            device=device,
+        )
+        # Any causal mask of a few rows behind a prefix is a window of this one.
+        band = torch.full((PREFIX_ROWS, context + PREFIX_ROWS), float("-inf"), dtype=dtype, device=device)
+        self._causal_band = band.triu_(context + 1)
+        # Beam rows see the whole prefix, themselves, and those rows of earlier levels that are their
+        # ancestors.
+        own = torch.full((beam, beam), float("-inf"), dtype=dtype, device=device).fill_diagonal_(0.0)
+        self._fresh_mask = own.repeat(1, depth - 1)
+        self._mask = torch.zeros(beam, scratch + context, dtype=dtype, device=device)
+        self._tree_mask = self._mask.narrow(1, 0, scratch)
+        self.layout = PoolLayout(beam, depth, device)
+        nodes = pool_size(beam, depth)
+        self.tokens = torch.zeros(nodes, dtype=torch.int64, device=device)
+        self._paths = torch.full((depth * beam, depth), -1, dtype=torch.int64, device=device)
+        width = 3 * self.head.config.target_hidden_size
+        self._pending_taps = torch.zeros(context, width, dtype=dtype, device=device)
+        self._pending_tokens = torch.zeros(context, dtype=torch.int64, device=device)
+        scores = torch.full((nodes,), float("-inf"), device=device)
+        self.state = DraftState(max_depth=depth, beam=beam, scores=scores)
+
+    @torch.inference_mode()
+    def reset(self) -> None:
+        """Start an empty sequence."""
+        self.cache.reset()
+        self.pending = 0
+        self._new_tree()
+
+    @torch.inference_mode()
+    def prefill(self, taps: Tensor, tokens: Tensor) -> None:
+        """Start a sequence: taps [n, 3 * Ht] of the whole prompt, tokens [n] of the prompt.
+
+        The row of the last tap waits for the token that the target chooses next (see `defer`).
+        """
+        self.reset()
+        rows = len(tokens) - 1
+        if rows:
+            start = self.cache.scratch
+            self._pass(taps[:-1], True, tokens[1:], self.positions[:rows], start, start, None, None)
+            self.cache.length = rows
+        self._new_tree()
+
+    @torch.inference_mode()
+    def defer(self, taps: Tensor, tokens: Tensor) -> None:
+        """Rows for the next prefix pass: taps [m, 3 * Ht] of positions j, tokens [m] of positions j + 1."""
+        count = len(tokens)
+        self._pending_taps.narrow(0, self.pending, count).copy_(taps)
+        self._pending_tokens.narrow(0, self.pending, count).copy_(tokens)
+        self.pending += count
+        self._new_tree()
+
+    @torch.inference_mode()
+    def extend(self, taps: Tensor | None = None, tokens: Tensor | None = None) -> None:
+        """Prefix pass over all deferred rows (and these, if given): drafts level 1 of the next tree."""
+        if taps is not None:
+            self.defer(taps, tokens)
+        for first in range(0, self.pending, PREFIX_ROWS):
+            rows, length, start = (
+                min(PREFIX_ROWS, self.pending - first),
+                self.cache.length,
+                self.cache.scratch,
+            )
+            mask = None
+            if rows > 1:
+                mask = self._causal_band.narrow(0, 0, rows).narrow(
+                    1, self.max_context - length, length + rows
+                )
+            taps = self._pending_taps.narrow(0, first, rows)
+            tokens = self._pending_tokens.narrow(0, first, rows)
+            positions = self.positions.narrow(0, length, rows)
+            children = self._pass(taps, True, tokens, positions, start + length, start, mask, None)
+            self.cache.length += rows
+        self.root = self._pending_tokens.narrow(0, self.pending - 1, 1).clone()
+        self.pending = 0
+        self._tree_mask.copy_(self._fresh_mask)
+        self._add_level(*children)
+
+    @torch.inference_mode()
+    def expand(self) -> None:
+        """Draft the next level from the best W nodes of the newest one."""
+        level, state, scratch = self.state.depth, self.state, self.cache.scratch
+        features, tokens, scores = self._advance_beam(
+            state.scores, self.tokens, self.hidden, self._paths, self._tree_mask, level
+        )
+        start = scratch - level * self.beam
+        mask = self._mask.narrow(1, start, scratch - start + self.cache.length)
+        # All nodes of a level stand at the same position: the first after the prefix rows for level 1.
+        positions = self.positions.narrow(0, self.cache.length + level - 1, 1).expand(self.beam)
+        self._add_level(*self._pass(features, False, tokens, positions, start, start, mask, scores))
+
+    @torch.inference_mode()
+    def select(self, size: int) -> DraftTree:
+        """Tree of the best `size` drafted nodes (all, if there are fewer) under the newest token."""
+        layout, scores = self.layout, self.state.scores.narrow(0, 0, self.state.pool)
+        rows = self._tree_rows(
+            scores, size, layout.levels, layout.parent_slots, self._paths, self.tokens, self.root
+        )
+        return DraftTree(*rows)
+
+    def _new_tree(self) -> None:
+        state = self.state
+        if state.depth:
+            state.scores.fill_(float("-inf"))
+        state.depth, state.feature, state.draft_logits = 0, None, None
+        state.context_length = self.cache.length + self.pending
+
+    def _pass(
+        self,
+        features: Tensor,
+        taps: bool,
+        tokens: Tensor,
+        positions: Tensor,
+        start: int,
+        window: int,
+        mask: Tensor | None,
+        parent_scores: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the network over rows at cache slots from `start` that read the slots from `window` on."""
+        rows, cache = len(tokens), self.cache
+        keys, values = cache.window(window, max(start + rows, cache.scratch + cache.length))
+        slots, causal = cache.slots(start, rows), mask is None and rows > 1
+        return self._network(
+            features, taps, tokens, positions, slots, keys, values, mask, causal, parent_scores
+        )
+
+    def _add_level(self, hidden: Tensor, logits: Tensor, scores: Tensor, tokens: Tensor) -> None:
+        """Enter the children of the newest pass in the pool; see `DraftNetwork.forward` for the arguments."""
+        state, count = self.state, len(scores)
+        first = state.pool
+        state.scores.narrow(0, first, count).copy_(scores)
+        self.tokens.narrow(0, first, count).copy_(tokens)
+        self.hidden, state.depth = hidden, state.depth + 1
+        state.feature, state.draft_logits = hidden[0], logits[0]
+        state.context_length = self.cache.length

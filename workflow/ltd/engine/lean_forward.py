@@ -1,0 +1,185 @@
+"""A lean forward pass over the loaded modules of Llama-structured models (Llama, Mistral, Qwen2, Qwen3).
+
+Same weights, same arithmetic, a fraction of the operations (see `ltd.engine.lean_layers`), over a cache that
+is allocated once.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ltd.engine.kv_cache import KeyValueCache
+from ltd.engine.lean_layers import HeadRotation, LeanLayer, row_norm
+from ltd.engine.packed_linear import PackedLinear, fused_linear
+from ltd.engine.scripting import scripted
+from ltd.errors import InputError
+
+LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+LAYER_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+ATTENTION_CHILDREN = {"q_proj", "k_proj", "v_proj", "o_proj"}
+WARM_UP = 3  # calls in which TorchScript optimises
+# Rotary variants whose angles depend on how long the sequence is by now.
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+
+def supports_lean(model: nn.Module) -> bool:
+    """Whether the lean forward computes this transformers model: a known type with exactly the known
+    structure.
+    """
+    config = model.config
+    if config.model_type not in LEAN_MODEL_TYPES or config.hidden_act != "silu":
+        return False
+    attention = ATTENTION_CHILDREN | ({"q_norm", "k_norm"} if config.model_type == "qwen3" else set())
+    parts = {"embed_tokens", "layers", "norm", "rotary_emb"}
+    rotary_size = 2 * len(model.model.rotary_emb.inv_freq)
+    return (
+        {name for name, _ in model.model.named_children()} == parts
+        and all(
+            {name for name, _ in layer.named_children()} == LAYER_CHILDREN for layer in model.model.layers
+        )
+        and all(_children(layer.self_attn) == attention for layer in model.model.layers)
+        and rotary_size == model.model.layers[0].self_attn.head_dim
+    )
+
+
+def _children(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_children()}
+
+
+class LeanNetwork(nn.Module):
+    """Embedding, decoder layers and output head as one module over rows [R]; keeps no state."""
+
+    def __init__(self, model: nn.Module, tap_layers: Sequence[int], positions: Tensor, packed: bool) -> None:
+        super().__init__()
+        inner = model.model
+        self.embedding, self.tap_layers = inner.embed_tokens.weight.detach(), list(tap_layers)
+        self.input_norms = nn.ModuleList(_norm(layer.input_layernorm) for layer in inner.layers)
+        self.layers = nn.ModuleList(
+            LeanLayer(layer.self_attn, layer.mlp, _norm(layer.post_attention_layernorm), packed)
+            for layer in inner.layers
+        )
+        self.final_norm, self.head = _norm(inner.norm), fused_linear([model.lm_head], packed)
+        first = self.layers[0]
+        cos, sin = inner.rotary_emb(self.embedding[:1].float(), positions[None])
+        self.rotation = HeadRotation(cos[0], sin[0], first.query_heads + first.kv_heads, first.kv_heads)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        slots: list[Tensor],
+        keys: list[Tensor],
+        values: list[Tensor],
+        mask: Tensor | None,
+        causal: bool,
+        last_only: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [R, vocab] ([1, vocab] of the last row if `last_only`) and taps [R, 3 * H]."""
+        rotation = self.rotation(positions)
+        hidden = self.embedding.index_select(0, tokens)
+        taps: list[Tensor] = []
+        for index, (norm, layer) in enumerate(zip(self.input_norms, self.layers)):  # noqa: B905 (TorchScript)
+            if index in self.tap_layers:
+                taps.append(hidden)
+            hidden = layer(
+                norm(hidden), hidden, rotation, slots[index], keys[index], values[index], mask, causal
+            )
+        if last_only:
+            hidden = hidden[-1:]
+        return self.head(self.final_norm(hidden)), torch.cat(taps, dim=-1)
+
+
+class LeanForward:
+    """Prefill, single steps and tree passes of a Llama-structured model over a preallocated cache."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tap_layers: Sequence[int],
+        *,
+        max_context: int,
+        max_tree: int,
+        packed: bool,
+        script: bool,
+    ) -> None:
+        device, dtype = model.device, model.dtype
+        self.positions = torch.arange(max_context + max_tree + 1, device=device)
+        network = LeanNetwork(model, tap_layers, self.positions, packed)
+        self.packed_layers = sum(isinstance(module, PackedLinear) for module in network.modules())
+        self.network = scripted(network, device, script)
+        first = network.layers[0]
+        self.cache = KeyValueCache(
+            len(network.layers),
+            first.kv_heads,
+            first.head_dim,
+            capacity=max_context,
+            scratch=max_tree + 1,
+            groups=first.groups,
+            dtype=dtype,
+            device=device,
+        )
+        # Columns of the prefix stay zero for ever; a pass over a tree writes the last columns before them.
+        self.mask = torch.zeros(max_tree + 1, max_tree + 1 + max_context, dtype=dtype, device=device)
+        for _ in range(WARM_UP if script else 0):
+            self.append(self.positions[:1])
+            self.reset()
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self.cache.length
+
+    def reset(self) -> None:
+        """Start an empty sequence."""
+        self.cache.reset()
+
+    def append(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Add tokens [R] to the sequence: R = 1, or any R when it is empty.
+
+        Returns the logits [vocab] of the last one and the taps [R, 3 * H].
+        """
+        rows, cache = len(tokens), self.cache
+        start = cache.scratch + cache.length
+        positions = self.positions.narrow(0, cache.length, rows)
+        keys, values = cache.window(cache.scratch, start + rows)
+        slots = cache.slots(start, rows)
+        logits, taps = self.network(tokens, positions, slots, keys, values, None, rows > 1, True)
+        cache.length += rows
+        return logits[0], taps
+
+    def verify(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
+        """Pass over a tree: tokens, depths [R] (row 0 is the root), ancestors bool [R, R], itself included.
+
+        Returns logits [R, vocab] and taps [R, 3 * H]; the sequence is unchanged until `keep`.
+        """
+        rows, cache = len(tokens), self.cache
+        start = cache.scratch - rows
+        mask = self.mask.narrow(0, 0, rows)
+        mask.narrow(1, start, rows).fill_(float("-inf")).masked_fill_(ancestors, 0.0)
+        mask = mask.narrow(1, start, rows + cache.length)
+        keys, values = cache.window(start, cache.scratch + cache.length)
+        slots = cache.slots(start, rows)
+        return self.network(tokens, depths + cache.length, slots, keys, values, mask, False, False)
+
+    def keep(self, rows: Tensor, tree_rows: int) -> None:
+        """Make rows [m] of the last verified tree, of `tree_rows` rows, part of the sequence."""
+        self.cache.keep(rows, tree_rows)
+
+
+def _norm(module: nn.Module) -> nn.Module:
+    return row_norm(module.weight, module.variance_epsilon)
+
+
+def check_rope(config, positions: int) -> None:
+    """Refuse rotary embeddings that change with the sequence's length within the first `positions`
+    positions.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default")
+    original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+    if kind in LENGTH_DEPENDENT_ROPE and positions > original:
+        raise InputError(
+            f"max_context: rope type {kind!r} rotates all positions anew beyond {original} tokens, "
+            f"which a cache cannot follow; use at most {original} tokens, trees included"
+        )

@@ -1,0 +1,228 @@
+"""The target model: any causal language model of transformers, ready to verify draft trees.
+
+Loading chooses how it computes (lean forward or the model's own, float32 or packed layers) and refuses what
+tree verification cannot do exactly. One `TargetModel` holds one sequence at a time.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ltd.devices import resolve_device
+from ltd.draft_head.checkpoint import check_tap_layers, default_tap_layers
+from ltd.engine.lean_forward import LeanForward, check_rope, supports_lean
+from ltd.engine.model_forward import ModelForward
+from ltd.errors import InputError
+
+DEFAULT_CONTEXT = 1024
+DEFAULT_TREE = 256
+
+
+class TargetModel:
+    """A loaded model with a cache for one sequence of at most `max_context` tokens and trees of `max_tree`
+    nodes.
+
+    Attributes: `model`, `tokenizer` (or None), `device`, `dtype`, `hidden_size`, `vocab_size`, `tap_layers`,
+    `max_context`, `max_tree`, `eos_ids`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer=None,
+        *,
+        tap_layers: Sequence[int] | None = None,
+        max_context: int = DEFAULT_CONTEXT,
+        max_tree: int = DEFAULT_TREE,
+        packed: bool = True,
+        lean: bool = True,
+        script: bool = True,
+    ) -> None:
+        """`packed` allows half-precision packed layers on a CPU, `lean` the lean forward, `script`
+        TorchScript for it on a CPU; tests compare both ways.
+
+        Raises InputError for layer types, contexts or taps that cannot be served; `forward` does when first
+        used, for a model that ignores masks.
+        """
+        config = model.config.get_text_config()
+        layers = config.num_hidden_layers
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.device, self.dtype = model.device, model.dtype
+        self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
+        self.tap_layers = tuple(tap_layers) if tap_layers is not None else default_tap_layers(layers)
+        check_tap_layers(self.tap_layers, layers, "target")
+        self.max_tree = max_tree
+        self.max_context = min(max_context, config.max_position_embeddings)
+        self.eos_ids = _end_tokens(model)
+        _check_layer_types(model, self.max_context)
+        check_rope(config, self.max_context)
+        self._options = {"packed": packed, "script": script}
+        self._lean = lean and supports_lean(model)
+
+    @cached_property
+    def forward(self) -> LeanForward | ModelForward:
+        """What computes steps and trees; made when first needed, because packing and compiling take a
+        while.
+        """
+        with torch.inference_mode():
+            if not self._lean:
+                return ModelForward(self.model, self.tap_layers)
+            sizes = {"max_context": self.max_context, "max_tree": self.max_tree}
+            return LeanForward(self.model, self.tap_layers, **sizes, **self._options)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        tap_layers: Sequence[int] | None = None,
+        max_context: int = DEFAULT_CONTEXT,
+        max_tree: int = DEFAULT_TREE,
+        packed: bool = True,
+    ) -> "TargetModel":
+        """Load a Hugging Face folder or hub id; `dtype` None means float32 on a CPU and the file's own on a
+        GPU.
+
+        Raises InputError when there is no such model or its weights are damaged.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        where = resolve_device(device)
+        chosen = dtype or (torch.float32 if where.type == "cpu" else "auto")
+        if Path(path).exists() and not (Path(path) / "config.json").is_file():
+            raise InputError(f"{path}: no config.json; expected a Hugging Face model folder")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen).to(where)
+            model.requires_grad_(False)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except Exception as error:  # transformers raises whatever its many readers raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{path}: cannot be loaded as a causal language model: {reason[:300]}"
+            ) from error
+        return cls(
+            model, tokenizer, tap_layers=tap_layers, max_context=max_context, max_tree=max_tree, packed=packed
+        )
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self.forward.length
+
+    @property
+    def packed_layers(self) -> int:
+        """How many linear layers run packed in half precision (0 everywhere but on a CPU)."""
+        return self.forward.packed_layers
+
+    def new_cache(self) -> None:
+        """Start an empty sequence."""
+        self.forward.reset()
+
+    @torch.inference_mode()
+    def prefill(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """Start a sequence with tokens [n]: logits [vocab] after the last, taps [n, 3 * H].
+
+        Raises InputError for an empty prompt or one that leaves no room in the cache.
+        """
+        tokens = self.token_tensor(tokens)
+        self.check_prompt(len(tokens))
+        self.forward.reset()
+        return self.forward.append(tokens)
+
+    @torch.inference_mode()
+    def step(self, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Append one token [1]: logits [vocab] of the next, taps [1, 3 * H]."""
+        return self.forward.append(token)
+
+    @torch.inference_mode()
+    def verify(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass over a tree of R rows: tokens [R], row 0 the root; depths [R]; ancestors bool [R, R],
+        self included.
+
+        Returns logits [R, vocab] and taps [R, 3 * H]; the sequence is unchanged until `keep`.
+        """
+        return self.forward.verify(tokens, depths, ancestors)
+
+    @torch.inference_mode()
+    def keep(self, rows: Tensor, tree_rows: int) -> None:
+        """Make rows [m] (a path from the root) of the last verified tree, of `tree_rows` rows, part of the
+        sequence.
+        """
+        self.forward.keep(rows, tree_rows)
+
+    @torch.no_grad()
+    def forward_sequences(self, tokens: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Teacher-forced pass over right-padded tokens [B, S]: logits [B, S, vocab] and taps [B, S, 3 * H].
+
+        `lengths` [B] counts the real tokens of each row; what comes back for padding is meaningless. The
+        cache is not touched.
+        """
+        mask = None
+        if lengths is not None:
+            mask = torch.arange(tokens.shape[1], device=self.device) < lengths.to(self.device)[:, None]
+        output = self.model(
+            input_ids=tokens.to(self.device),
+            attention_mask=mask,
+            use_cache=False,
+            output_hidden_states=list(self.tap_layers),
+        )
+        return output.logits, torch.cat([output.hidden_states[index] for index in self.tap_layers], dim=-1)
+
+    def token_tensor(self, tokens: Sequence[int] | Tensor) -> Tensor:
+        """Token ids [n] on the model's device; raises InputError for a batch of several sequences."""
+        tokens = torch.as_tensor(tokens, dtype=torch.int64, device=self.device)
+        if tokens.dim() == 2 and tokens.shape[0] == 1:
+            tokens = tokens[0]
+        if tokens.dim() != 1:
+            raise InputError(
+                f"prompt: batch size 1 is supported, found a batch of {tokens.shape[0]} sequences"
+            )
+        return tokens
+
+    def check_prompt(self, count: int) -> None:
+        """Raise InputError unless a prompt of `count` tokens leaves room for an answer."""
+        if count == 0:
+            raise InputError("prompt: no tokens; at least one is needed")
+        if count > self.max_context:
+            raise InputError(
+                f"prompt: {count} tokens do not fit a context of {self.max_context}; "
+                "shorten it or raise max_context"
+            )
+
+
+def _end_tokens(model: nn.Module) -> tuple[int, ...]:
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = ids if ids is not None else model.config.eos_token_id
+    return tuple(ids) if isinstance(ids, list | tuple) else (() if ids is None else (ids,))
+
+
+def _check_layer_types(model: nn.Module, max_context: int) -> None:
+    """Refuse layers that do not attend to every earlier token, unless the context never reaches their
+    window.
+    """
+    config = model.config.get_text_config()
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(
+            f"target: {config.model_type!r} is an encoder-decoder; a causal language model is needed"
+        )
+    window = getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        window = None
+    types = getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"])
+    for kind in dict.fromkeys(types):
+        if kind == "full_attention" or (kind == "sliding_attention" and not window):
+            continue
+        if kind != "sliding_attention":
+            raise InputError(
+                f"target: layer type {kind!r} keeps no key for every token; it cannot verify trees"
+            )
+        if max_context > window:
+            raise InputError(
+                f"target: layer type 'sliding_attention' sees {window} tokens, fewer than max_context "
+                f"{max_context}; use max_context of at most {window}"
+            )

@@ -1,0 +1,1 @@
+"""Taking times and comparing methods."""

@@ -1,0 +1,46 @@
+"""How much of an autoregressive step is spent in matrix products: the part that no engine can avoid."""
+
+import time
+
+import numpy as np
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from ltd.devices import synchronise
+from ltd.engine.target import TargetModel
+
+STEPS = 24
+# Operators whose own time is a product of matrices; fused attention is counted as something else.
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "quantized::linear_dynamic_fp16")
+PRODUCT_KERNELS = ("gemm", "gemv", "cutlass")
+
+
+def matrix_product_share(target: TargetModel, prompt: Tensor) -> float:
+    """Return time in matrix products over the time of plain steps that follow `prompt` [n], between 0 and 1.
+
+    The products are timed by torch's profiler, the steps without it, since it slows everything around them;
+    both as medians over steps.
+    """
+    on_gpu = target.device.type == "cuda"
+    target.prefill(prompt)
+    seconds = [_step_seconds(target, prompt[-1:]) for _ in range(STEPS)]
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as recorded:
+        for _ in range(STEPS):
+            _step_seconds(target, prompt[-1:])
+    microseconds = [
+        event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in recorded.events()
+        if event.name in PRODUCTS or (on_gpu and any(word in event.name for word in PRODUCT_KERNELS))
+    ]
+    # Every step makes the same products in the same order.
+    by_step = np.reshape(microseconds, (STEPS, -1))
+    products = np.median(by_step, axis=0).sum() / 1e6
+    return float(min(products / np.median(seconds), 1.0))
+
+
+def _step_seconds(target: TargetModel, token: Tensor) -> float:
+    synchronise(target.device)
+    begun = time.perf_counter()
+    target.step(token)
+    synchronise(target.device)
+    return time.perf_counter() - begun

@@ -1,0 +1,198 @@
+"""Runs the pieces of cycles over and over and keeps how long each took.
+
+A visit is a whole cycle made of the engine's own pieces (prefix pass, draft steps, policy decisions,
+verification). Autoregressive steps and the rest of a cycle come from the decoding loop's own records,
+beside whole cycles to check a profile against.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ltd.engine.controllers import DraftState
+from ltd.engine.decoding import decode, decode_autoregressive
+from ltd.engine.drafting import Drafter
+from ltd.engine.target import TargetModel
+from ltd.engine.tree import pool_size
+from ltd.measurement.timing import Stopwatch
+from ltd.rl.observations import ObservationSpec
+from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
+from ltd.rl.policy_settings import COMPACT
+
+WARM_UP = 2  # repetitions that are not counted
+PLAIN_STEPS = 8  # autoregressive steps a repetition and context
+LIVE_TOKENS = 40  # tokens of an answer with live cycles
+
+
+def own_text(target: TargetModel, length: int, seed: int) -> Tensor:
+    """Text [length] that the target samples, so that drafts of it are accepted about as usual."""
+    start = target.eos_ids[:1] or (0,)
+    answer = decode_autoregressive(
+        target, start, max_new_tokens=length - 1, temperature=1.0, seed=seed, eos_ids=()
+    )
+    return torch.tensor([*start, *answer.tokens], device=target.device)
+
+
+def between(points: tuple[int, ...]) -> tuple[int, ...]:
+    """Points to hold out: the middles of every second gap that has one."""
+    middles = [(a + b) // 2 for a, b in pairwise(points) if b - a > 1]
+    return tuple(middles[::2])
+
+
+def prefix_axis(max_depth: int) -> tuple[int, ...]:
+    """Row counts of the prefix pass to time: a cycle of depth D brings 1 to D + 1 rows."""
+    return tuple(sorted({1, 2, 4, 8, max_depth + 1}))
+
+
+class PhaseTimer:
+    """Takes the measurements; keys of the stopwatch are (phase, position on the axis, context)."""
+
+    def __init__(
+        self,
+        target: TargetModel,
+        drafter: Drafter,
+        text: Tensor,
+        sizes: tuple[int, ...],
+        context_lengths: tuple[int, ...],
+        policy_network: tuple[int, ...],
+        seed: int,
+    ) -> None:
+        """text [n]: tokens that prompts of all context lengths are cut from."""
+        self.target, self.drafter, self.text = target, drafter, text
+        self.watch = Stopwatch(target.device)
+        self.random = np.random.default_rng(seed)
+        self.policies = untrained_policies(drafter, sizes, policy_network, self.random)
+        self.live: list[tuple[float, ...]] = []  # depth, size, context, prefix rows, milliseconds
+        self.sizes = (*sizes, *between(sizes))
+        self.contexts = (*context_lengths, *between(context_lengths)[:1])
+        self.rows = prefix_axis(drafter.max_depth)
+
+    def run(self, repetitions: int) -> None:
+        """Warm up, then visit everything `repetitions` times."""
+        rounds = range(-WARM_UP, repetitions)
+        for repetition in tqdm(rounds, desc="profile_latency", unit="round"):
+            if repetition == 0:
+                self.watch.clear()
+                self.live.clear()
+            for context in self.random.permutation(self.contexts).tolist():
+                self._visit_all(context)
+                self._decode_live(context)
+
+    def _visit_all(self, context: int) -> None:
+        """One visit a size; the cache holds `context` tokens at the middle of them."""
+        prompt = self._prompt(max(context - len(self.sizes) // 2, 2))
+        logits, taps = self.target.prefill(prompt)
+        self.drafter.prefill(taps, prompt)
+        newest = taps[-1:], logits.argmax(dim=-1, keepdim=True)
+        rows = self.random.permutation(np.resize(self.random.permutation(self.rows), len(self.sizes)))
+        for (depth, size), count in zip(self._shapes(), rows.tolist(), strict=True):
+            newest = self._visit(depth, size, count, context, *newest)
+
+    def _visit(
+        self, depth: int, size: int, rows: int, context: int, tap: Tensor, token: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A cycle with a prefix pass of `rows` rows and a tree of `size` nodes, of which none is accepted.
+
+        tap [1, 3 * Ht] and token [1] are the newest row for the drafter; those of the next visit are
+        returned.
+        """
+        watch, drafter, target = self.watch, self.drafter, self.target
+        decide = partial(self._decide, context=context)
+        drafter.defer(tap.expand(rows, -1), token.expand(rows))
+        watch.time(("draft_prefix", rows, context), drafter.extend)
+        for level in range(2, depth + 1):
+            decide("depth_policy", self.policies.continue_drafting)
+            watch.time(("draft_step", level, context), drafter.expand)
+        decide("size_policy", self.policies.choose_size)
+        tree = drafter.select(size)
+        logits, taps = watch.time(
+            ("verify", size, context), lambda: target.verify(tree.tokens, tree.depths, tree.ancestors)
+        )
+        root = torch.zeros(1, dtype=torch.int64, device=target.device)
+        target.keep(root, tree.size + 1)
+        return taps[:1], logits[0].argmax(dim=-1, keepdim=True)
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        """(depth, size) for every size, both in random order; the largest depth is always among them."""
+        deepest, beam = self.drafter.max_depth, self.drafter.beam
+        depths = self.random.permutation(np.resize(range(deepest, 0, -1), len(self.sizes))).tolist()
+        sizes = self.random.permutation(self.sizes).tolist()
+        shallowest = [next(d for d in range(1, deepest + 1) if pool_size(beam, d) >= size) for size in sizes]
+        return [(max(pair), size) for *pair, size in zip(depths, shallowest, sizes, strict=True)]
+
+    def _decide(self, phase: str, decision: Callable[[DraftState], object], context: int) -> None:
+        self.watch.time((phase, 1, context), lambda: decision(self.drafter.state))
+
+    def _decode_live(self, context: int) -> None:
+        """Answers of the decoding loop: a plain one, and one whose cycles have random depths and sizes."""
+        prompt = self._prompt(max(context - LIVE_TOKENS // 2, 2))
+        plain = decode_autoregressive(self.target, prompt, max_new_tokens=PLAIN_STEPS + 1, eos_ids=())
+        for cycle in plain.cycles:
+            self.watch.add(("autoregressive_step", 1, context), cycle.verify_ms + cycle.rest_ms)
+        schedule = RandomSchedule(self._shapes())
+        # Answers advance by as many tokens as are accepted, so how many it takes to play all cycles varies.
+        while schedule.played < len(self.sizes):
+            answer = decode(
+                self.target, self.drafter, schedule, prompt, max_new_tokens=LIVE_TOKENS, eos_ids=()
+            )
+            rows = 1
+            for cycle in answer.cycles:
+                self.watch.add(("rest", cycle.verified, context), cycle.rest_ms)
+                self.watch.add(("verify", cycle.verified, context), cycle.verify_ms)
+                total = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms
+                self.live.append((cycle.depth, cycle.verified, cycle.context_length, rows, total))
+                rows = cycle.tokens
+
+    def _prompt(self, length: int) -> Tensor:
+        """A stretch of the text, from a random place."""
+        start = int(self.random.integers(0, len(self.text) - length + 1))
+        return self.text[start : start + length]
+
+
+class RandomSchedule:
+    """A controller that plays a given list of (depth, size) over and over."""
+
+    name = "schedule"
+
+    def __init__(self, cycles: list[tuple[int, int]]) -> None:
+        self.cycles, self.played = cycles, 0
+
+    def begin(self, prompt_length: int) -> None:
+        """Nothing to prepare."""
+
+    def continue_drafting(self, state: DraftState) -> bool:
+        """Until the scheduled depth."""
+        return state.depth < self._now[0]
+
+    def choose_size(self, state: DraftState) -> int:
+        """The scheduled size."""
+        return self._now[1]
+
+    def accepted(self, count: int) -> None:
+        """On to the next entry."""
+        self.played += 1
+
+    @property
+    def _now(self) -> tuple[int, int]:
+        return self.cycles[self.played % len(self.cycles)]
+
+
+def untrained_policies(
+    drafter: Drafter, sizes: tuple[int, ...], network: tuple[int, ...], random: np.random.Generator
+) -> PolicyController:
+    """Policies with the given hidden layers and random weights: as slow as trained ones."""
+    spec = ObservationSpec(COMPACT, drafter.beam, drafter.max_depth, sizes)
+    policies = {}
+    for kind, actions in (("depth", (0, 1)), ("size", sizes)):
+        widths = (spec.width, *network, len(actions))
+        layers = [
+            (random.standard_normal((after, before)) / before**0.5, np.zeros(after))
+            for before, after in pairwise(widths)
+        ]
+        policies[kind] = Policy(kind, PolicyNetwork(layers), spec, actions)
+    return PolicyController(policies["depth"], policies["size"])

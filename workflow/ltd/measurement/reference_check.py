@@ -1,0 +1,54 @@
+"""An independent check of the benchmark's greedy answers: plain transformers, float32, no packing, no cache.
+
+Floating-point sums in another order may pick the other token where two are almost equally likely. Such
+near-ties are counted; a disagreement where the reference is sure would be an error of the engine.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM
+
+from ltd.measurement.summary import BASELINE
+from ltd.texts.responses import Sequence
+
+# Logits closer than this are a near-tie: float32 rounding of a forward pass moves logits by up to about 1e-3.
+NEAR_TIE = 1e-2
+
+
+@torch.inference_mode()
+def compare_with_transformers(
+    target: str | Path, runs: pd.DataFrame, prompts: list[Sequence], device: torch.device
+) -> dict[str, Any] | None:
+    """Feed prompt and answer of the autoregressive runs to the plain model and compare token by token.
+
+    Returns counts over all answer tokens: `tokens`; `near_ties`, positions where the two largest logits
+    differ by less than NEAR_TIE; `disagreements` with the largest logit; `largest_margin`, by how much the
+    reference preferred its own token at the worst of these. None for sampled answers, which have no single
+    right token.
+    """
+    if (runs["temperature"] > 0).any():
+        return None
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).to(device).eval()
+    baseline = runs[(runs["method"] == BASELINE) & (runs["repeat"] == 0)]
+    answers = {(row.task, row.prompt, row.turn): row.token_ids for row in baseline.itertuples()}
+    margins, gaps = [], []
+    for prompt in tqdm(prompts, desc="comparing with transformers", unit="prompt"):
+        answer = torch.tensor(list(answers[prompt.task, str(prompt.question_id), prompt.turn]))
+        tokens = torch.cat([prompt.tokens[: prompt.prompt_length], answer]).to(device)
+        logits = model(input_ids=tokens[None, :-1], logits_to_keep=len(answer)).logits[0]
+        best = logits.topk(2, dim=-1).values
+        chosen = logits.gather(1, answer.to(device)[:, None])[:, 0]
+        gaps.append((best[:, 0] - best[:, 1]).cpu())
+        margins.append((best[:, 0] - chosen).cpu())
+    margin, gap = torch.cat(margins), torch.cat(gaps)
+    return {
+        "tokens": len(margin),
+        "near_ties": int((gap < NEAR_TIE).sum()),
+        "disagreements": int((margin > 0).sum()),
+        "largest_margin": float(margin.max()),
+        "near_tie_margin": NEAR_TIE,
+    }

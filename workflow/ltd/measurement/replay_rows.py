@@ -1,0 +1,87 @@
+"""The replayed side of the benchmark: the same methods and prompts in arithmetic, and the clairvoyant oracle.
+
+Beside the measured rows they show how well traces and latency profile predict the clock; the oracle, which
+no method can decode with, exists here alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ltd.engine.controllers import Controller, StaticController
+from ltd.measurement.summary import PHASES
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.oracle import oracle
+from ltd.replay.simulator import Simulation, simulate
+from ltd.replay.traces import Traces
+from ltd.rl.policies import PolicyController
+from ltd.texts.responses import Sequence
+
+ORACLE = "oracle"
+
+
+@dataclass(frozen=True)
+class ReplayRows:
+    """Runs and cycles as the summary takes them; the oracle's cycles alone (task, depth, size, tokens)."""
+
+    runs: pd.DataFrame
+    cycles: pd.DataFrame
+    oracle: pd.DataFrame
+
+
+def replay_rows(
+    controllers: Mapping[str, Controller | None],
+    traces: Traces,
+    profile: LatencyProfile,
+    prompts: list[Sequence],
+) -> ReplayRows:
+    """Simulate every method on the traces of the benchmark's prompts; None stands for plain decoding.
+
+    Replay walks whole recorded answers, from the first token on; it is exact where the benchmark's answers
+    are as long. The oracle may verify any number of nodes up to the largest measured.
+    """
+    simulations = {name: _simulate(controller, traces, profile) for name, controller in controllers.items()}
+    simulations[ORACLE] = oracle(traces, profile, range(1, profile.max_size + 1))
+    wanted = {(p.task, str(p.question_id), p.turn) for p in prompts}
+    labels = pd.DataFrame(
+        [
+            {"task": s["task"], "prompt": str(s["question_id"]), "turn": s["turn"], "sequence": index}
+            for index, s in enumerate(traces.sequences)
+            if (s["task"], str(s["question_id"]), s["turn"]) in wanted
+        ]
+    ).assign(repeat=0, temperature=traces.temperature, source="replay")
+    runs = pd.concat([_runs(name, simulation, labels) for name, simulation in simulations.items()])
+    cycles = pd.concat([_cycles(name, simulation, labels) for name, simulation in simulations.items()])
+    best = cycles.loc[cycles["method"] == ORACLE, ["task", "depth", "size", "tokens"]]
+    return ReplayRows(runs, cycles, best.reset_index(drop=True))
+
+
+def _simulate(controller: Controller | None, traces: Traces, profile: LatencyProfile) -> Simulation:
+    learned = isinstance(controller, PolicyController)
+    return simulate(
+        controller or StaticController(0, 1),
+        traces,
+        profile,
+        depth_policy=learned and not isinstance(controller.depth, int),
+        size_policy=learned and not isinstance(controller.size, int),
+    )
+
+
+def _runs(name: str, simulation: Simulation, labels: pd.DataFrame) -> pd.DataFrame:
+    index = labels["sequence"].to_numpy()
+    return labels.assign(
+        method=name,
+        tokens=simulation.tokens[index],
+        seconds=simulation.seconds[index],
+        prefill_seconds=np.nan,
+        lossless=True,
+    )
+
+
+def _cycles(name: str, simulation: Simulation, labels: pd.DataFrame) -> pd.DataFrame:
+    columns = ("sequence", "depth", "size", "verified", "tokens")
+    log = pd.DataFrame({column: getattr(simulation.log, column) for column in columns})
+    # The profile times a cycle as a whole; its phases are left empty.
+    return log.merge(labels, on="sequence").assign(method=name, **dict.fromkeys(PHASES, np.nan))

@@ -1,0 +1,220 @@
+"""Latency profile of one machine: seconds of every phase of a cycle, by size and by context length.
+
+Measured by the profiling stage; read by everything that needs time without the machine: replay environments,
+grid search, oracle, tuning.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ltd.engine.tree import pool_size
+from ltd.errors import InputError
+from ltd.files import read_json, write_json
+
+VERSION = 1
+TABLES = (
+    "autoregressive_step",
+    "draft_prefix",
+    "draft_step",
+    "verify",
+    "depth_policy",
+    "size_policy",
+    "rest",
+)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of one phase: ms[i][j] at axis[i] (rows, level or size) and context_lengths[j]."""
+
+    axis: list[int]
+    ms: list[list[float]]
+    spread: Any = None
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Phase times of one machine, target and draft head; look-ups are in seconds and broadcast over arrays.
+
+    Between measured points they are linear in both directions. Contexts outside are clamped. Sizes and
+    levels outside raise InputError; the rows of a prefix pass, unbounded after plain steps, go on with the
+    last slope. A hash of None means that the profile is not tied to certain weights.
+    """
+
+    device: str
+    device_type: str
+    dtype: str
+    threads: int
+    versions: dict[str, str]
+    target_hash: str | None
+    draft_hash: str | None
+    beam: int
+    max_depth: int
+    context_lengths: list[int]
+    tables: dict[str, LatencyTable]
+    interpolation_error: dict[str, Any] = field(default_factory=dict)
+    path: str = "latency profile"
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LatencyProfile":
+        """Read a profile; raises InputError naming the file and the key that is missing or misshapen."""
+        value = read_json(path)
+        if not isinstance(value, dict) or value.get("version") != VERSION:
+            raise InputError(
+                f"{path}: version: expected a latency profile of version {VERSION}; profile again"
+            )
+        names = [f.name for f in dataclasses.fields(cls) if f.name != "path"]
+        missing = [name for name in names if name not in value]
+        missing += [f"tables.{name}" for name in TABLES if name not in value.get("tables", {})]
+        if missing:
+            raise InputError(f"{path}: {missing[0]}: missing from the latency profile; profile again")
+        tables = {name: _parse_table(path, name, value) for name in TABLES}
+        return cls(**{name: value[name] for name in names} | {"tables": tables, "path": str(path)})
+
+    def save(self, path: str | Path) -> None:
+        """Write the profile as JSON, atomically."""
+        value = dataclasses.asdict(self)
+        del value["path"]
+        write_json(path, {"version": VERSION} | value)
+
+    def autoregressive_step(self, context: ArrayLike) -> NDArray:
+        """One token of plain decoding with `context` tokens in the cache."""
+        return self._lookup("autoregressive_step", 1, context)
+
+    def draft_prefix(self, rows: ArrayLike, context: ArrayLike) -> NDArray:
+        """First draft pass: `rows` new true rows, and level 1 of the tree."""
+        rows = np.asarray(rows)
+        axis = self.tables["draft_prefix"].axis
+        inside = self._lookup("draft_prefix", np.minimum(rows, axis[-1]), context)
+        if len(axis) == 1:
+            return inside
+        last_step = self._lookup("draft_prefix", axis[-1], context)
+        slope = (last_step - self._lookup("draft_prefix", axis[-2], context)) / (axis[-1] - axis[-2])
+        return inside + np.maximum(rows - axis[-1], 0) * np.maximum(slope, 0)
+
+    def draft_step(self, level: ArrayLike, context: ArrayLike) -> NDArray:
+        """Draft pass that makes `level` (2 or more)."""
+        return self._lookup("draft_step", level, context)
+
+    def verify(self, size: ArrayLike, context: ArrayLike) -> NDArray:
+        """Target pass over `size` draft nodes and the root."""
+        return self._lookup("verify", size, context)
+
+    def rest(self, size: ArrayLike, context: ArrayLike) -> NDArray:
+        """Everything else of a cycle: selection, mask, acceptance, cache compaction."""
+        return self._lookup("rest", size, context)
+
+    @property
+    def depth_policy(self) -> float:
+        """One decision of the depth policy (median over the contexts), observation included."""
+        return float(np.median(self.tables["depth_policy"].ms)) / 1e3
+
+    @property
+    def size_policy(self) -> float:
+        """One decision of the size policy (median over the contexts), observation included."""
+        return float(np.median(self.tables["size_policy"].ms)) / 1e3
+
+    @property
+    def max_size(self) -> int:
+        """Largest number of verified draft nodes that the profile can time."""
+        return min(self.tables["verify"].axis[-1], self.tables["rest"].axis[-1])
+
+    def cycle_seconds(
+        self,
+        depth: ArrayLike,
+        size: ArrayLike,
+        context: ArrayLike,
+        prefix_rows: ArrayLike = 1,
+        depth_decisions: ArrayLike = 0,
+        size_decisions: ArrayLike = 0,
+    ) -> NDArray:
+        """Whole cycles; depth 0 is a plain step, whatever `size` and `prefix_rows` are.
+
+        `size` is the chosen size: a tree with fewer nodes is verified whole. `prefix_rows` counts the tokens
+        emitted since the last prefix pass.
+        """
+        deepest = int(np.max(depth))
+        if deepest > self.max_depth:
+            raise InputError(f"{self.path}: max_depth: depth {deepest} asked for, {self.max_depth} measured")
+        arrays = np.broadcast_arrays(depth, size, context, prefix_rows)
+        depth, size, context, prefix_rows = (array.astype(np.int64) for array in arrays)
+        drafted = np.maximum(depth, 1)
+        verified = np.minimum(size, pool_size(self.beam, 1) + (drafted - 1) * self.beam**2)
+        seconds = self.draft_prefix(prefix_rows, context) + self._draft_steps(drafted, context)
+        seconds = seconds + self.verify(verified, context) + self.rest(verified, context)
+        seconds = np.where(depth == 0, self.autoregressive_step(context), seconds)
+        policy = (
+            np.asarray(depth_decisions) * self.depth_policy + np.asarray(size_decisions) * self.size_policy
+        )
+        return seconds + policy
+
+    def _draft_steps(self, depth: NDArray, context: NDArray) -> NDArray:
+        """Sum of the draft steps of levels 2 .. depth."""
+        total = np.zeros(depth.shape)
+        for level in range(2, int(depth.max(initial=1)) + 1):
+            total += np.where(depth >= level, self.draft_step(level, context), 0.0)
+        return total
+
+    def slower_growth_of_verification(self, factor: float) -> "LatencyProfile":
+        """A machine whose verification grows `factor` times more slowly, as where arithmetic is to spare.
+
+        t(V) = t(0) + (t_A(V) - t_A(0)) / factor, with t_A(0), a verification of the root alone, taken as the
+        autoregressive step, which is kept.
+        """
+        verify = self.tables["verify"]
+        base = np.array(self.tables["autoregressive_step"].ms)
+        ms = base + (np.array(verify.ms) - base) / factor
+        return self.replace_table("verify", dataclasses.replace(verify, ms=ms.tolist()))
+
+    def replace_table(self, name: str, table: LatencyTable) -> "LatencyProfile":
+        """The same profile with one table exchanged."""
+        return dataclasses.replace(self, tables=self.tables | {name: table})
+
+    def _lookup(self, name: str, position: ArrayLike, context: ArrayLike) -> NDArray:
+        """Bilinear look-up in seconds; raises InputError outside the table's axis."""
+        table = self.tables[name]
+        position, context = np.broadcast_arrays(position, context)
+        if position.size and not table.axis[0] <= position.min() <= position.max() <= table.axis[-1]:
+            wrong = position.max() if position.max() > table.axis[-1] else position.min()
+            raise InputError(
+                f"{self.path}: tables.{name}: {wrong} lies outside the measured {table.axis[0]} to "
+                f"{table.axis[-1]}; profile this machine with a wider range"
+            )
+        row, row_share = _locate(table.axis, position)
+        column, column_share = _locate(self.context_lengths, context)
+        ms = np.pad(np.asarray(table.ms, dtype=np.float64), ((0, 1), (0, 1)), mode="edge")
+        lower = ms[row, column] * (1 - column_share) + ms[row, column + 1] * column_share
+        upper = ms[row + 1, column] * (1 - column_share) + ms[row + 1, column + 1] * column_share
+        return (lower * (1 - row_share) + upper * row_share) / 1e3
+
+
+def _locate(axis: list[int], value: NDArray) -> tuple[NDArray, NDArray]:
+    """Index of the measured point at or below `value` and the share of the next one; clamped to the axis."""
+    place = np.interp(value, axis, np.arange(len(axis)))
+    index = place.astype(np.int64)
+    return index, place - index
+
+
+def _parse_table(path: str | Path, name: str, value: dict[str, Any]) -> LatencyTable:
+    """Check shape and order of one table of the JSON file."""
+    table = value["tables"][name]
+    contexts = value["context_lengths"]
+    try:
+        axis, ms = [int(point) for point in table["axis"]], np.array(table["ms"], dtype=np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: tables.{name}: expected axis and ms, rectangular ({error})") from error
+    if ms.shape != (len(axis), len(contexts)) or ms.size == 0:
+        raise InputError(
+            f"{path}: tables.{name}: ms has shape {ms.shape}, expected {len(axis), len(contexts)}"
+        )
+    if sorted(set(axis)) != axis or sorted(set(contexts)) != list(contexts):
+        raise InputError(f"{path}: tables.{name}: axis and context_lengths must increase")
+    if not (np.isfinite(ms).all() and (ms >= 0).all()):
+        raise InputError(f"{path}: tables.{name}: ms must be finite and not negative")
+    return LatencyTable(axis, ms.tolist(), table.get("spread"), int(table.get("samples", 0)))

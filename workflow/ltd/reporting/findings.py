@@ -1,0 +1,222 @@
+"""Sentences and tables of the report, generated from the benchmark's numbers and nothing else."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from ltd.measurement.summary import BASELINE, MEAN_TASK, compare, simulation_error
+from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
+from ltd.reporting.paper_results import SOURCE, main_table, ratio_to_grid
+
+GRID, LEARNED, ORACLE = "eagle3_grid", "ltd", "oracle"
+
+
+def markdown(rows: pd.DataFrame, formats: dict[str, str | Callable[[Any], str]] | None = None) -> str:
+    """Render a table in Markdown; `formats` maps a column to a format specification or a function."""
+    formats = formats or {}
+
+    def cell(column: str, value: Any) -> str:
+        shape = formats.get(column, "")
+        if callable(shape):
+            return shape(value)
+        return "" if not isinstance(value, str) and pd.isna(value) else format(value, shape)
+
+    lines = ["| " + " | ".join(map(str, rows.columns)) + " |"]
+    lines.append("|" + "|".join("---:" if is_numeric_dtype(dtype) else "---" for dtype in rows.dtypes) + "|")
+    for values in rows.itertuples(index=False):
+        cells = (cell(name, value) for name, value in zip(rows.columns, values, strict=True))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main_rows(summary: pd.DataFrame) -> pd.DataFrame:
+    """One row a method: the mean over the tasks, with the share of every phase in its time."""
+    mean = shown_rows(summary)
+    mean = mean[mean["task"] == MEAN_TASK]
+    total = mean[list(PHASE_LABELS)].sum(axis=1)
+    shares = {f"{label} %": 100 * mean[column] / total for column, label in PHASE_LABELS.items()}
+    return pd.DataFrame(
+        {
+            "method": [name(m, s) for m, s in zip(mean["method"], mean["source"], strict=True)],
+            "speedup": mean["speedup"],
+            "95% interval": [
+                f"{a:.2f} to {b:.2f}" for a, b in zip(mean["speedup_low"], mean["speedup_high"], strict=True)
+            ],
+            "mean of ratios": mean["speedup_mean_of_ratios"],
+            "end to end": mean["end_to_end_speedup"],
+            "tokens/s": mean["tokens_per_second"],
+            "acceptance length": mean["acceptance_length"],
+            "depth": mean["mean_depth"],
+            "size": mean["mean_size"],
+            **shares,
+            "lossless": ["yes" if flag else "NO" for flag in mean["lossless"]],
+        }
+    )
+
+
+def task_rows(summary: pd.DataFrame) -> pd.DataFrame:
+    """Speedup with its interval: one row a method, one column a task."""
+    rows = shown_rows(summary)
+    rows = rows[rows["method"] != BASELINE]
+    text = rows.assign(
+        text=[f"{r.speedup:.2f} ({r.speedup_low:.2f} to {r.speedup_high:.2f})" for r in rows.itertuples()],
+        method=[name(m, s) for m, s in zip(rows["method"], rows["source"], strict=True)],
+    )
+    table = text.pivot(index="method", columns="task", values="text")
+    table = table.loc[list(dict.fromkeys(text["method"])), ordered_tasks(rows["task"])]
+    return table.reset_index()
+
+
+def shown_rows(summary: pd.DataFrame) -> pd.DataFrame:
+    """Everything measured, and of the replayed methods those that cannot be decoded live."""
+    measured = set(summary.loc[summary["source"] == "measured", "method"])
+    return summary[(summary["source"] == "measured") | ~summary["method"].isin(measured)]
+
+
+def name(method: str, source: str) -> str:
+    """A method's name in tables, with a note when its number is replayed."""
+    return f"{method} (replay)" if source == "replay" else method
+
+
+def findings(
+    summary: pd.DataFrame, runs: pd.DataFrame, spread: float, grid: dict[str, int], seed: int
+) -> list[str]:
+    """Return one sentence a finding.
+
+    `spread` is the A/A spread as a fraction: what differs by less is a tie whatever its interval says.
+    `grid` is the best static setting, `depth` and `size`.
+    """
+    mean = summary[summary["task"] == MEAN_TASK].set_index(["source", "method"])
+    measured = mean.loc["measured"]
+    sentences = [
+        _lossless(summary),
+        *(
+            f"{method} decodes at {_speedup(row)} the speed of autoregressive decoding, mean of the tasks."
+            for method, row in measured.iterrows()
+            if method != BASELINE
+        ),
+    ]
+    if GRID in measured.index:
+        sentences.append(
+            f"{GRID} is depth {grid['depth']}, size {grid['size']}: the best static setting on validation."
+        )
+    pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper")]
+    for method, baseline in pairs:
+        if {method, baseline} <= set(measured.index):
+            sentences.append(verdict(runs, method, baseline, spread, seed))
+    if "replay" in mean.index.get_level_values("source"):
+        sentences += _replayed(summary, mean.loc["replay"])
+    if LEARNED in measured.index:
+        row = measured.loc[LEARNED]
+        share = row["policy_ms"] / row[list(PHASE_LABELS)].sum()
+        sentences.append(f"The policies of {LEARNED} take {100 * share:.1f}% of its decoding time.")
+    return sentences
+
+
+def verdict(runs: pd.DataFrame, method: str, baseline: str, spread: float, seed: int) -> str:
+    """Say on which tasks `method` is significantly faster or slower than `baseline`, and where they tie."""
+    table = compare(runs, method, baseline, seed).set_index("task")
+    faster = (table["low"] > 1) & (table["ratio"] > 1 + spread)
+    slower = (table["high"] < 1) & (table["ratio"] < 1 - spread)
+    mean = table.loc[MEAN_TASK]
+    word = "significant" if faster[MEAN_TASK] or slower[MEAN_TASK] else "no significant difference"
+    tasks = [task for task in ordered_tasks(table.index.to_series()) if task != MEAN_TASK]
+    parts = []
+    for label, chosen in (("faster", faster), ("slower", slower), ("a tie", ~(faster | slower))):
+        if hits := [f"{task} ({table.loc[task, 'ratio']:.2f}x)" for task in tasks if chosen[task]]:
+            parts.append(f"{label} on {', '.join(hits)}")
+    return (
+        f"{method} against {baseline}: {mean['ratio']:.3f}x in the mean (95% interval {mean['low']:.3f} to "
+        f"{mean['high']:.3f}, {word}); {'; '.join(parts)}."
+    )
+
+
+def _lossless(summary: pd.DataFrame) -> str:
+    wrong = sorted(set(summary.loc[~summary["lossless"], "method"]))
+    if wrong:
+        return f"NOT LOSSLESS: {', '.join(wrong)} emitted tokens that differ from autoregressive decoding."
+    return "Every method emitted exactly the tokens of autoregressive decoding on every prompt and repeat."
+
+
+def _speedup(row: pd.Series) -> str:
+    return f"{row['speedup']:.2f}x (95% interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+
+
+def _replayed(summary: pd.DataFrame, replay: pd.DataFrame) -> list[str]:
+    sentences = []
+    if {LEARNED, GRID, ORACLE} <= set(replay.index):
+        ours, static, bound = (replay.loc[m, "speedup"] for m in (LEARNED, GRID, ORACLE))
+        sentences.append(
+            f"In replay the clairvoyant oracle reaches {bound:.2f}x, {GRID} {static:.2f}x and {LEARNED} "
+            f"{ours:.2f}x" + _gap(ours, static, bound)
+        )
+    error = simulation_error(summary)
+    error = error[(error["task"] == MEAN_TASK) & (error["method"] != BASELINE)]
+    if len(error):
+        worst = error.loc[error["error"].abs().idxmax()]
+        sentences.append(
+            "Replay predicts the measured speedups with a mean error of "
+            f"{100 * error['error'].abs().mean():.1f}%; the largest is {100 * worst['error']:+.1f}% "
+            f"({worst['method']})."
+        )
+    return sentences
+
+
+def _gap(ours: float, static: float, bound: float) -> str:
+    """How much of what adapting can gain at most is gained; nothing where the oracle gains nothing."""
+    if bound <= static:
+        return "."
+    return f": {LEARNED} closes {100 * (ours - static) / (bound - static):.0f}% of the gap."
+
+
+def simulation_rows(summary: pd.DataFrame) -> pd.DataFrame:
+    """Measured and replayed speedup in the mean of the tasks."""
+    error = simulation_error(summary)
+    error = error[(error["task"] == MEAN_TASK) & (error["method"] != BASELINE)]
+    return pd.DataFrame(
+        {
+            "method": error["method"],
+            "measured": error["speedup_measured"],
+            "replayed": error["speedup_replayed"],
+            "error %": 100 * error["error"],
+        }
+    )
+
+
+def paper_rows(summary: pd.DataFrame, temperature: float) -> pd.DataFrame | None:
+    """Our mean speedups beside the paper's for its five models; None where the paper has no such table."""
+    paper = main_table(temperature)
+    paper = paper[paper["task"] == "mean"]
+    if paper.empty:
+        return None
+    ours = shown_rows(summary)
+    ours = ours[(ours["task"] == MEAN_TASK) & ours["method"].isin(set(paper["method"]))]
+    beside = paper.pivot(index="method", columns="model", values="speedup").reindex(ours["method"])
+    table = pd.DataFrame({"method": ours["method"], "this run": ours["speedup"]})
+    return table.set_index("method").join(beside).reset_index()
+
+
+def paper_sentence(summary: pd.DataFrame, temperature: float) -> str | None:
+    """Compare the gain of learned policies over the best static setting with the paper's."""
+    theirs = ratio_to_grid(temperature)
+    measured = summary[(summary["task"] == MEAN_TASK) & (summary["source"] == "measured")]
+    measured = measured.set_index("method")
+    if theirs.empty or not {"ltd:paper", GRID} <= set(measured.index):
+        return None
+    ours = [
+        f"{measured.loc[m, 'speedup'] / measured.loc[GRID, 'speedup']:.3f} for {m}"
+        for m in ("ltd:paper", LEARNED)
+        if m in measured.index
+    ]
+    return (
+        f"Over the best static setting the paper's policies gain {theirs.min():.3f} to {theirs.max():.3f} "
+        f"(median {theirs.median():.3f} over {len(theirs)} models, {SOURCE}); "
+        f"here it is {' and '.join(ours)}."
+    )
+
+
+def bullet_list(sentences: Sequence[str]) -> str:
+    """Render sentences as a Markdown list."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)

@@ -1,0 +1,202 @@
+"""The text of the report, section by section, in Markdown."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ltd.measurement.summary import BASELINE, MEAN_TASK
+from ltd.reporting import findings
+from ltd.reporting.results import Results
+from ltd.reporting.stage_costs import stage_costs
+from ltd.reporting.training_figures import Chain
+
+MAIN_FORMATS = {
+    "speedup": ".2f",
+    "mean of ratios": ".2f",
+    "end to end": ".2f",
+    "tokens/s": ".0f",
+    "acceptance length": ".2f",
+    "depth": ".2f",
+    "size": ".1f",
+    "draft %": ".0f",
+    "verify %": ".0f",
+    "policy %": ".1f",
+    "rest %": ".0f",
+}
+
+
+def write_report(results: Results, experiment: Path, drawn: set[str]) -> str:
+    """Assemble report.md."""
+    summary, facts = results.summary, results.facts
+    sentences = findings.findings(summary, results.runs, results.spread, facts["grid"], facts["seed"])
+    if sentence := findings.paper_sentence(summary, results.temperature):
+        sentences.append(sentence)
+    sections = [
+        f"# Learning to Draft: {experiment.name}",
+        findings.bullet_list(sentences),
+        "## Main table",
+        "Mean of the tasks; speedups are ratios of tokens per second over autoregressive decoding on the "
+        "same engine, from sums over prompts, with 95% intervals from paired resampling of prompts.",
+        findings.markdown(findings.main_rows(summary), MAIN_FORMATS),
+        _figure("composition", drawn, "Time per emitted token by phase."),
+        "## Tasks",
+        findings.markdown(findings.task_rows(summary)),
+        _figure("speedups", drawn, "Speedup by task; bars end at the ratio of sums, whiskers hold 95%."),
+        "## Depth and size",
+        _figure(
+            "tradeoff",
+            drawn,
+            "Replayed speedup of every static setting on validation prompts, the best one, and the choices "
+            "of ltd (measured) and of the oracle (replayed) on test prompts; areas are shares of cycles.",
+        ),
+        _figure("choices", drawn, "What ltd chooses, in cycles that gained little and much (per cent)."),
+        *_clock(results, drawn),
+        *_paper(results),
+        *_training(results, drawn),
+        "## What was run",
+        findings.bullet_list(what_was_run(results)),
+        *_costs(experiment),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _figure(name: str, drawn: set[str], caption: str) -> str:
+    return f"![{caption}]({name}.svg)\n\n*{caption}*" if name in drawn else ""
+
+
+def _clock(results: Results, drawn: set[str]) -> list[str]:
+    """How far the clock, the replay and the profile can be trusted."""
+    facts, errors = results.facts, results.profile["interpolation_error"]
+    spreads = ", ".join(f"{m} {100 * s['spread']:.1f}%" for m, s in facts["repeat_spread"].items())
+    sentences = [
+        f"A/A spread (odd against even repeats of one method, all prompts): {spreads}. Differences below "
+        f"{100 * results.spread:.1f}% are called ties.",
+        f"The phases of all cycles sum to the wall time within {100 * facts['clock_gap']:.2f}%.",
+    ]
+    sentences += [
+        f"Latency profile against {what}: median error {100 * errors[key]['median']:.1f}%, bias "
+        f"{100 * errors[key]['bias']:+.1f}% ({errors[key]['points']} points)."
+        for key, what in (
+            ("verify_sizes", "held-out sizes"),
+            ("contexts", "a held-out context length"),
+            ("cycles", "whole cycles of the decoding loop"),
+        )
+        if key in errors
+    ]
+    if (check := facts["transformers"]) is not None:
+        sentences.append(
+            f"Plain transformers in float32 prefers another token at {check['disagreements']} of "
+            f"{check['tokens']} positions, by at most {check['largest_margin']:.2g} logits; "
+            f"{check['near_ties']} positions are near-ties "
+            f"(two best logits within {check['near_tie_margin']})."
+        )
+    table = findings.simulation_rows(results.summary)
+    formats = {"measured": ".3f", "replayed": ".3f", "error %": "+.1f"}
+    return [
+        "## Clock, replay and correctness",
+        findings.bullet_list(sentences),
+        findings.markdown(table, formats) if len(table) else "",
+        _figure(
+            "latency", drawn, "Draft time by depth and verification time by size; bands are half the IQR."
+        ),
+    ]
+
+
+def _paper(results: Results) -> list[str]:
+    table = findings.paper_rows(results.summary, results.temperature)
+    if table is None:
+        return []
+    return [
+        "## Beside the paper",
+        "Mean speedups over autoregressive decoding; the columns of models are the paper's, on one A100 "
+        f"({findings.SOURCE}). Other models, another engine and machine: compare the order of "
+        "rows, not numbers.",
+        findings.markdown(table, dict.fromkeys(table.columns[1:], ".2f")),
+    ]
+
+
+def _costs(experiment: Path) -> list[str]:
+    table = stage_costs(experiment)
+    if table.empty:
+        return []
+    formats = {"minutes": ".1f", "peak memory (MB)": ".0f", "disk (MB)": ".1f"}
+    return ["## Time and disk", findings.markdown(table, formats)]
+
+
+def _training(results: Results, drawn: set[str]) -> list[str]:
+    sections = ["## Training"]
+    if (head := results.head) is not None and "best" in head:
+        acceptance = head["best"]["acceptance"]
+        shown = {step: acceptance[step - 1] for step in (1, 5) if step <= len(acceptance)}
+        steps = ", ".join(f"{value:.2f} at step {step}" for step, value in shown.items())
+        sections.append(f"Draft head, held-out answers, mean of the tasks: top-1 acceptance {steps}.")
+        sections.append(_figure("acceptance", drawn, "The head's acceptance by draft step, and by epoch."))
+    if results.chains:
+        sections.append(findings.bullet_list(map(_chain_sentence, results.chains)))
+        sections.append(_figure("iterations", drawn, "Validation speedup (replay) after every iteration."))
+        sections += [
+            _figure(f"policies_{chain.name}", drawn, f"Training of the policies of chain {chain.name}.")
+            for chain in results.chains
+        ]
+    if (tuning := results.tuning) is not None:
+        sections.append(f"Winner of the tuning study: `{json.dumps(tuning.get('settings', tuning))}`.")
+    if results.target is not None:
+        rows = _target_rows(results.target["summary"])
+        formats = dict.fromkeys(rows.columns[1:], ".2f")
+        sections += ["### Target", findings.markdown(rows, formats)]
+        sections.append(_figure("target_loss", drawn, "Loss of the target while it was trained."))
+    return sections if len(sections) > 1 else []
+
+
+def _chain_sentence(chain: Chain) -> str:
+    speedups = ", ".join(f"{validation['speedup']:.3f}" for validation in chain.validations)
+    best = chain.validations[chain.best_iteration]
+    constant = [kind for kind in ("depth", "size") if best.get(kind, {}).get("is_constant")]
+    note = f" Its {' and '.join(constant)} policy always chooses the same." if constant else ""
+    return (
+        f"{chain.name}: validation speedup by iteration {speedups}; iteration {chain.best_iteration} is "
+        f"used, the best static setting reaches {best['static']['speedup']:.3f}.{note}"
+    )
+
+
+def _target_rows(summary: dict[str, float]) -> pd.DataFrame:
+    """Held-out loss, with and without the grown copies of layers, and form of the answers, one row a task."""
+    names = {
+        "held-out loss": "final_loss.",
+        "without grown layers": "final_loss_without_copies.",
+        "well formed": "well_formed.",
+        "ends in a loop": "loop.",
+    }
+    tasks = [key.removeprefix("final_loss.") for key in summary if key.startswith("final_loss.")]
+    columns = {label: [summary.get(prefix + task) for task in tasks] for label, prefix in names.items()}
+    return pd.DataFrame({"task": tasks} | columns)
+
+
+def what_was_run(results: Results) -> list[str]:
+    """Model, machine and protocol, one line each."""
+    facts, profile = results.facts, results.profile
+    prompts = results.runs.groupby("task")["prompt"].nunique()
+    counts = ", ".join(f"{task} {count}" for task, count in prompts.items())
+    versions = ", ".join(f"{name} {version}" for name, version in profile["versions"].items())
+    lines = [
+        f"Machine: {profile['device']} ({profile['device_type']}), {profile['threads']} threads, "
+        f"{profile['dtype']}; {versions}.",
+        f"Prompts: {counts}; {facts['repeats']} repeats, at most {facts['max_new_tokens']} new tokens, "
+        f"temperature {results.temperature:g}, seed {facts['seed']}, batch size 1, methods "
+        "shuffled anew for every prompt.",
+        f"Draft tree: beam {profile['beam']}, depth up to {profile['max_depth']}; eagle3 is depth "
+        f"{facts['default']['depth']}, size {facts['default']['size']}.",
+    ]
+    if "matrix_product_share" in profile:
+        mean = results.summary[results.summary["task"] == MEAN_TASK].set_index(["source", "method"])
+        rate = mean.loc[("measured", BASELINE), "tokens_per_second"]
+        lines.append(
+            f"Autoregressive decoding runs at {rate:.0f} tokens/s; matrix products are "
+            f"{100 * profile['matrix_product_share']:.0f}% of its step."
+        )
+    if results.target is not None:
+        lines.append(
+            f"Target: {results.target['summary']['parameters'] / 1e6:.1f}M parameters, trained here."
+        )
+    return lines

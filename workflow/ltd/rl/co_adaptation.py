@@ -1,0 +1,177 @@
+"""Iterative co-adaptation: one policy is trained while the other stands still, in turn (paper, section 4).
+
+Iteration 0 combines the two first policies: the size policy trained with depths drawn at random, the depth
+policy trained with a fixed size. Iterations 1, 2, 3, ... retrain size, depth, size, ...
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ltd.replay.simulator import static_grid
+from ltd.rl.choices import FixedSize, PolicyDepth, PolicySize, RandomDepth
+from ltd.rl.evaluation import Evaluation, evaluate, evaluate_choices
+from ltd.rl.observations import ObservationSpec
+from ltd.rl.policies import CONTINUE, STOP, Policy, PolicyNetwork
+from ltd.rl.policy_settings import PolicySettings
+from ltd.rl.ppo import NO_STATE, action_statistics, train
+from ltd.rl.rehearsal import rehearse
+from ltd.rl.replay_walk import ReplayWorld
+from ltd.rl.rewards import Reward
+from ltd.rl.training_state import State, Training
+from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv
+
+KINDS = ("size", "depth")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A policy, the critic that goes on with it, and how its training went."""
+
+    policy: Policy
+    training: Training
+
+
+Pair = dict[str, Trained]
+
+
+def retrained_kind(iteration: int) -> str:
+    """Which policy an iteration from 1 on retrains: size in odd ones, depth in even ones."""
+    return KINDS[(iteration - 1) % 2]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where policies are trained and validated: both replays, the settings, the chain's seed."""
+
+    training: ReplayWorld
+    validation: ReplayWorld
+    settings: PolicySettings
+    trained_on: dict[str, str]
+    seed: int = 0
+
+    def spec(self, kind: str) -> ObservationSpec:
+        """The observation of one kind of policy on these traces."""
+        traces, settings = self.training.traces, self.settings
+        parts = settings.of(kind, "observation")
+        return ObservationSpec(parts, traces.beam, traces.max_depth, settings.sizes, settings.top)
+
+    def policy(self, kind: str, network: PolicyNetwork) -> Policy:
+        """Wrap a network as a policy of these settings."""
+        settings = self.settings
+        actions = settings.sizes if kind == "size" else (STOP, CONTINUE)
+        schedule = (0, 1) if kind == "size" else (settings.first_decision, settings.interval)
+        return Policy(kind, network, self.spec(kind), actions, *schedule, self.trained_on)
+
+    def fixed_size(self) -> int:
+        """The size of the first depth training: as set, otherwise that of the best static setting."""
+        return self.settings.fixed_size or best_static(self.training)[1]
+
+    def environment(self, kind: str, previous: Pair, seed: int) -> ReplayVecEnv:
+        """The environment in which one policy is trained against its counterpart."""
+        world, settings = self.training, self.settings
+        reward = Reward(settings.reward, world.step_seconds)
+        common = {"lanes": settings.lanes, "whole_answers": settings.whole_answers, "seed": seed}
+        if kind == "size":
+            depth = PolicyDepth(previous["depth"].policy, world) if "depth" in previous else None
+            return SizeVecEnv(world, self.spec(kind), reward, depth, **common)
+        size = (
+            PolicySize(previous["size"].policy, world)
+            if "size" in previous
+            else FixedSize(self.fixed_size(), decisions=1)
+        )
+        schedule = {"first_decision": settings.first_decision, "interval": settings.interval}
+        return DepthVecEnv(world, self.spec(kind), reward, size, **schedule, **common)
+
+    def evaluate(self, policy: Policy, env: ReplayVecEnv, previous: Pair) -> Evaluation:
+        """Validate a policy beside the counterpart of its training."""
+        world = self.validation
+        if policy.kind == "size":
+            if "depth" in previous:
+                return evaluate(world, previous["depth"].policy, policy)
+            return evaluate_choices(world, RandomDepth(np.random.default_rng(0)), PolicySize(policy, world))
+        size = PolicySize(previous["size"].policy, world) if "size" in previous else env.size
+        return evaluate_choices(world, PolicyDepth(policy, world), size)
+
+
+def train_policy_of(
+    workshop: Workshop,
+    kind: str,
+    previous: Pair,
+    *,
+    seed: int,
+    state: State = NO_STATE,
+    report: Callable[[dict[str, float]], Any] = lambda row: None,
+) -> Trained:
+    """Train one policy of a chain.
+
+    Args:
+        previous: the last pair; empty for the first trainings, which know neither partner nor start unless
+            the settings ask for a rehearsal, which gives them both.
+        seed, state, report: as in `ltd.rl.ppo.train`.
+    """
+    if not previous and workshop.settings.rehearsal:
+        previous = rehearse_pair(workshop)
+    env = workshop.environment(kind, previous, seed)
+
+    def validate(network: PolicyNetwork) -> dict[str, float]:
+        evaluation = workshop.evaluate(workshop.policy(kind, network), env, previous)
+        return evaluation.summary() | action_statistics(network, met_observations(evaluation, env.spec))
+
+    start = previous[kind].training if kind in previous else None
+    training = train(
+        env, kind, workshop.settings, validate, seed=seed, previous=start, state=state, report=report
+    )
+    return Trained(workshop.policy(kind, training.actor), training)
+
+
+def rehearse_pair(workshop: Workshop) -> Pair:
+    """The pair that both initial trainings set out from; the same in both, by the chain's own seed."""
+    specs = {kind: workshop.spec(kind) for kind in KINDS}
+    trainings = rehearse(workshop.training, specs, workshop.settings, workshop.seed)
+    return {kind: Trained(workshop.policy(kind, trainings[kind].actor), trainings[kind]) for kind in KINDS}
+
+
+def met_observations(evaluation: Evaluation, spec: ObservationSpec, at_most: int = 2048) -> np.ndarray:
+    """Observations [B, width] at the end of drafting of evenly chosen cycles."""
+    chosen = np.linspace(0, len(evaluation.depth) - 1, min(at_most, len(evaluation.depth))).astype(int)
+    table = evaluation.world.observations(spec)
+    return table.rows(evaluation.position[chosen], evaluation.depth[chosen])
+
+
+def train_chain(
+    workshop: Workshop,
+    rounds: int,
+    *,
+    seed: int,
+    after_iteration: Callable[[int, Evaluation], Any] = lambda iteration, evaluation: None,
+) -> tuple[Pair, list[Evaluation]]:
+    """Run a whole chain in this process.
+
+    after_iteration is called with the validation of every pair, iteration 0 included; it may raise to stop.
+    Returns the pair that did best in validation, and the validations of all iterations.
+    """
+    pair: Pair = {kind: train_policy_of(workshop, kind, {}, seed=seed + i) for i, kind in enumerate(KINDS)}
+    pairs, evaluations = [pair], [evaluate_pair(workshop.validation, pair)]
+    after_iteration(0, evaluations[0])
+    for iteration in range(1, rounds + 1):
+        kind = retrained_kind(iteration)
+        pair = pair | {kind: train_policy_of(workshop, kind, pair, seed=seed + 1 + iteration)}
+        pairs.append(pair)
+        evaluations.append(evaluate_pair(workshop.validation, pair))
+        after_iteration(iteration, evaluations[-1])
+    best = int(np.argmax([evaluation.speedup for evaluation in evaluations]))
+    return pairs[best], evaluations
+
+
+def best_static(world: ReplayWorld) -> tuple[int, int]:
+    """The fastest static depth (1 or more) and size among the world's sizes."""
+    depths = range(1, world.max_depth + 1)
+    return static_grid(world.traces, world.profile, depths, world.sizes).best()[:2]
+
+
+def evaluate_pair(world: ReplayWorld, pair: Pair) -> Evaluation:
+    """Replay a pair of policies."""
+    return evaluate(world, pair["depth"].policy, pair["size"].policy)

@@ -1,0 +1,166 @@
+"""What a policy sees of a draft in progress; one function for live decoding and for replay.
+
+The paper's observations (section 4) are the parts `nodes` (size policy) and `level` (depth policy) with
+`depth` and `length`. `levels` is a short summary that grows with the draft: a decision looks at the newest
+level alone, and a small network decides in some twenty microseconds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ltd.engine.tree import pool_size
+from ltd.errors import InputError
+
+# Brings sums of probabilities and entropies to the order of one.
+QUARTER = np.float32(0.25)
+
+
+@dataclass(slots=True)
+class DraftView:
+    """B drafts of the same depth in progress, as a policy may look at them.
+
+    scores: cumulative log-probs [B, pool(max_depth)] float32 in pool order; what lies beyond the depth
+    is ignored.
+    context_length: [B] integers.
+    entropy: [B] float32 in nats at the best node of the newest level, or None.
+    levels: the summary of the levels seen at earlier decisions about the same drafts, or None.
+    """
+
+    scores: np.ndarray
+    depth: int
+    context_length: np.ndarray
+    entropy: np.ndarray | None = None
+    levels: "Levels | None" = None
+
+
+class Levels:
+    """Probabilities of the best nodes of each level, largest first: values [B, max_depth, top], 0 if none."""
+
+    def __init__(self, lanes: int, spec: "ObservationSpec") -> None:
+        self.values = np.zeros((lanes, spec.max_depth, spec.top), dtype=np.float32)
+        self.depth = 0
+        self._ends = [pool_size(spec.beam, level) for level in range(spec.max_depth + 1)]
+
+    def clear(self) -> None:
+        """Forget everything: other drafts begin."""
+        self.values.fill(0)
+        self.depth = 0
+
+    def extend(self, scores: np.ndarray, depth: int) -> None:
+        """Add the levels up to `depth`; scores as in `DraftView`."""
+        for level in range(self.depth, depth):
+            drafted = scores[:, self._ends[level] : self._ends[level + 1]]
+            best = np.sort(drafted, axis=1)[:, : -self.values.shape[2] - 1 : -1]
+            np.exp(best, out=self.values[:, level, : best.shape[1]])
+        self.depth = depth
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """Which parts an observation has, in order, and the tree it describes.
+
+    `sizes` are the thresholds of the part `mass`, `top` the nodes of every level in the part `levels`.
+    """
+
+    parts: tuple[str, ...]
+    beam: int
+    max_depth: int
+    sizes: tuple[int, ...]
+    top: int = 3
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in PARTS:
+                raise InputError(f"observation part {part!r} is unknown; choose from {', '.join(PARTS)}")
+
+    @cached_property
+    def width(self) -> int:
+        """Numbers in an observation."""
+        return sum(PARTS[part].width(self) for part in self.parts)
+
+    @cached_property
+    def _columns(self) -> list[tuple[Callable, slice]]:
+        """Writer and place of every part."""
+        ends = np.cumsum([PARTS[part].width(self) for part in self.parts]).tolist()
+        starts = [0, *ends[:-1]]
+        return [(PARTS[p].write, slice(a, b)) for p, a, b in zip(self.parts, starts, ends, strict=True)]
+
+    @cached_property
+    def _last_nodes(self) -> np.ndarray:
+        return np.asarray(self.sizes) - 1
+
+    def observe(self, view: DraftView) -> np.ndarray:
+        """Return the observations [B, width] float32."""
+        observations = np.zeros((len(view.scores), self.width), dtype=np.float32)
+        for write, columns in self._columns:
+            write(self, view, observations[:, columns])
+        return observations
+
+
+# Every part is written into zeros [B, width of the part].
+
+
+def _nodes(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    drafted = pool_size(spec.beam, view.depth)
+    out[:, :drafted] = view.scores[:, :drafted]
+
+
+def _level(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    start, end = pool_size(spec.beam, view.depth - 1), pool_size(spec.beam, view.depth)
+    out[:, : end - start] = view.scores[:, start:end]
+
+
+def _mass(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    """Sum of the V largest probabilities for every size V: what a calibrated draft expects to be accepted."""
+    if view.depth:
+        drafted = view.scores[:, : pool_size(spec.beam, view.depth)]
+        best = np.sort(drafted, axis=1)[:, : -spec.sizes[-1] - 1 : -1]
+        np.exp(best).cumsum(axis=1).take(spec._last_nodes, axis=1, mode="clip", out=out)
+        out *= QUARTER
+
+
+def _levels(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    levels = view.levels or Levels(len(out), spec)
+    levels.extend(view.scores, view.depth)
+    out[:] = levels.values.reshape(out.shape)
+
+
+def _depth(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    out.fill(view.depth / 10)
+
+
+def _one_hot_depth(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    out[:, view.depth] = 1
+
+
+def _length(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    out[:, 0] = view.context_length / 1000
+
+
+def _entropy(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    if view.entropy is None:
+        raise InputError("observation part 'entropy': the traces have no entropy; record them with it")
+    out[:, 0] = view.entropy * QUARTER
+
+
+@dataclass(frozen=True)
+class _Part:
+    """How wide a part is, and who writes it."""
+
+    width: Callable[[ObservationSpec], int]
+    write: Callable[[ObservationSpec, DraftView, np.ndarray], None]
+
+
+PARTS: dict[str, _Part] = {
+    "nodes": _Part(lambda spec: pool_size(spec.beam, spec.max_depth), _nodes),
+    "level": _Part(lambda spec: spec.beam**2, _level),
+    "mass": _Part(lambda spec: len(spec.sizes), _mass),
+    "levels": _Part(lambda spec: spec.max_depth * spec.top, _levels),
+    "depth": _Part(lambda spec: 1, _depth),
+    "one_hot_depth": _Part(lambda spec: spec.max_depth + 1, _one_hot_depth),
+    "length": _Part(lambda spec: 1, _length),
+    "entropy": _Part(lambda spec: 1, _entropy),
+}

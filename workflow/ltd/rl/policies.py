@@ -1,0 +1,233 @@
+"""Trained policies: small networks in safetensors and JSON, and the controller that decodes with them.
+
+A folder of policies holds `depth.safetensors`, `size.safetensors` and one `policy.json` that describes both:
+observation, action map, and the hashes of what they were trained on. Only numpy, torch and safetensors are
+needed to run them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from ltd.errors import InputError
+from ltd.files import read_json, write_json
+from ltd.rl.observations import DraftView, Levels, ObservationSpec
+
+VERSION = 1
+STOP, CONTINUE = 0, 1
+# Above this many weights a layer gains from torch's threads; below, numpy's lower overhead wins.
+NUMPY_WEIGHTS = 100_000
+DESCRIPTION = "policy.json"
+
+
+class PolicyNetwork:
+    """A plain multilayer perceptron with ReLU between its linear layers."""
+
+    def __init__(self, layers: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """layers: (weight [out, in], bias [out]) float32 of every linear layer, input side first."""
+        self.layers = [(np.ascontiguousarray(w, np.float32), np.asarray(b, np.float32)) for w, b in layers]
+        # Transposed copies: a vector times these is what numpy does fastest.
+        self._transposed = [(np.ascontiguousarray(weight.T), bias) for weight, bias in self.layers]
+        self._large = max(weight.size for weight, _ in self.layers) > NUMPY_WEIGHTS
+        self._tensors = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in self.layers]
+
+    @property
+    def inputs(self) -> int:
+        """Width of the observation that the network expects."""
+        return self.layers[0][0].shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Number of actions."""
+        return self.layers[-1][0].shape[0]
+
+    def logits(self, observations: np.ndarray) -> np.ndarray:
+        """[B, inputs] float32 -> [B, outputs] float32."""
+        if self._large:
+            return self._torch_logits(observations)
+        hidden = observations
+        for weight, bias in self._transposed[:-1]:
+            hidden = np.dot(hidden, weight)
+            hidden += bias
+            np.maximum(hidden, 0, out=hidden)
+        weight, bias = self._transposed[-1]
+        return np.dot(hidden, weight) + bias
+
+    @torch.no_grad()
+    def _torch_logits(self, observations: np.ndarray) -> np.ndarray:
+        hidden = torch.from_numpy(np.ascontiguousarray(observations))
+        for weight, bias in self._tensors[:-1]:
+            hidden = torch.addmm(bias, hidden, weight.T).relu_()
+        weight, bias = self._tensors[-1]
+        return torch.addmm(bias, hidden, weight.T).numpy()
+
+    def save(self, path: Path) -> None:
+        """Write `layers.<i>.weight` and `layers.<i>.bias`."""
+        tensors = {}
+        for index, (weight, bias) in enumerate(self.layers):
+            tensors |= {f"layers.{index}.weight": weight, f"layers.{index}.bias": bias}
+        save_file(tensors, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "PolicyNetwork":
+        """Read a file written by `save`; raises InputError when it is absent or has no such layers."""
+        if not path.is_file():
+            raise InputError(f"{path}: no such policy; train it first")
+        tensors = load_file(path)
+        count = len(tensors) // 2
+        try:
+            return cls([(tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(count)])
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}: not a policy network ({error})") from error
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One trained decision.
+
+    kind `size` chooses among `actions` (sizes, ascending); kind `depth` among stop (0) and continue (1),
+    asked at depths first_decision, first_decision + interval, ... below the largest depth; elsewhere drafting
+    goes on. `trained_on` holds hashes of traces, profile, target and draft head.
+    """
+
+    kind: str
+    network: PolicyNetwork
+    spec: ObservationSpec
+    actions: tuple[int, ...]
+    first_decision: int = 0
+    interval: int = 1
+    trained_on: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wanted = (self.spec.width, len(self.actions))
+        found = (self.network.inputs, self.network.outputs)
+        if wanted != found:
+            raise InputError(
+                f"{self.kind} policy: its description asks for {wanted[0]} inputs and {wanted[1]} actions, "
+                f"the network has {found[0]} and {found[1]}; the two files do not belong together"
+            )
+
+    def asked(self, depth: np.ndarray | int) -> np.ndarray | bool:
+        """Tell whether the depth policy decides at `depth`; elsewhere drafting continues without it."""
+        return (depth >= self.first_decision) & ((depth - self.first_decision) % self.interval == 0)
+
+    def choose(self, view: DraftView) -> np.ndarray:
+        """Return the index of the best action for every draft of the view, [B]."""
+        return self.network.logits(self.spec.observe(view)).argmax(axis=1)
+
+    def description(self) -> dict[str, Any]:
+        """What policy.json says about this policy."""
+        rest = {name: getattr(self, name) for name in ("actions", "first_decision", "interval")}
+        return {"observation": asdict(self.spec)} | rest | {"trained_on": dict(self.trained_on)}
+
+
+def save_policies(folder: Path, *policies: Policy) -> None:
+    """Write the given policies (one or both kinds) and their description into an existing folder."""
+    for policy in policies:
+        policy.network.save(folder / f"{policy.kind}.safetensors")
+    descriptions = {policy.kind: policy.description() for policy in policies}
+    write_json(folder / DESCRIPTION, {"version": VERSION} | descriptions)
+
+
+def load_policy(folder: str | Path, kind: str) -> Policy:
+    """Read the policy of one kind, `depth` or `size`; raises InputError when it is absent or inconsistent."""
+    path = Path(folder) / DESCRIPTION
+    description = read_json(path)
+    if description.get("version") != VERSION:
+        raise InputError(f"{path}: version {description.get('version')}, expected {VERSION}; train it again")
+    if kind not in description:
+        raise InputError(f"{path}: no {kind} policy in this folder")
+    entry = description[kind]
+    observation = entry["observation"]
+    observation |= {"parts": tuple(observation["parts"]), "sizes": tuple(observation["sizes"])}
+    return Policy(
+        kind=kind,
+        network=PolicyNetwork.load(path.with_name(f"{kind}.safetensors")),
+        spec=ObservationSpec(**observation),
+        actions=tuple(entry["actions"]),
+        first_decision=entry["first_decision"],
+        interval=entry["interval"],
+        trained_on=entry["trained_on"],
+    )
+
+
+class PolicyController:
+    """Decodes with a depth and a size policy; either may be a constant instead.
+
+    Every decision is the policy's most probable action. Implements `ltd.engine.controllers.Controller`.
+    """
+
+    def __init__(self, depth: Policy | int, size: Policy | int, name: str = "ltd") -> None:
+        self.depth, self.size, self.name = depth, size, name
+        specs = [policy.spec for policy in (depth, size) if isinstance(policy, Policy)]
+        # Two policies that look at the same share one observer: at the stop, the size policy sees it ready.
+        self._observers = {spec: LiveObserver(spec) for spec in specs}
+
+    @classmethod
+    def load(cls, folder: str | Path, name: str = "ltd") -> "PolicyController":
+        """Read both policies of a folder."""
+        return cls(load_policy(folder, "depth"), load_policy(folder, "size"), name)
+
+    def begin(self, prompt_length: int) -> None:
+        """Forget the previous answer's last cycle."""
+        self.accepted(0)
+
+    def continue_drafting(self, state: Any) -> bool:
+        """Decide whether one more level is drafted."""
+        if isinstance(self.depth, int):
+            return state.depth < self.depth
+        if not self.depth.asked(state.depth):
+            return True
+        return bool(self._choose(self.depth, state) == CONTINUE)
+
+    def choose_size(self, state: Any) -> int:
+        """Decide how many of the drafted nodes are verified."""
+        if isinstance(self.size, int):
+            return self.size
+        return self.size.actions[self._choose(self.size, state)]
+
+    def accepted(self, count: int) -> None:
+        """The cycle is over; every cycle is decided by its own tree alone, whatever was accepted."""
+        for observer in self._observers.values():
+            observer.clear()
+
+    def _choose(self, policy: Policy, state: Any) -> int:
+        observations = self._observers[policy.spec].observe(state)
+        return int(policy.network.logits(observations).argmax())
+
+
+class LiveObserver:
+    """The observation of the draft in progress; what earlier levels contributed to it is kept."""
+
+    def __init__(self, spec: ObservationSpec) -> None:
+        self.spec = spec
+        self._view = DraftView(np.empty((1, 0)), 0, np.zeros(1, np.int64), None, Levels(1, spec))
+        self._tensor: torch.Tensor | None = None
+        self._observations: np.ndarray | None = None
+
+    def clear(self) -> None:
+        """Another draft begins."""
+        self._view.levels.clear()
+        self._observations = None
+
+    def observe(self, state: Any) -> np.ndarray:
+        """Return the observation [1, width] of a `ltd.engine.controllers.DraftState`."""
+        view = self._view
+        if self._observations is not None and view.depth == state.depth:
+            return self._observations
+        if state.depth < view.depth:
+            self.clear()
+        if state.scores is not self._tensor or state.scores.is_cuda:
+            # On a CPU the array shares the tensor's memory and stays valid from cycle to cycle.
+            self._tensor = state.scores
+            view.scores = state.scores.numpy(force=True)[None]
+        view.depth, view.context_length[0] = state.depth, state.context_length
+        if "entropy" in self.spec.parts:
+            view.entropy = np.asarray([state.entropy() if state.depth else 0.0], dtype=np.float32)
+        self._observations = self.spec.observe(view)
+        return self._observations

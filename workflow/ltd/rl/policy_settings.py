@@ -1,0 +1,114 @@
+"""Settings of policy training: fields and checks. The block `rl` of config.yaml has the same keys."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ltd.errors import InputError
+from ltd.options import option
+from ltd.rl import rewards
+from ltd.rl.observations import PARTS
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60)
+COMPACT = ("levels", "one_hot_depth", "length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """Everything that shapes the training of the policies; `size_` and `depth_` fields belong to one each."""
+
+    train_tasks: tuple[str, ...] = option((), "tasks whose train split the policies see; none: all")
+    sizes: tuple[int, ...] = option(SIZES, "numbers of verified nodes to choose from, ascending")
+    rounds: int = option(3, "rounds of co-adaptation after the initial pair: size, depth, size, ...")
+    reward: str = option("marginal", "what a finished cycle is paid", choices=rewards.KINDS)
+    whole_answers: bool = option(False, "an episode is a whole answer (the paper) instead of one cycle")
+    first_decision: int = option(1, "depth of the first depth decision; 0 allows plain steps")
+    interval: int = option(1, "levels from one depth decision to the next")
+    size_observation: tuple[str, ...] = option(COMPACT, "parts of the size policy's observation")
+    depth_observation: tuple[str, ...] = option(COMPACT, "parts of the depth policy's observation")
+    top: int = option(3, "nodes of every level in the observation part `levels`")
+    size_network: tuple[int, ...] = option((64, 64), "hidden layers of the size policy")
+    depth_network: tuple[int, ...] = option((64, 64), "hidden layers of the depth policy")
+    critic_network: tuple[int, ...] = option((64, 64), "hidden layers of both critics")
+    size_gamma: float = option(1.0, "discount of the size policy")
+    depth_gamma: float = option(1.0, "discount of the depth policy")
+    gae_lambda: float = option(0.95, "lambda of generalised advantage estimation")
+    size_steps: int = option(100_000, "environment steps of one training of the size policy")
+    depth_steps: int = option(300_000, "environment steps of one training of the depth policy")
+    lanes: int = option(256, "environments stepped at once")
+    rollout: int = option(8192, "steps of all lanes together between two updates")
+    minibatch: int = option(1024, "steps in a gradient step")
+    epochs: int = option(6, "passes over each rollout")
+    learning_rate: float = option(1e-3, "largest learning rate; decays linearly to zero")
+    warm_up: float = option(0.01, "share of the steps in which the learning rate rises")
+    entropy_coefficient: float = option(0.003, "weight of the entropy bonus")
+    clip_range: float = option(0.2, "how far an update may move an action's probability ratio")
+    validations: int = option(8, "checkpoints in a training; the best on the validation traces is kept")
+    rehearsal: int = option(
+        400, "gradient steps of the joint warm start before the initial trainings; 0: none"
+    )
+    fixed_size: int = option(0, "size during the first depth training; 0 takes the static grid's best")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def of(self, kind: str, name: str) -> Any:
+        """The field `<kind>_<name>`."""
+        return getattr(self, f"{kind}_{name}")
+
+    def values(self) -> dict[str, Any]:
+        """The settings alone, without the options of a stage that inherits them."""
+        return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(PolicySettings)}
+
+
+SettingsType = TypeVar("SettingsType", bound=PolicySettings)
+
+
+def with_overrides(settings: SettingsType, overrides: dict[str, Any], source: str) -> SettingsType:
+    """Return the settings with some replaced; raises InputError naming `source` on an unknown one."""
+    known = {field.name for field in dataclasses.fields(PolicySettings)}
+    for name in overrides:
+        if name not in known:
+            raise InputError(
+                f"{source}: {name}: no setting of policy training; known: {', '.join(sorted(known))}"
+            )
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in overrides.items()}
+    return dataclasses.replace(settings, **values)
+
+
+def with_step_share(settings: SettingsType, share: float) -> SettingsType:
+    """Return the settings with the steps of both trainings scaled, to one rollout at least.
+
+    Raises InputError unless share is above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"step_share: {share}: expected a share above 0 and up to 1")
+    steps = {
+        name: max(settings.rollout, round(getattr(settings, name) * share))
+        for name in ("size_steps", "depth_steps")
+    }
+    return dataclasses.replace(settings, **steps)
+
+
+def check(settings: PolicySettings) -> None:
+    """Raise InputError on the first setting that cannot be meant."""
+    sizes = settings.sizes
+    if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
+        raise InputError(f"rl.sizes: {list(sizes)}: expected distinct sizes from 1 up, ascending")
+    for name in ("size_observation", "depth_observation"):
+        for part in getattr(settings, name):
+            if part not in PARTS:
+                raise InputError(f"rl.{name}: {part!r} is unknown; choose from {', '.join(PARTS)}")
+    if settings.reward not in rewards.KINDS:
+        raise InputError(f"rl.reward: {settings.reward!r} is unknown; choose from {', '.join(rewards.KINDS)}")
+    if settings.first_decision not in (0, 1):
+        raise InputError(f"rl.first_decision: {settings.first_decision}: expected 0 or 1")
+    if settings.interval < 1:
+        raise InputError(f"rl.interval: {settings.interval}: expected 1 or more")
+    if settings.rehearsal and settings.whole_answers:
+        raise InputError("rl.rehearsal: needs rl.whole_answers to be false; set it to 0 otherwise")
+    if settings.rollout % settings.lanes or settings.rollout % settings.minibatch:
+        raise InputError(
+            f"rl.rollout: {settings.rollout}: expected a multiple of rl.lanes ({settings.lanes}) "
+            f"and of rl.minibatch ({settings.minibatch})"
+        )

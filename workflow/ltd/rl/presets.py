@@ -1,0 +1,46 @@
+"""Named settings of policy training: the paper's own, a tenth of its steps, and the project's default."""
+
+import dataclasses
+from typing import Any
+
+from ltd.rl.policy_settings import SettingsType
+
+PAPER: dict[str, Any] = {
+    "train_tasks": ("code",),
+    "reward": "throughput",
+    "whole_answers": True,
+    "first_decision": 1,
+    "interval": 1,
+    "size_observation": ("nodes", "depth", "length"),
+    "depth_observation": ("level", "depth", "length"),
+    "size_network": (1024, 256),
+    "depth_network": (1024,),
+    "critic_network": (1024, 256),
+    "size_gamma": 0.9,
+    "depth_gamma": 0.999,
+    "gae_lambda": 0.95,
+    "size_steps": 100_000,
+    "depth_steps": 1_000_000,
+    "lanes": 32,
+    "rollout": 2048,
+    "minibatch": 256,
+    "epochs": 20,
+    "learning_rate": 1e-3,
+    "warm_up": 0.01,
+    "entropy_coefficient": 0.01,
+    "clip_range": 0.2,
+    "validations": 20,
+    "rehearsal": 0,
+}
+"""The paper's section 4 and appendix; sizes come from config, because they must suit the machine."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": PAPER,
+    "paper-short": PAPER | {"size_steps": 10_000, "depth_steps": 100_000, "validations": 10},
+}
+
+
+def with_preset(settings: SettingsType, preset: str) -> SettingsType:
+    """Return the settings with those that a preset fixes put in their place."""
+    return dataclasses.replace(settings, **PRESETS[preset])

@@ -1,0 +1,164 @@
+"""A warm start for both policies: exact policy gradient over recorded outcomes, before PPO plays.
+
+In replay the outcome of every action is known at every position, not only of the one that was sampled. The
+expected tokens and seconds of a cycle under both policies' action probabilities are then differentiable
+functions of the two networks, and climbing them is a policy gradient without sampling noise. The two policies
+learn together, so that neither settles on what suits a poor partner, and the critics' targets are exact. PPO
+goes on from there, at the positions that the policies themselves bring about.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ltd.rl.observations import ObservationSpec
+from ltd.rl.policies import PolicyNetwork
+from ltd.rl.policy_settings import PolicySettings
+from ltd.rl.replay_walk import ReplayWorld
+from ltd.rl.rewards import Reward
+from ltd.rl.training_state import Training, export_network
+
+MINIBATCH = 256
+LEARNING_RATE = 3e-3
+# Strong enough that no choice is given up before its outcomes have been weighed.
+ENTROPY_COEFFICIENT = 0.015
+# Tokens of a typical cycle: the rows that the next cycle's prefix pass processes.
+PREFIX_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What every choice brings at N positions, float32 tensors; D depths, A sizes, K depth decisions.
+
+    observations: of the size policy [N, D, F] at depths 1 .. D, of the depth policy [N, K, G] where it is
+    asked. tokens, seconds [N, 1 + D, A] of a plain step (the same for all sizes) and of depths 1 .. D with
+    each size, decisions included. stops [K + 1]: the depths at which a cycle may stop, the largest last.
+    """
+
+    observations: dict[str, Tensor]
+    tokens: Tensor
+    seconds: Tensor
+    stops: Tensor
+
+
+def outcomes(
+    world: ReplayWorld, specs: dict[str, ObservationSpec], settings: PolicySettings, positions: np.ndarray
+) -> Outcomes:
+    """Look up what can happen at some positions [N] in the replay table and the latency profile."""
+    positions, sizes = positions[:, None], np.asarray(settings.sizes)
+    depths = np.arange(world.max_depth + 1)
+    asked = np.arange(settings.first_decision, world.max_depth, settings.interval)
+    decisions = np.minimum(np.searchsorted(asked, depths) + 1, len(asked))
+    cells = positions[..., None], depths[:, None], sizes
+    context = world.context_length[cells[0]]
+    drafted = (depths > 0)[:, None]
+    seconds = world.latency.cycle_seconds(cells[1], sizes, context, PREFIX_ROWS, decisions[:, None], drafted)
+    return Outcomes(
+        {
+            "size": _tensor(world.observations(specs["size"]).rows(positions, depths[1:])),
+            "depth": _tensor(world.observations(specs["depth"]).rows(positions, asked)),
+        },
+        _tensor(world.table.tokens(*cells)),
+        _tensor(seconds),
+        torch.from_numpy(np.append(asked, world.max_depth)),
+    )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def rehearse(
+    world: ReplayWorld, specs: dict[str, ObservationSpec], settings: PolicySettings, seed: int
+) -> dict[str, Training]:
+    """Train actors and critics of both policies for `settings.rehearsal` gradient steps.
+
+    The reward's rate, which `marginal` needs, follows the policies from step to step.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    reward = Reward(settings.reward, world.step_seconds)
+    actions = {"size": len(settings.sizes), "depth": 2}
+    actors = {kind: network(specs[kind].width, settings.of(kind, "network"), actions[kind]) for kind in specs}
+    critics = {kind: network(specs[kind].width, settings.critic_network, 1) for kind in specs}
+    weights = [p for module in (*actors.values(), *critics.values()) for p in module.parameters()]
+    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, settings.rehearsal)
+    tokens = seconds = 0.0
+    for _ in tqdm(range(settings.rehearsal), desc="rehearsal", unit="step", leave=False):
+        batch = outcomes(world, specs, settings, rng.integers(len(world.traces), size=MINIBATCH))
+        loss, brought = rehearsal_loss(actors, critics, batch, reward, ENTROPY_COEFFICIENT)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        # A running mean over some twenty minibatches: the throughput that the policies now attain.
+        tokens, seconds = 0.95 * tokens + brought[0], 0.95 * seconds + brought[1]
+        reward.attain(tokens, seconds)
+    return {kind: Training(_export(actors[kind]), _export(critics[kind])) for kind in specs}
+
+
+def rehearsal_loss(
+    actors: dict[str, nn.Module],
+    critics: dict[str, nn.Module],
+    batch: Outcomes,
+    reward: Reward,
+    entropy_coefficient: float,
+) -> tuple[Tensor, tuple[float, float]]:
+    """Minus the expected reward, with entropy bonus and critics' errors; and expected tokens and seconds."""
+    seen, stops = batch.observations, batch.stops
+    choices = actors["size"](seen["size"]).log_softmax(dim=-1)
+    decisions = actors["depth"](seen["depth"]).log_softmax(dim=-1)
+    # A plain step has no size: its outcome stands in every column, so any share will do.
+    even = torch.full_like(choices[:, :1], 1 / choices.shape[-1])
+    shares = torch.cat([even, choices.exp()], dim=1)[:, stops]
+    rewards = torch.from_numpy(reward(batch.tokens.numpy(), batch.seconds.numpy()))
+    stop_values = (shares * rewards[:, stops]).sum(dim=-1)
+    stopping, reach, decision_values = stopping_values(decisions, stop_values)
+    drafted = stops > 0
+    levels, verified = stops[drafted] - 1, stopping[:, drafted]
+    entropy = (reach * _entropy(decisions)).sum(1) + (verified * _entropy(choices)[:, levels]).sum(1)
+    gain = (stopping * stop_values).sum(dim=1) + entropy_coefficient * entropy
+    errors = _critic_error(critics["depth"], seen["depth"], decision_values, reach)
+    errors += _critic_error(critics["size"], seen["size"][:, levels], stop_values[:, drafted], verified)
+    chances = (stopping[..., None] * shares).detach()
+    tokens, seconds = ((chances * brought[:, stops]).sum() for brought in (batch.tokens, batch.seconds))
+    return (0.5 * errors - gain).mean(), (float(tokens), float(seconds))
+
+
+def stopping_values(decisions: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """K decisions to stop (0) or continue (1): log-probabilities [M, K, 2], rewards [M, K + 1] of the stops.
+
+    Returns the probability of each stop [M, K + 1], and of reaching each decision and the exact value of its
+    state, [M, K] each.
+    """
+    nothing = torch.zeros_like(decisions[:, :1, 0])
+    log_reach = torch.cat([nothing, decisions[..., 1].cumsum(dim=1)], dim=1)
+    probabilities = (torch.cat([decisions[..., 0], nothing], dim=1) + log_reach).exp()
+    reach = log_reach[:, :-1].exp()
+    # Value of a state: what is still to come from it on, given that it is reached.
+    to_come = (probabilities * rewards).flip(1).cumsum(dim=1).flip(1)[:, :-1]
+    return probabilities, reach, to_come / reach.clamp_min(1e-6)
+
+
+def _entropy(log_probabilities: Tensor) -> Tensor:
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
+
+
+def _critic_error(critic: nn.Module, observations: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    """Squared error [M], every state weighted by how likely it is reached."""
+    return (weight.detach() * (critic(observations)[..., 0] - values.detach()) ** 2).sum(dim=1)
+
+
+def network(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """A multilayer perceptron with ReLU, as Stable-Baselines3 builds it."""
+    widths = [inputs, *hidden]
+    layers = [layer for a, b in zip(widths, hidden, strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+def _export(module: nn.Sequential) -> PolicyNetwork:
+    return export_network([layer for layer in module if isinstance(layer, nn.Linear)])

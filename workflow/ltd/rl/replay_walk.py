@@ -1,0 +1,132 @@
+"""Many answers replayed at once: lanes that walk along recorded answers, a draft-and-verify cycle at a time.
+
+The training environments and the validation both stand on this walk. It holds no policy: whoever uses it
+decides when a lane's draft stops and how much of it is verified.
+"""
+
+import math
+
+import numpy as np
+
+from ltd.replay.dense_latency import dense_for
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.table import ReplayTable
+from ltd.replay.traces import Traces
+from ltd.rl.observations import DraftView, Levels, ObservationSpec
+
+# Parts that are cheaper to read from the scores than to keep for every position and depth.
+PLAIN_PARTS = {"nodes", "level", "depth", "length"}
+MAX_TABLE_BYTES = 1 << 30
+ROWS_AT_ONCE = 4096
+
+
+class ReplayWorld:
+    """Traces and the latency profile of one machine, ready for look-ups; shared by all walks over them."""
+
+    def __init__(self, traces: Traces, profile: LatencyProfile, sizes: tuple[int, ...]) -> None:
+        """Raises InputError when traces and profile do not belong together or the profile lacks a size."""
+        self.traces, self.profile, self.sizes = traces, profile, tuple(sizes)
+        self.max_depth = traces.max_depth
+        self.table = ReplayTable(traces)
+        self.latency = dense_for(traces, profile, max(sizes))
+        self.starts = traces.starts
+        self.context_length = np.asarray(traces.context_length, dtype=np.int64)
+        self.tokens_left = np.asarray(traces.tokens_left, dtype=np.int64)
+        self.step_seconds = float(self.latency.autoregressive[self.context_length].mean())
+        self._observations: dict[ObservationSpec, ObservationTable] = {}
+
+    def observations(self, spec: ObservationSpec) -> "ObservationTable":
+        """Return the observations of `spec` at every position and depth, made once."""
+        if spec not in self._observations:
+            self._observations[spec] = ObservationTable(self.traces, spec)
+        return self._observations[spec]
+
+
+class ObservationTable:
+    """Observations by (position, depth): summaries are computed once, plain parts when asked for."""
+
+    def __init__(self, traces: Traces, spec: ObservationSpec) -> None:
+        self.traces, self.spec = traces, spec
+        shape = (len(traces), traces.max_depth + 1, spec.width)
+        self._rows: np.ndarray | None = None
+        if math.prod(shape) * 4 <= MAX_TABLE_BYTES and not PLAIN_PARTS.issuperset(spec.parts):
+            self._rows = self._whole(shape)
+
+    def _whole(self, shape: tuple[int, int, int]) -> np.ndarray:
+        """Compute the whole table [N, D + 1, width] float32."""
+        table = np.empty(shape, dtype=np.float32)
+        for first in range(0, shape[0], ROWS_AT_ONCE):
+            positions = np.arange(first, min(first + ROWS_AT_ONCE, shape[0]))
+            levels = Levels(len(positions), self.spec)
+            for depth in range(shape[1]):
+                table[positions, depth] = self._observe(positions, depth, levels)
+        return table
+
+    def rows(self, positions: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Return observations [..., width] float32 of (position, depth) pairs, which broadcast."""
+        if self._rows is not None:
+            return self._rows[positions, depth]
+        positions, depth = np.broadcast_arrays(positions, depth)
+        flat = positions.ravel(), depth.ravel()
+        observations = np.empty((len(flat[0]), self.spec.width), dtype=np.float32)
+        for level in np.unique(flat[1]):
+            rows = np.flatnonzero(flat[1] == level)
+            observations[rows] = self._observe(flat[0][rows], int(level))
+        return observations.reshape(*positions.shape, -1)
+
+    def _observe(self, positions: np.ndarray, depth: int, levels: Levels | None = None) -> np.ndarray:
+        traces, entropy = self.traces, None
+        if traces.entropy is not None:
+            newest = traces.entropy[positions, depth - 1]
+            entropy = newest if depth > 0 else np.zeros_like(newest)
+        context = traces.context_length[positions]
+        return self.spec.observe(DraftView(traces.scores[positions], depth, context, entropy, levels))
+
+
+class Walk:
+    """L lanes, each somewhere in an answer with a draft of some depth in progress.
+
+    position [L] index into the traces, depth [L] levels drafted so far in the running cycle,
+    decisions [L] times the depth policy was asked in it, rows [L] true rows the next prefix pass processes.
+    """
+
+    def __init__(self, world: ReplayWorld, position: np.ndarray) -> None:
+        self.world = world
+        lanes = len(position)
+        self.position = np.array(position, dtype=np.int64)
+        self.depth = np.zeros(lanes, dtype=np.int64)
+        self.decisions = np.zeros(lanes, dtype=np.int64)
+        self.rows = np.ones(lanes, dtype=np.int64)
+
+    def place(self, lanes: np.ndarray, position: np.ndarray) -> None:
+        """Put lanes at the start of other answers."""
+        self.position[lanes] = position
+        self.rows[lanes] = 1
+
+    def finish(self, lanes: np.ndarray, sizes: np.ndarray, size_decisions: int) -> tuple[np.ndarray, ...]:
+        """Verify the drafts of some lanes and step them on to the next root.
+
+        Args:
+            lanes: [B] which lanes; sizes: [B] chosen sizes (ignored at depth 0).
+            size_decisions: 1 when a size policy was asked and its time counts, otherwise 0.
+
+        Returns:
+            tokens [B], seconds [B], ended [B]: True where the answer is over; the lane must then be placed.
+        """
+        world, position, depth = self.world, self.position[lanes], self.depth[lanes]
+        accepted = world.table.accepted(position, depth, sizes)
+        left = world.tokens_left[position]
+        tokens = np.minimum(accepted + 1, left)
+        seconds = world.latency.cycle_seconds(
+            depth,
+            sizes,
+            world.context_length[position],
+            self.rows[lanes],
+            self.decisions[lanes],
+            size_decisions * (depth > 0),
+        )
+        self.rows[lanes] = np.where(depth > 0, tokens, self.rows[lanes] + 1)
+        self.position[lanes] = position + tokens
+        self.depth[lanes] = 0
+        self.decisions[lanes] = 0
+        return tokens, seconds, tokens == left

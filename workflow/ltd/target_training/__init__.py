@@ -1,0 +1,1 @@
+"""Training the embedded target model from scratch."""
