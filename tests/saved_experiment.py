@@ -75,7 +75,7 @@ def make_experiment(folder, prompts=6):
 def random_policies(folder):
     """Write untrained policies: they choose something different nearly every cycle."""
     folder.mkdir(parents=True)
-    spec = ObservationSpec(("mass", "beam", "one_hot_depth"), BEAM, MAX_DEPTH, SIZES)
+    spec = ObservationSpec(("mass", "levels", "one_hot_depth"), BEAM, MAX_DEPTH, SIZES)
     random = np.random.default_rng(0)
     policies = []
     for kind, actions in (("depth", (0, 1)), ("size", SIZES)):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ltd.draft_head.eagle3 import Eagle3Head, rotary
 from ltd.engine.lean_layers import HeadRotation, LeanLayer, row_norm
 from ltd.engine.packed_linear import fused_linear
+from ltd.engine.tree import best_children
 
 
 class DraftNetwork(nn.Module):
@@ -64,8 +65,7 @@ class DraftNetwork(nn.Module):
         if parent_scores is None:
             hidden = hidden[-1:]
         logits = self.output(self.final_norm(hidden)).float()
-        best, indices = torch.topk(logits, self.beam, dim=-1)
-        scores = best - torch.logsumexp(logits, dim=-1, keepdim=True)
+        scores, indices = best_children(logits, self.beam)
         if parent_scores is not None:
             scores += parent_scores.unsqueeze(1)
         return hidden, logits, scores.flatten(), self.target_ids.index_select(0, indices.flatten())

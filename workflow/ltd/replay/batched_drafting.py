@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ltd.draft_head.eagle3 import Eagle3Head
-from ltd.engine.tree import pool_size
+from ltd.engine.tree import best_children, pool_size
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,9 @@ def draft_trees(
     hidden, parent_scores = rows.hidden[sequence, root - 1][:, None], 0.0
     for level in range(1, max_depth + 1):
         logits = head.logits(hidden).float()
-        best = logits.topk(beam, dim=-1)
-        children = best.values - logits.logsumexp(dim=-1, keepdim=True) + parent_scores
-        scores.append(children.flatten(1))
-        tokens.append(head.to_target(best.indices).flatten(1))
+        log_probs, children = best_children(logits, beam)
+        scores.append((log_probs + parent_scores).flatten(1))
+        tokens.append(head.to_target(children).flatten(1))
         entropy.append(torch.distributions.Categorical(logits=logits[:, 0], validate_args=False).entropy())
         # Level 1 is its own beam: topk returns it in order, and the sort is stable.
         order = torch.sort(scores[-1], dim=-1, descending=True, stable=True).indices[:, :beam]
