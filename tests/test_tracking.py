@@ -72,3 +72,16 @@ def test_failed_stage_is_marked_failed(experiment):
         raise ValueError
     runs = mlflow.search_runs(experiment_names=[experiment.name])
     assert list(runs["status"]) == ["FAILED"]
+
+
+def test_outcome_stands_on_the_parent_too(experiment):
+    folder = experiment / "report"
+    folder.mkdir(parents=True)
+    (folder / "report.md").write_text("text")
+    tracking.open_parent(experiment, {"seed": 0})
+    with tracking.stage_run("report", Options(experiment, folder)) as run:
+        run.outcome({"ltd/mean": 1.5}, folder)
+    parent = read_json(experiment / "mlflow_parent.json")["run_id"]
+    assert mlflow.get_run(parent).data.metrics == {"ltd/mean": 1.5}
+    client = mlflow.MlflowClient()
+    assert [entry.path for entry in client.list_artifacts(parent, "report")] == ["report/report.md"]

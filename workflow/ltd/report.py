@@ -41,13 +41,9 @@ def report(options: ReportOptions, run: StageRun) -> None:
         with atomic_path(options.output / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
     run.artifact(options.output / "report.md")
-    run.metrics(
-        {
-            f"{row.method.replace(':', '-')}/{row.task}": row.speedup
-            for row in results.summary.itertuples()
-            if row.source == "measured"
-        }
-    )
+    measured = results.summary[results.summary["source"] == "measured"]
+    speedups = {f"{row.method.replace(':', '-')}/{row.task}": row.speedup for row in measured.itertuples()}
+    run.outcome(speedups, options.output)
 
 
 def draw(results: Results) -> dict[str, Figure]:

@@ -62,6 +62,16 @@ class StageRun:
         if self.active:
             mlflow.log_text(text, name)
 
+    def outcome(self, values: dict[str, float], folder: Path) -> None:
+        """Log numbers here and on the parent run, where reproductions are compared; attach a folder there."""
+        self.metrics(values)
+        parent = self.active and mlflow.active_run().data.tags.get("mlflow.parentRunId")
+        if parent:
+            client = MlflowClient()
+            for key, value in values.items():
+                client.log_metric(parent, key, float(value))
+            client.log_artifacts(parent, str(folder), folder.name)
+
 
 def tracking_uri(results: Path) -> str:
     """Return MLFLOW_TRACKING_URI when set, otherwise the SQLite file under `results`."""
