@@ -51,7 +51,7 @@ def synthetic_traces(
             for i in range(sequences)
         ],
         entropy=entropy if with_optional else None,
-        features=rng.normal(size=(len(sequence), 8)).astype(np.float16) if with_optional else None,
+        features=rng.normal(size=(len(sequence), max_depth, 8)).astype(np.float16) if with_optional else None,
     )
 
 

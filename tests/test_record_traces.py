@@ -14,7 +14,7 @@ from ltd.replay.traces import Traces, check
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 from saved_engine import save_engine
-from tiny_engine import tiny_answers, tiny_head, tiny_target
+from tiny_engine import tiny_answers, tiny_drafter, tiny_head, tiny_target
 
 HASHES = {"target_hash": "target", "draft_hash": "draft"}
 
@@ -74,14 +74,20 @@ def test_scores_never_rise_along_a_path_and_entropy_is_of_the_pass(engine, answe
     assert ((traces.entropy > 0) & (traces.entropy < np.log(12))).all()
 
 
-def test_features_are_the_fused_features_of_the_last_true_row(engine, answers):
+def test_features_are_those_that_the_drafter_shows(engine, answers):
     target, head = engine
     traces = TraceRecorder(*engine, make_options()).record(answers, HASHES)
+    drafter = tiny_drafter(head, traces.beam, traces.max_depth)
     for start, answer in list(zip(traces.starts, answers, strict=True))[:2]:
-        _, taps = target.prefill(answer.tokens[: answer.prompt_length])
-        with torch.inference_mode():
-            expected = head.fuse(taps[-1]).numpy(force=True)
-        np.testing.assert_allclose(traces.features[start], expected, rtol=2e-3, atol=2e-3)
+        prompt = answer.tokens[: answer.prompt_length]
+        _, taps = target.prefill(prompt)
+        drafter.prefill(taps, prompt)
+        drafter.extend(taps[-1:], answer.answer[:1])
+        for level in range(traces.max_depth):
+            shown = drafter.state.feature.numpy(force=True)
+            np.testing.assert_allclose(traces.features[start, level], shown, rtol=2e-3, atol=2e-3)
+            if level + 1 < traces.max_depth:
+                drafter.expand()
 
 
 def test_chunks_and_neighbours_change_nothing(engine, answers):

@@ -44,7 +44,7 @@ class RecordTracesOptions(StageOptions):
     chunk: int = option(64, "positions drafted together; memory grows with it, 64 suits a CPU, 256 a GPU")
     part_tokens: int = option(4096, "tokens of prompts and answers in one part, the unit of resuming")
     entropy: bool = option(True, "also record the entropy of the draft distribution of every level")
-    features: bool = option(False, "also record the target's fused feature, for the observation ablation")
+    features: bool = option(False, "also record the head's hidden state of every level, which specdecpp reads")
 
 
 class TraceRecorder:
@@ -70,9 +70,6 @@ class TraceRecorder:
             )
         ]
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        if self.options.features:
-            fused = self.head.fuse(taps)[sequence, root - 1]
-            columns["features"] = fused.to(torch.float16).numpy(force=True)
         return Traces(
             **columns,
             context_length=root.to(torch.int32).numpy(),
@@ -109,6 +106,8 @@ class TraceRecorder:
         }
         if self.options.entropy:
             columns["entropy"] = trees.entropy.numpy(force=True)
+        if self.options.features:
+            columns["features"] = trees.features.to(torch.float16).numpy(force=True)
         return columns
 
 

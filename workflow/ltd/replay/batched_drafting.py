@@ -30,13 +30,15 @@ class TrueRows:
 class DraftedTrees:
     """Trees of C positions in pool order, see `ltd.replay.traces.Traces`.
 
-    scores float32 and target tokens int64 [C, pool], beams int64 [C, D, W], entropy float32 [C, D] in nats.
+    scores float32 and target tokens int64 [C, pool], beams int64 [C, D, W], entropy float32 [C, D] in nats;
+    features [C, D, H], the hidden state that every pass computed for the best of the nodes it expanded.
     """
 
     scores: Tensor
     tokens: Tensor
     beams: Tensor
     entropy: Tensor
+    features: Tensor
 
 
 @torch.inference_mode()
@@ -71,7 +73,7 @@ def draft_trees(
     seen = (torch.arange(prefix, device=root.device) < root[:, None])[:, None].expand(count, beam, prefix)
     own = torch.eye(beam, dtype=torch.bool, device=root.device).expand(count, beam, beam)
     ancestors = own[:, :, :0]
-    scores, tokens, beams, entropy = [], [], [], []
+    scores, tokens, beams, entropy, features = [], [], [], [], []
     hidden, parent_scores = rows.hidden[sequence, root - 1][:, None], 0.0
     for level in range(1, max_depth + 1):
         logits = head.logits(hidden).float()
@@ -79,6 +81,7 @@ def draft_trees(
         scores.append((log_probs + parent_scores).flatten(1))
         tokens.append(head.to_target(children).flatten(1))
         entropy.append(torch.distributions.Categorical(logits=logits[:, 0], validate_args=False).entropy())
+        features.append(hidden[:, 0])
         # Level 1 is its own beam: topk returns it in order, and the sort is stable.
         order = torch.sort(scores[-1], dim=-1, descending=True, stable=True).indices[:, :beam]
         beams.append(order)
@@ -96,9 +99,8 @@ def draft_trees(
             past=(keys[:, :, :used], values[:, :, :used]),
         )
         keys[:, :, used : used + beam], values[:, :, used : used + beam] = new
-    return DraftedTrees(
-        torch.cat(scores, 1), torch.cat(tokens, 1), torch.stack(beams, 1), torch.stack(entropy, 1)
-    )
+    levels = [torch.stack(values, 1) for values in (beams, entropy, features)]
+    return DraftedTrees(torch.cat(scores, 1), torch.cat(tokens, 1), *levels)
 
 
 def _with_room(states: Tensor, rows: int) -> Tensor:

@@ -232,7 +232,7 @@ def _decide(controller: Controller, traces: Traces, position: int) -> tuple[int,
         level = slice(level_start(beam, state.depth), state.pool)
         state.scores[level] = scores[level]
         if traces.features is not None:
-            state.feature = torch.from_numpy(traces.features[position].astype(np.float32))
+            state.feature = torch.from_numpy(traces.features[position, state.depth - 1].astype(np.float32))
     return state.depth, controller.choose_size(state) if state.depth else 0, decisions
 
 

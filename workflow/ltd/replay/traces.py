@@ -45,7 +45,8 @@ class Traces:
     context_length int32 [N], tokens before the root; sequence int32 [N], index into `sequences`;
     tokens_left int32 [N], tokens of the answer after the root;
     entropy float32 [N, D], of the draft distribution that the pass of each level computed for the best of the
-    nodes it expanded (level 1: for the root), in nats; features float16 [N, H], the target's fused feature.
+    nodes it expanded (level 1: for the root), in nats; features float16 [N, D, H], the head's hidden
+    state there.
     """
 
     scores: NDArray
@@ -133,6 +134,7 @@ def check(traces: Traces, name: str) -> None:
         "sequence": (n,),
         "tokens_left": (n,),
         "entropy": (n, depth),
+        "features": (n, depth, 0 if traces.features is None else traces.features.shape[-1]),
     }
     for column, value in traces.columns().items():
         if column in expected and value.shape != expected[column]:
