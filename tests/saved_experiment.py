@@ -9,8 +9,11 @@ from ltd.engine.target import TargetModel
 from ltd.grid_search import GridSearchOptions, grid_search
 from ltd.profile_latency import LatencyOptions, profile_latency
 from ltd.record_traces import RecordTracesOptions, record_traces
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.traces import Traces
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork, save_policies
+from ltd.rl.replay_walk import ReplayWorld
 from ltd.texts.responses import Responses
 from ltd.tracking import StageRun
 from saved_engine import save_engine
@@ -52,8 +55,9 @@ def make_experiment(folder, prompts=6):
     grid_search(
         GridSearchOptions(traces=(traces,), profiles=(profile,), output=grid, max_size=SIZES[-1]), StageRun()
     )
+    world = ReplayWorld(Traces.load(traces), LatencyProfile.load(profile), SIZES)
     for chain in ("paper", "ltd"):
-        random_policies(folder / "policies" / chain / "best")
+        random_policies(folder / "policies" / chain / "best", world)
     return BenchmarkOptions(
         **common,
         profile=profile,
@@ -72,17 +76,19 @@ def make_experiment(folder, prompts=6):
     )
 
 
-def random_policies(folder):
+def random_policies(folder, world):
     """Write untrained policies: they choose something different nearly every cycle."""
     folder.mkdir(parents=True)
     spec = ObservationSpec(("mass", "levels", "one_hot_depth"), BEAM, MAX_DEPTH, SIZES)
     random = np.random.default_rng(0)
+    positions, depths = np.arange(len(world.traces))[:, None], np.arange(1, MAX_DEPTH)
+    seen = world.observations(spec).rows(positions, depths).reshape(-1, spec.width)
     policies = []
     for kind, actions in (("depth", (0, 1)), ("size", SIZES)):
-        layers = [
-            (random.standard_normal((8, spec.width)), np.zeros(8)),
-            # The bias lets the depth policy go on often enough to draft at all.
-            (random.standard_normal((len(actions), 8)), np.linspace(0, 1, len(actions))),
-        ]
-        policies.append(Policy(kind, PolicyNetwork(layers), spec, actions))
+        widths = ((8, spec.width), (len(actions), 8))
+        hidden, last = [(random.standard_normal(shape), np.zeros(shape[0])) for shape in widths]
+        # No action is better than the others on average: what is chosen depends on what is seen.
+        last = (last[0], -PolicyNetwork([hidden, last]).logits(seen).mean(axis=0))
+        # Before anything is drafted all drafts look alike: the first decision is at depth 1.
+        policies.append(Policy(kind, PolicyNetwork([hidden, last]), spec, actions, first_decision=1))
     save_policies(folder, *policies)

@@ -77,8 +77,8 @@ def test_live_and_replayed_observations_are_identical():
         state = DraftState(traces.max_depth, traces.beam, scores, depth, int(traces.context_length[position]))
         state.entropy = lambda p=position, d=depth: float(traces.entropy[p, d - 1])
         controller.accepted(0)
-        live = controller._observers[spec].observe(state)
-        replayed = world.observations(spec).rows(np.asarray([position]), np.asarray([depth]))
+        live = controller._size_observer.observe(state)
+        replayed = world.observations(spec).rows(position, depth)
         assert np.array_equal(live, replayed)
 
 

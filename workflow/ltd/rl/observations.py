@@ -52,8 +52,9 @@ class Levels:
     def extend(self, scores: np.ndarray, depth: int) -> None:
         """Add the levels up to `depth`; scores as in `DraftView`."""
         for level in range(self.depth, depth):
-            drafted = scores[:, self._ends[level] : self._ends[level + 1]]
-            best = np.sort(drafted, axis=1)[:, : -self.values.shape[2] - 1 : -1]
+            drafted = scores[:, self._ends[level] : self._ends[level + 1]].copy()
+            drafted.sort(axis=1)
+            best = drafted[:, : -self.values.shape[2] - 1 : -1]
             np.exp(best, out=self.values[:, level, : best.shape[1]])
         self.depth = depth
 
@@ -81,12 +82,13 @@ class ObservationSpec:
         """Numbers in an observation."""
         return sum(PARTS[part].width(self) for part in self.parts)
 
-    @cached_property
-    def _columns(self) -> list[tuple[Callable, slice]]:
-        """Writer and place of every part."""
-        ends = np.cumsum([PARTS[part].width(self) for part in self.parts]).tolist()
-        starts = [0, *ends[:-1]]
-        return [(PARTS[p].write, slice(a, b)) for p, a, b in zip(self.parts, starts, ends, strict=True)]
+    def columns(self, observations: np.ndarray) -> list[tuple[Callable, np.ndarray]]:
+        """Writer of every part and its columns, [B, width of the part], of observations [B, width]."""
+        ends = np.cumsum([PARTS[part].width(self) for part in self.parts])[:-1]
+        return [
+            (PARTS[part].write, out)
+            for part, out in zip(self.parts, np.split(observations, ends, axis=1), strict=True)
+        ]
 
     @cached_property
     def _last_nodes(self) -> np.ndarray:
@@ -95,8 +97,8 @@ class ObservationSpec:
     def observe(self, view: DraftView) -> np.ndarray:
         """Return the observations [B, width] float32."""
         observations = np.zeros((len(view.scores), self.width), dtype=np.float32)
-        for write, columns in self._columns:
-            write(self, view, observations[:, columns])
+        for write, out in self.columns(observations):
+            write(self, view, out)
         return observations
 
 

@@ -31,10 +31,12 @@ class PolicyNetwork:
     def __init__(self, layers: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """layers: (weight [out, in], bias [out]) float32 of every linear layer, input side first."""
         self.layers = [(np.ascontiguousarray(w, np.float32), np.asarray(b, np.float32)) for w, b in layers]
-        # Transposed copies: a vector times these is what numpy does fastest.
+        # Transposed copies: rows times these is what numpy does fastest.
         self._transposed = [(np.ascontiguousarray(weight.T), bias) for weight, bias in self.layers]
         self._large = max(weight.size for weight, _ in self.layers) > NUMPY_WEIGHTS
         self._tensors = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in self.layers]
+        # What `choose` writes into: a decision makes no arrays.
+        self._hidden = [(w, b, np.empty_like(b), np.zeros_like(b)) for w, b in self.layers]
 
     @property
     def inputs(self) -> int:
@@ -45,6 +47,24 @@ class PolicyNetwork:
     def outputs(self) -> int:
         """Number of actions."""
         return self.layers[-1][0].shape[0]
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the weight matrices: the multiplications of a decision."""
+        return sum(weight.size for weight, _ in self.layers)
+
+    def choose(self, observation: np.ndarray) -> int:
+        """Return the index of the largest output for one observation [inputs] float32."""
+        if self._large:
+            return int(self._torch_logits(observation[None]).argmax())
+        *inner, (weight, bias, out, _) = self._hidden
+        hidden = observation
+        for inner_weight, inner_bias, activation, zeros in inner:
+            inner_weight.dot(hidden, activation)
+            np.add(activation, inner_bias, out=activation)
+            hidden = np.maximum(activation, zeros, out=activation)
+        weight.dot(hidden, out)
+        return int(np.add(out, bias, out=out).argmax())
 
     def logits(self, observations: np.ndarray) -> np.ndarray:
         """[B, inputs] float32 -> [B, outputs] float32."""
@@ -164,9 +184,15 @@ class PolicyController:
 
     def __init__(self, depth: Policy | int, size: Policy | int, name: str = "ltd") -> None:
         self.depth, self.size, self.name = depth, size, name
-        specs = [policy.spec for policy in (depth, size) if isinstance(policy, Policy)]
+        specs = {policy.spec for policy in (depth, size) if isinstance(policy, Policy)}
         # Two policies that look at the same share one observer: at the stop, the size policy sees it ready.
-        self._observers = {spec: LiveObserver(spec) for spec in specs}
+        observers = {spec: LiveObserver(spec) for spec in specs}
+        self._observers = tuple(observers.values())
+        if isinstance(depth, Policy):
+            self._depth_observer = observers[depth.spec]
+            self._asked = [bool(depth.asked(level)) for level in range(depth.spec.max_depth)]
+        if isinstance(size, Policy):
+            self._size_observer = observers[size.spec]
 
     @classmethod
     def load(cls, folder: str | Path, name: str = "ltd") -> "PolicyController":
@@ -181,24 +207,20 @@ class PolicyController:
         """Decide whether one more level is drafted."""
         if isinstance(self.depth, int):
             return state.depth < self.depth
-        if not self.depth.asked(state.depth):
+        if not self._asked[state.depth]:
             return True
-        return bool(self._choose(self.depth, state) == CONTINUE)
+        return self.depth.network.choose(self._depth_observer.observe(state)) == CONTINUE
 
     def choose_size(self, state: Any) -> int:
         """Decide how many of the drafted nodes are verified."""
         if isinstance(self.size, int):
             return self.size
-        return self.size.actions[self._choose(self.size, state)]
+        return self.size.actions[self.size.network.choose(self._size_observer.observe(state))]
 
     def accepted(self, count: int) -> None:
         """The cycle is over; every cycle is decided by its own tree alone, whatever was accepted."""
-        for observer in self._observers.values():
+        for observer in self._observers:
             observer.clear()
-
-    def _choose(self, policy: Policy, state: Any) -> int:
-        observations = self._observers[policy.spec].observe(state)
-        return int(policy.network.logits(observations).argmax())
 
 
 class LiveObserver:
@@ -208,26 +230,31 @@ class LiveObserver:
         self.spec = spec
         self._view = DraftView(np.empty((1, 0)), 0, np.zeros(1, np.int64), None, Levels(1, spec))
         self._tensor: torch.Tensor | None = None
-        self._observations: np.ndarray | None = None
+        self._observations = np.zeros((1, spec.width), dtype=np.float32)
+        self._columns = spec.columns(self._observations)
+        self._fresh = False
 
     def clear(self) -> None:
         """Another draft begins."""
         self._view.levels.clear()
-        self._observations = None
+        self._fresh = False
 
     def observe(self, state: Any) -> np.ndarray:
-        """Return the observation [1, width] of a `ltd.engine.controllers.DraftState`."""
-        view = self._view
-        if self._observations is not None and view.depth == state.depth:
-            return self._observations
-        if state.depth < view.depth:
+        """Return the observation [width] of a `ltd.engine.controllers.DraftState`, valid until the next."""
+        view, depth, scores = self._view, state.depth, state.scores
+        if self._fresh and view.depth == depth:
+            return self._observations[0]
+        if depth < view.depth:
             self.clear()
-        if state.scores is not self._tensor or state.scores.is_cuda:
+        if scores is not self._tensor or scores.is_cuda:
             # On a CPU the array shares the tensor's memory and stays valid from cycle to cycle.
-            self._tensor = state.scores
-            view.scores = state.scores.numpy(force=True)[None]
-        view.depth, view.context_length[0] = state.depth, state.context_length
+            self._tensor = scores
+            view.scores = scores.numpy(force=True)[None]
+        view.depth, view.context_length[0] = depth, state.context_length
         if "entropy" in self.spec.parts:
-            view.entropy = np.asarray([state.entropy() if state.depth else 0.0], dtype=np.float32)
-        self._observations = self.spec.observe(view)
-        return self._observations
+            view.entropy = np.asarray([state.entropy() if depth else 0.0], dtype=np.float32)
+        self._observations.fill(0)
+        for write, out in self._columns:
+            write(self.spec, view, out)
+        self._fresh = True
+        return self._observations[0]
