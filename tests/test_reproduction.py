@@ -1,16 +1,13 @@
 """The whole pipeline at toy size, through Snakemake, as a user runs it."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import mlflow
 import pandas
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from pipeline import planned_rules, snakemake
+
 STAGES = {
     "prepare_prompts",
     "train_target",
@@ -23,24 +20,6 @@ STAGES = {
     "benchmark",
     "report",
 }
-
-
-def snakemake(folder, *arguments, config=()):
-    """Run the pipeline in `folder` with the toy configuration, files over it; return the finished process."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "all"]
-    command += ["--configfile", str(ROOT / "tests/config.yaml"), *map(str, config), *arguments]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-
-
-def planned_rules(folder, config):
-    """Names of the rules that a dry run would execute."""
-    result = snakemake(folder, "--dry-run", config=config)
-    assert result.returncode == 0, result.stderr
-    lines = (result.stdout + result.stderr).splitlines()
-    return {line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))}
 
 
 @pytest.fixture(scope="module")

@@ -91,12 +91,21 @@ def trace_file(split):
 
 def options_of_chain(wildcards):
     """The rl block; the paper's chain puts its preset over it, the tuned one the study's winner."""
+    paper = {
+        "preset": config["rl"]["paper_preset"],
+        "train_tasks": [
+            task
+            for task in config["rl"]["paper_tasks"]
+            if task in config["prompts"]["tasks"]
+        ],
+    }
     extra = {
         "default": "",
-        "paper": f" --preset {config['rl']['paper_preset']}",
-        "ltd": f" --settings {RESULTS}/tuning/best.json",
+        "paper": command_line(paper),
+        "ltd": f"--settings {RESULTS}/tuning/best.json",
     }
-    return options("rl", leave_out=["paper_preset"], threads=1) + extra[wildcards.chain]
+    own = options("rl", leave_out=["paper_preset", "paper_tasks"], threads=1)
+    return f"{own} {extra[wildcards.chain]}"
 
 
 def settings_of_chain(wildcards):

@@ -6,7 +6,6 @@ from typing import Any
 from ltd.rl.policy_settings import SettingsType
 
 PAPER: dict[str, Any] = {
-    "train_tasks": ("code",),
     "reward": "throughput",
     "whole_answers": True,
     "first_decision": 1,
@@ -32,7 +31,7 @@ PAPER: dict[str, Any] = {
     "validations": 20,
     "rehearsal": 0,
 }
-"""The paper's section 4 and appendix; sizes come from config, because they must suit the machine."""
+"""The paper's section 4 and appendix; sizes and tasks come from config: they must suit machine and data."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

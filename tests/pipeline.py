@@ -1,0 +1,39 @@
+"""Running the pipeline at toy size through Snakemake, as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*arguments, config=()):
+    """Snakemake's command line with the toy configuration and files over it."""
+    fixed = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "all"]
+    return [*fixed, "--configfile", str(ROOT / "tests/config.yaml"), *map(str, config), *arguments]
+
+
+def environment():
+    """Environment in which MLflow's store is the pipeline's own."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+
+
+def snakemake(folder, *arguments, config=()):
+    """Run the pipeline in `folder`; return the finished process."""
+    return subprocess.run(
+        command(*arguments, config=config),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def planned_rules(folder, config):
+    """Names of the rules that a dry run would execute."""
+    result = snakemake(folder, "--dry-run", config=config)
+    assert result.returncode == 0, result.stderr
+    lines = (result.stdout + result.stderr).splitlines()
+    return {line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))}

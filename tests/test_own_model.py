@@ -1,0 +1,67 @@
+"""The pipeline on a user's own model and prompts: a Qwen3 folder and question files in EAGLE's format."""
+
+import json
+
+import pandas
+import pytest
+
+from engine_models import random_model
+from ltd.files import read_json, write_json
+from ltd.target_training.tokenizer import train_tokenizer
+from ltd.texts.prompts import read_questions
+from pipeline import ROOT, snakemake
+
+PROMPTS = ROOT.parent / "shared/data/prompts"
+TASKS = ["humaneval", "gsm8k"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The experiment's folder after a run on a random Qwen3 model."""
+    if not PROMPTS.is_dir():
+        pytest.skip("no real prompts beside the checkout")
+    folder = tmp_path_factory.mktemp("own_model")
+    questions = [question for task in TASKS for question in read_questions(PROMPTS / f"{task}.jsonl")]
+    tokenizer = train_tokenizer([turn for question in questions for turn in question.turns], 1000)
+    model = random_model("qwen3", vocab=len(tokenizer), layers=6, max_position_embeddings=2048)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    write_json(
+        folder / "own.yaml",  # JSON is YAML
+        {
+            "experiment": "own",
+            "target": {"path": str(folder / "model")},
+            "prompts": {"path": str(PROMPTS), "tasks": TASKS},
+            "draft": {"draft_vocab_size": 200, "epochs": 1},
+            "rl": {"train_tasks": TASKS},
+            "benchmark": {"test_tasks": TASKS, "max_new_tokens": 16},
+        },
+    )
+    result = snakemake(folder, config=[folder / "own.yaml"])
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
+    return folder / "results/own"
+
+
+def test_every_method_is_lossless_on_the_users_model(results):
+    summary = pandas.read_csv(results / "benchmark/summary.csv")
+    measured = summary[summary["source"] == "measured"]
+    assert {"autoregressive", "eagle3_grid", "ltd"} <= set(measured["method"])
+    assert set(TASKS) <= set(measured["task"])
+    assert measured["lossless"].all()
+
+
+def test_no_target_is_trained_and_the_head_is_made_for_the_users(results):
+    assert not (results / "target").exists()
+    model = read_json(results.parents[1] / "model/config.json")
+    head = read_json(results / "draft/config.json")
+    assert model["model_type"] == "qwen3"
+    assert head["vocab_size"] == model["vocab_size"]
+
+
+def test_policies_learn_from_the_users_train_split(results):
+    splits = {split: (results / f"prompts/{split}/gsm8k.jsonl") for split in ("train", "test")}
+    turns = {
+        split: {json.loads(line)["turns"][0] for line in path.read_text().splitlines()}
+        for split, path in splits.items()
+    }
+    assert turns["train"] and turns["test"] and not turns["train"] & turns["test"]
