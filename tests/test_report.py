@@ -94,7 +94,7 @@ def write_experiment(folder):
     epoch = {"epoch": 1, "acceptance": [0.9, 0.8, 0.7, 0.7, 0.66], "acceptance_length": 3.1}
     best = epoch | {"tasks": {"chat": epoch}}
     write_json(folder / "draft" / "training.json", {"best": best, "epochs": [best, best | {"epoch": 2}]})
-    losses = {"final_loss.chat": 0.5, "final_loss_without_copies.chat": 2.5, "well_formed.chat": 0.9}
+    losses = {"final_loss.chat": 0.5, "final_loss_without_grown_blocks.chat": 2.5, "well_formed.chat": 0.9}
     history = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "held_out_loss.mean": 2.1}]
     write_json(
         folder / "target" / "training.json",

@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import read_json, write_jsonl
-from ltd.target_training.growth import grow, without_copies
+from ltd.target_training.growth import grow, without_blocks
 from ltd.target_training.muon import Muon, orthogonalise
 from ltd.target_training.packing import batches, encode_conversations, pack, read_conversations
 from ltd.target_training.tokenizer import train_tokenizer
-from ltd.target_training.training import Trainer, answer_loss, growth_plan, learning_rate_factor
+from ltd.target_training.training import Trainer, answer_loss, learning_rate_factor
 from ltd.tracking import StageRun
-from ltd.train_target import Options, build_model, check, train, train_target
+from ltd.train_target import Options, ablations, build_model, check, train, train_target
 
 TASKS = ("chat", "maths")
 
@@ -44,7 +44,7 @@ def options(prompts, tmp_path):
         vocab_size=640,
         hidden_size=64,
         intermediate_size=96,
-        start_layers=1,
+        start_layers=2,
         layers=4,
         steps=6,
         grow_step=2,
@@ -170,42 +170,63 @@ def test_muon_refuses_vectors():
 
 
 def test_growing_preserves_the_function_and_can_be_undone(corpus, options):
-    model = noisy_model(dataclasses.replace(options, start_layers=2), corpus[1])
+    model = noisy_model(options, corpus[1])
     tokens = torch.tensor(corpus[2][0].tokens)[None]
-    grown = grow(model, 6).eval()
+    grown = grow(model, 6, seed=0).eval()
     assert grown.config.num_hidden_layers == 6 and len(grown.model.layers) == 6
     torch.testing.assert_close(grown(tokens).logits, model(tokens).logits, atol=1e-5, rtol=1e-5)
+    new = [grown.model.layers[index] for index in (1, 2, 4, 5)]
+    assert not torch.equal(new[0].mlp.up_proj.weight, new[1].mlp.up_proj.weight)
     torch.manual_seed(0)
-    for index in (1, 2, 4, 5):
-        torch.nn.init.normal_(grown.model.layers[index].mlp.down_proj.weight)
+    for block in new:
+        torch.nn.init.normal_(block.mlp.down_proj.weight)
     assert not torch.allclose(grown(tokens).logits, model(tokens).logits, atol=0.1)
-    shallow = without_copies(grown, 2).eval()
+    shallow = without_blocks(grown, [1, 2, 4, 5]).eval()
     torch.testing.assert_close(shallow(tokens).logits, model(tokens).logits, atol=1e-5, rtol=1e-5)
     with pytest.raises(InputError, match="multiple"):
-        grow(model, 5)
+        grow(model, 5, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("start", "layers", "plan"),
-    [(3, 12, {20: 6, 60: 12}), (4, 12, {20: 12}), (2, 12, {20: 4, 60: 12}), (4, 4, {})],
-)
-def test_growth_is_by_prime_factors_evenly_spread(options, start, layers, plan):
-    options = dataclasses.replace(options, start_layers=start, layers=layers, steps=100, grow_step=20)
-    assert growth_plan(options) == plan
+def test_growing_is_the_same_every_time_and_leaves_the_generator_alone(corpus, options):
+    model = build_model(options, corpus[1])
+    torch.manual_seed(1)
+    first, draw = grow(model, 4, seed=0).state_dict(), torch.rand(1)
+    torch.manual_seed(1)
+    second = grow(model, 4, seed=0).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    torch.manual_seed(1)
+    assert torch.equal(draw, torch.rand(1))
 
 
-def test_learning_rate_warms_up_after_every_growth_and_ends_near_zero(options):
+def test_ablations_name_the_grown_blocks_and_every_third(options):
+    assert ablations(dataclasses.replace(options, start_layers=3, layers=6)) == {
+        "grown_blocks": [1, 3, 5],
+        "blocks_0_to_1": [0, 1],
+        "blocks_2_to_3": [2, 3],
+        "blocks_4_to_5": [4, 5],
+    }
+
+
+def test_an_untrained_model_repeats_a_sequence_it_has_just_seen(corpus, options):
+    model = build_model(dataclasses.replace(options, hidden_size=256), corpus[1]).eval()
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randint(4, len(corpus[1]), (4, 40), generator=generator)
+    predicted = model(torch.cat([half, half], 1)).logits[:, 40:-1].argmax(-1)
+    assert (predicted == half[:, 1:]).float().mean() > 0.5
+
+
+def test_learning_rate_warms_up_again_after_growing_and_ends_near_zero(options):
     options = dataclasses.replace(options, steps=100, grow_step=20, warmup_steps=5, decay_share=0.4)
     factors = np.array([learning_rate_factor(step, options) for step in range(100)])
-    assert factors[0] == pytest.approx(0.2) and factors[59] == 1
-    assert factors[20] == pytest.approx(0.2) and factors[25] == 1
-    assert factors[60] == pytest.approx(0.2) and factors[65] == pytest.approx(35 / 40)
+    assert factors[0] == pytest.approx(0.2) and factors[19] == 1
+    assert factors[20] == pytest.approx(0.2) and factors[25] == 1 and factors[59] == 1
+    assert factors[80] == pytest.approx(0.5)
     assert factors[99] == pytest.approx(1 / 40)
 
 
 def test_training_lowers_the_loss(corpus, options):
     options = dataclasses.replace(
-        options, steps=30, grow_step=20, layers=2, evaluate_every=30, checkpoint_every=99
+        options, steps=30, grow_step=20, layers=4, evaluate_every=30, checkpoint_every=99
     )
     trainer = Trainer(options, build_model(options, corpus[1]), "")
     train(trainer, options, corpus[2], {"chat": pack(corpus[2][:4], 512)}, StageRun())
@@ -261,9 +282,13 @@ def test_stage_writes_a_model_folder_that_half_precision_represents(options):
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
     ) == ("<|user|>Hi<|end|><|assistant|>")
     report = read_json(options.output / "training.json")
-    assert {"final_loss.mean", "final_loss_without_copies.2_layers", "well_formed.maths", "loop.chat"} <= set(
-        report["summary"]
-    )
+    assert {
+        "final_loss.mean",
+        "final_loss_without_grown_blocks.chat",
+        "well_formed.maths",
+        "faithful.chat",
+        "loop.chat",
+    } <= set(report["summary"])
     assert {sample["task"] for sample in report["samples"]} == set(TASKS)
     assert [entry["step"] for entry in report["history"]] == list(range(1, 7))
     json.dumps(report, allow_nan=False)
@@ -274,6 +299,7 @@ def test_stage_writes_a_model_folder_that_half_precision_represents(options):
     [
         ({"hidden_size": 100}, "hidden_size: 100"),
         ({"layers": 4, "start_layers": 3}, "layers: 4"),
+        ({"start_layers": 1}, "start_layers: 1"),
         ({"grow_step": 6}, "grow_step: 6"),
         ({"vocab_size": 100}, "vocab_size: 100"),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from ltd import world
 from ltd.errors import InputError
-from ltd.world import code_parts, ends_in_loop, stdlib, well_formed
+from ltd.world import code_parts, ends_in_loop, faithful, stdlib, well_formed
 from ltd.world.names import names_in
 
 GENERATED = ("code", "chat", "maths", "instructions", "qa")
@@ -104,12 +104,14 @@ def test_unknown_task_and_split_are_refused():
 
 
 @pytest.mark.parametrize("task", world.TASKS)
-def test_references_are_well_formed(task, splits):
+def test_references_are_well_formed_and_faithful(task, splits):
     for conversations in splits[task].values():
         for conversation in conversations:
             assert len(conversation.turns) == len(conversation.reference) == (2 if task == "chat" else 1)
             for turn, answer in enumerate(conversation.reference):
                 assert well_formed(task, conversation, answer, turn), answer
+                # Some functions of the standard library leave their parameters alone.
+                assert task == "stdlib" or faithful(task, conversation, answer, turn), answer
 
 
 @pytest.mark.parametrize("task", GENERATED)
@@ -163,12 +165,13 @@ def test_standard_library_functions_are_real(splits):
         ("maths", "Ada has 3 * = 12 pens.\nThen 12 + 1 = 13.\n#### 13"),
         ("maths", "#### 12"),
         ("qa", "Mara was born in 1500"),
-        ("qa", "Nela was born in 1500."),
         ("qa", ""),
         ("code", "    for x in y"),
         ("code", "    return 'a"),
-        ("chat", "Hello Nela, how are you?"),
         ("chat", "Hello Mara, how are"),
+        ("chat", "Hello Mara. how are you?"),
+        ("chat", "It is so. Well, Mara. It is so."),
+        ("instructions", "Two tips:\n1. Take the bus.\n3. Walk."),
         ("instructions", "Take the bus, Mara. " * 8),
         ("anything", "\n"),
     ],
@@ -183,7 +186,10 @@ def test_broken_answers_are_noticed(task, answer):
     [
         ("maths", "Ada has 3 * 4 = 13 pens.\n#### 13"),
         ("qa", "Mara was born in 1600."),
+        ("qa", "Nela was born in 1500."),
+        ("instructions", "Two tips:\n1. Take the bus.\n2. Walk.\nGood luck!"),
         ("code", "    return y"),
+        ("code", "    return z"),
         ("code", "return y"),
         ("chat", "Hello Mara, how are you?"),
         ("anything", "yes"),
@@ -192,6 +198,33 @@ def test_broken_answers_are_noticed(task, answer):
 def test_wrong_but_well_formed_answers_pass(task, answer):
     prompt = "def work(y):\n" if task == "code" else "Mara is here.\nQuestion: When was Mara born?"
     assert well_formed(task, (prompt,), answer)
+
+
+@pytest.mark.parametrize(
+    "task, answer, expected",
+    [
+        ("maths", "Mara has 3 * 4 = 13 pens.\nMara gets 13 + 5 = 18 pens.", True),
+        ("maths", "Mara has 3 * 4 = 12 pens.\nMara gets 12 + 6 = 18 pens.", False),
+        ("maths", "Mara has 12 / 2 = 6 pens.", False),
+        ("maths", "Tada has 3 * 4 = 12 pens.", False),
+        ("qa", "Mara was born in 1600.", True),
+        ("qa", "She was born in 1600.", False),
+        ("qa", "Mara was born in Elmgate.", False),
+        ("chat", "Hello Mara, how are you?", True),
+        ("chat", "Hello Mara, this is Tada.", False),
+        ("instructions", "Take the bus.", False),
+        ("code", "    for x in y:\n        print(x)", True),
+        ("code", "    return z", False),
+        ("code", "    return (y", False),
+        ("stdlib", "    return y + z", True),
+        ("stdlib", "    return z", False),
+        ("anything", "yes", True),
+    ],
+)
+def test_faithful_answers_repeat_what_the_prompt_gives(task, answer, expected):
+    prompt = "Mara has 3 bags of 4 pens and gets 5 more.\nQuestion: When was Mara born?"
+    prompt = "def work(y):\n" if task in ("code", "stdlib") else prompt
+    assert faithful(task, (prompt,), answer) is expected
 
 
 def test_loops_are_noticed():

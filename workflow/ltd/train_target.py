@@ -1,8 +1,9 @@
 """Train the embedded default's target: a tokenizer and a small Llama model, from scratch, on generated texts.
 
-A shallow model is trained first; then, once or more, every block gets a silent copy (`growth`) and the deeper
-model is trained on. The weights are rounded to half precision before the last evaluation, so that
-kernels with packed half-precision weights compute with the same model.
+A shallow model, wired to copy from its prompt (`copying`), is trained for a short while; then silent blocks
+are put between its blocks (`growth`) and the deep model is trained on. The weights are rounded to half
+precision before the last evaluation, so that kernels with packed half-precision weights compute with the same
+model.
 """
 
 from collections import defaultdict
@@ -19,7 +20,8 @@ from ltd.devices import resolve_device
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.target_training.growth import silence, without_copies
+from ltd.target_training.copying import WIRED_BLOCKS, wire_copying
+from ltd.target_training.growth import silence, without_blocks
 from ltd.target_training.packing import (
     Conversations,
     Document,
@@ -30,10 +32,10 @@ from ltd.target_training.packing import (
     read_conversations,
 )
 from ltd.target_training.tokenizer import train_tokenizer
-from ltd.target_training.training import Trainer, growth_plan, held_out_loss
+from ltd.target_training.training import Trainer, held_out_loss
 from ltd.texts.batched_generation import answer_conversations
 from ltd.tracking import StageRun
-from ltd.world import ends_in_loop, well_formed
+from ltd.world import ends_in_loop, faithful, well_formed
 
 MAX_POSITIONS = 1024
 EMBEDDING_SCALE = 0.5
@@ -53,16 +55,14 @@ class Options(StageOptions):
     intermediate_size: int = option(768, "width of the feed-forward layers")
     start_layers: int = option(3, "blocks of the model that is trained first")
     layers: int = option(12, "blocks of the final model; a multiple of start_layers")
-    steps: int = option(660, "optimiser steps in all")
-    grow_step: int = option(
-        360, "step after which the model grows, at even distances until it has all blocks"
-    )
+    steps: int = option(380, "optimiser steps in all")
+    grow_step: int = option(120, "step after which the model grows to all its blocks at once")
     batch_rows: int = option(8, "packed rows per optimiser step")
     row_tokens: int = option(256, "tokens per packed row; longer conversations are cut")
-    matrix_learning_rate: float = option(0.04, "peak learning rate of Muon, for the matrices of the blocks")
+    matrix_learning_rate: float = option(0.02, "peak learning rate of Muon, for the matrices of the blocks")
     embedding_learning_rate: float = option(0.05, "peak learning rate of AdamW for the token embeddings")
     head_learning_rate: float = option(0.003, "peak learning rate of AdamW for the output head and the norms")
-    warmup_steps: int = option(30, "steps of linear warm-up, at the start and after growing")
+    warmup_steps: int = option(15, "steps of linear warm-up, at the start and after growing")
     decay_share: float = option(0.5, "last share of the steps in which the learning rates fall to zero")
     evaluate_every: int = option(100, "steps between evaluations on held-out conversations")
     held_out_count: int = option(24, "held-out conversations per task for the loss")
@@ -78,6 +78,8 @@ def check(options: Options) -> None:
         raise InputError(
             f"target.layers: {options.layers} is not a multiple of start_layers ({options.start_layers})"
         )
+    if options.start_layers < WIRED_BLOCKS:
+        raise InputError(f"target.start_layers: {options.start_layers} is too few; needs {WIRED_BLOCKS}")
     if not 0 <= options.grow_step < options.steps:
         raise InputError(f"target.grow_step: {options.grow_step} is not below steps ({options.steps})")
     if options.vocab_size < 512:
@@ -87,8 +89,8 @@ def check(options: Options) -> None:
 def build_model(options: Options, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Make the shallow model: heads of 64, two query heads to a key-value head.
 
-    Every block starts silent and the output head at zero, so the first steps are spent on the frequencies of
-    tokens and not on undoing noise; embeddings start large enough for the high learning rate they get.
+    Every block starts silent but for the attention layers that copy, so the first steps are not spent on
+    undoing noise; embeddings start large enough for the high learning rate they get.
     """
     heads = options.hidden_size // 64
     config = LlamaConfig(
@@ -108,9 +110,9 @@ def build_model(options: Options, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
     torch.manual_seed(options.seed)
     model = LlamaForCausalLM(config)
     nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_SCALE)
-    nn.init.zeros_(model.lm_head.weight)
     for block in model.model.layers:
         silence(block)
+    wire_copying(model, torch.Generator().manual_seed(options.seed))
     return model
 
 
@@ -135,6 +137,16 @@ def train(
     trainer.save(options.state)
 
 
+def ablations(options: Options) -> dict[str, list[int]]:
+    """Blocks to leave out, by name, to see that they are needed: the grown ones, and each third of all."""
+    factor, layers = options.layers // options.start_layers, options.layers
+    sets = {"grown_blocks": [index for index in range(layers) if index % factor]}
+    for third in range(3):
+        blocks = list(range(layers * third // 3, layers * (third + 1) // 3))
+        sets[f"blocks_{blocks[0]}_to_{blocks[-1]}"] = blocks
+    return sets
+
+
 def round_to_half(model: LlamaForCausalLM) -> None:
     """Round all weights, in place, to values that float16 represents; raises InputError on overflow."""
     for name, parameter in model.named_parameters():
@@ -151,7 +163,7 @@ def quality(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Answer conversations greedily; return the rates of form and the answers themselves.
 
-    Rates, by task and averaged over tasks (`mean`): `well_formed` and `loop`, shares of the answers.
+    Rates, by task and averaged over tasks (`mean`), shares of the answers: `well_formed`, `faithful`, `loop`.
     """
     samples: list[dict[str, Any]] = []
     for task, rows in conversations.items():
@@ -168,12 +180,13 @@ def quality(
                     "answer": answer.text,
                     "reference": row.reference[turn],
                     "well_formed": well_formed(task, row, answer.text, turn),
+                    "faithful": faithful(task, row, answer.text, turn),
                     "loop": ends_in_loop(answer.tokens),
                 }
                 for turn, answer in enumerate(answers)
             ]
     rates: dict[str, float] = {}
-    for measure in ("well_formed", "loop"):
+    for measure in ("well_formed", "faithful", "loop"):
         shares = defaultdict(list)
         for sample in samples:
             shares[sample["task"]].append(sample[measure])
@@ -206,9 +219,9 @@ def train_target(options: Options, run: StageRun) -> None:
     model = trainer.model.eval()
     round_to_half(model)
     final = {f"final_loss.{task}": value for task, value in held_out_loss(model, held_out).items()}
-    for layers in (options.start_layers, *growth_plan(options).values())[:-1]:
-        shallow = held_out_loss(without_copies(model, layers), held_out)
-        final[f"final_loss_without_copies.{layers}_layers"] = shallow["mean"]
+    for name, removed in ablations(options).items():
+        losses = held_out_loss(without_blocks(model, removed), held_out)
+        final |= {f"final_loss_without_{name}.{task}": value for task, value in losses.items()}
     rates, samples = quality(
         model, tokenizer, {task: rows[: options.sample_count] for task, rows in others.items()}
     )

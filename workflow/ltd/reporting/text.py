@@ -161,11 +161,12 @@ def _chain_sentence(chain: Chain) -> str:
 
 
 def _target_rows(summary: dict[str, float]) -> pd.DataFrame:
-    """Held-out loss, with and without the grown copies of layers, and form of the answers, one row a task."""
+    """Held-out loss, with and without the grown layers, and quality of the answers, one row a task."""
     names = {
         "held-out loss": "final_loss.",
-        "without grown layers": "final_loss_without_copies.",
+        "without grown layers": "final_loss_without_grown_blocks.",
         "well formed": "well_formed.",
+        "copies the prompt": "faithful.",
         "ends in a loop": "loop.",
     }
     tasks = [key.removeprefix("final_loss.") for key in summary if key.startswith("final_loss.")]

@@ -1,32 +1,46 @@
-"""Growing a trained model in depth: every block is followed by copies of itself that start silent.
+"""Growing a model in depth early in training: new blocks start silent, so the function is preserved.
 
-A copy adds nothing as long as its two output projections are zero, so the grown model computes what the small
-one did and training goes on without a jump. Whether the copies earn their place is measured, not assumed:
-`without_copies` takes them out again.
+A new block adds nothing as long as its two output projections are zero; training goes on without a jump.
+The other weights of a new block are random, as at the start of training: several copies of one trained block
+would get the same gradients and learn the same. Whether the new blocks earn their place is measured, not
+assumed: `without_blocks` takes any out again.
 """
 
 import copy
+from collections.abc import Collection
 
+import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
 from ltd.errors import InputError
 
 
-def grow(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
+def grow(model: LlamaForCausalLM, layers: int, seed: int) -> LlamaForCausalLM:
     """Return a model of `layers` blocks that computes the same function.
 
     `layers` is a multiple of the model's own number of blocks; with factor r, block i becomes block r*i, and
-    r - 1 silent copies follow it. Raises InputError when it is not a multiple.
+    r - 1 new silent blocks, drawn with `seed`, follow it. Blocks whose weights are held stay held. Raises
+    InputError when it is not a multiple.
     """
     blocks = model.model.layers
     if layers % len(blocks):
         raise InputError(f"layers: {layers} is not a multiple of the {len(blocks)} layers to grow from")
-    grown = _with_blocks(model, [block for block in blocks for _ in range(layers // len(blocks))])
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        grown = LlamaForCausalLM(config)
+    factor = layers // len(blocks)
     for index, block in enumerate(grown.model.layers):
-        if index % (layers // len(blocks)):
+        if index % factor:
             silence(block)
-    return grown
+        else:
+            grown.model.layers[index] = copy.deepcopy(blocks[index // factor])
+            grown.model.layers[index].self_attn.layer_idx = index
+    outside = {key: value for key, value in model.state_dict().items() if ".layers." not in key}
+    grown.load_state_dict(outside, strict=False)
+    return grown.to(model.device)
 
 
 def silence(block: nn.Module) -> None:
@@ -35,19 +49,12 @@ def silence(block: nn.Module) -> None:
     nn.init.zeros_(block.mlp.down_proj.weight)
 
 
-def without_copies(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
-    """Return the model with only the `layers` blocks that it was grown from."""
-    factor = model.config.num_hidden_layers // layers
-    return _with_blocks(model, list(model.model.layers[::factor]))
-
-
-def _with_blocks(model: LlamaForCausalLM, blocks: list[nn.Module]) -> LlamaForCausalLM:
-    """Copy the model's weights into one that has these blocks, copied too, in this order."""
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = len(blocks)
-    result = LlamaForCausalLM(config).to(model.device)
-    outside = {key: value for key, value in model.state_dict().items() if ".layers." not in key}
-    result.load_state_dict(outside, strict=False)
-    for new, old in zip(result.model.layers, blocks, strict=True):
-        new.load_state_dict(old.state_dict())
+def without_blocks(model: LlamaForCausalLM, removed: Collection[int]) -> LlamaForCausalLM:
+    """Return a copy of the model without the blocks of these indices."""
+    kept = [block for index, block in enumerate(model.model.layers) if index not in removed]
+    result = copy.deepcopy(model)
+    result.config.num_hidden_layers = len(kept)
+    result.model.layers = nn.ModuleList(copy.deepcopy(kept))
+    for index, block in enumerate(result.model.layers):
+        block.self_attn.layer_idx = index
     return result

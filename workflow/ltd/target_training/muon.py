@@ -15,17 +15,22 @@ from torch import Tensor
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
     """Push all singular values of each matrix towards 1 by Newton-Schulz iteration.
 
     `matrices` is [count, rows, columns]; for the singular value decomposition U S V^T of each the result is
-    about U V^T (singular values of 0.7 to 1.2), without computing the decomposition.
+    about U V^T (singular values of 0.7 to 1.2), without computing the decomposition. The iteration starts
+    from the matrix over (sum s^4)^(1/4), the root of the norm of its Gram matrix: a closer bound of the
+    largest singular value than the usual (sum s^2)^(1/2), which saves iterations.
     """
     a, b, c = QUINTIC
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.transpose(1, 2)
     x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for step in range(steps):
         gram = x @ x.transpose(1, 2)
+        if not step:
+            bound = gram.norm(dim=(1, 2), keepdim=True) + 1e-14
+            x, gram = x / bound.sqrt(), gram / bound
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide is matrices else x.transpose(1, 2)
 

@@ -24,7 +24,7 @@ CHECKPOINT = "checkpoint.safetensors"
 class Schedule(Protocol):
     """The options that the loop reads; `ltd.train_target.Options` explains them."""
 
-    start_layers: int
+    seed: int
     layers: int
     steps: int
     grow_step: int
@@ -64,13 +64,14 @@ class Trainer:
     def __init__(self, options: Schedule, model: LlamaForCausalLM, fingerprint: str) -> None:
         self.options, self.model, self.fingerprint = options, model, fingerprint
         self.step = 0
-        self.plan = growth_plan(options)
         self.history: list[dict[str, Any]] = []
         self._make_optimisers()
 
     def _make_optimisers(self) -> None:
         matrices, embeddings, others = [], [], []
         for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             hidden = ".layers." in name and parameter.ndim == 2
             kind = matrices if hidden else embeddings if "embed_tokens" in name else others
             kind.append(parameter)
@@ -85,15 +86,15 @@ class Trainer:
             for parameters, peak in ((embeddings, self._peaks[1]), (others, self._peaks[2]))
         ]
 
-    def grow(self, layers: int) -> None:
-        """Give the model the depth planned for this step; the optimisers start afresh."""
-        self.model = grow(self.model, layers)
+    def grow(self) -> None:
+        """Give the model its final depth; the optimisers start afresh."""
+        self.model = grow(self.model, self.options.layers, self.options.seed)
         self._make_optimisers()
 
     def train_step(self, rows: Rows) -> float:
         """Do one optimiser step and return its loss; grows the model when the time has come."""
-        if self.step in self.plan:
-            self.grow(self.plan[self.step])
+        if self.step == self.options.grow_step:
+            self.grow()
         factor = learning_rate_factor(self.step, self.options)
         loss = answer_loss(self.model, rows)
         loss.backward()
@@ -132,9 +133,8 @@ class Trainer:
                 return False
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         self.step, self.history = int(metadata["step"]), json.loads(metadata["history"])
-        grown = [layers for step, layers in self.plan.items() if step < self.step]
-        if grown:
-            self.grow(grown[-1])
+        if self.step > self.options.grow_step:
+            self.grow()
         weights = {key.removeprefix("model."): v for key, v in tensors.items() if key.startswith("model.")}
         self.model.load_state_dict(weights)
         for number, optimiser in enumerate(self.optimisers):
@@ -147,25 +147,8 @@ class Trainer:
         return True
 
 
-def growth_plan(options: Schedule) -> dict[int, int]:
-    """Number of blocks by the step from which the model has it.
-
-    The blocks are multiplied by one prime factor of layers / start_layers at a time, because several copies
-    of one block would all learn the same: first after `grow_step`, then evenly spread over the rest.
-    """
-    factors, rest = [], options.layers // options.start_layers
-    while rest > 1:
-        factors.append(next(number for number in range(2, rest + 1) if rest % number == 0))
-        rest //= factors[-1]
-    left, plan, layers = options.steps - options.grow_step, {}, options.start_layers
-    for index, factor in enumerate(factors):
-        layers *= factor
-        plan[options.grow_step + left * index // len(factors)] = layers
-    return plan
-
-
 def learning_rate_factor(step: int, options: Schedule) -> float:
     """Share of the peak learning rate: warm-up from 0 (again after growing), constant, linear decay to 0."""
-    since = step - max((grown for grown in growth_plan(options) if grown <= step), default=0)
+    since = step - options.grow_step if step >= options.grow_step else step
     warm = min(1.0, (since + 1) / max(1, options.warmup_steps))
     return warm * min(1.0, (options.steps - step) / max(1.0, options.decay_share * options.steps))

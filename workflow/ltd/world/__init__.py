@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from ltd.errors import InputError
 from ltd.world import chat, code, instructions, maths, qa, stdlib
 from ltd.world.conversation import SPLITS, Conversation, Draw, Exchange
-from ltd.world.well_formed import ends_in_loop, well_formed
+from ltd.world.well_formed import ends_in_loop, faithful, well_formed
 
 __all__ = [
     "SPLITS",
@@ -14,6 +14,7 @@ __all__ = [
     "Conversation",
     "check_disjoint",
     "ends_in_loop",
+    "faithful",
     "generate",
     "normalised",
     "well_formed",
