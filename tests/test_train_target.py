@@ -205,6 +205,8 @@ def test_ablations_name_the_grown_blocks_and_every_third(options):
         "blocks_2_to_3": [2, 3],
         "blocks_4_to_5": [4, 5],
     }
+    two = ablations(dataclasses.replace(options, start_layers=2, layers=2))
+    assert two == {"grown_blocks": [], "blocks_0_to_0": [0], "blocks_1_to_1": [1]}
 
 
 def test_an_untrained_model_repeats_a_sequence_it_has_just_seen(corpus, options):

@@ -55,7 +55,7 @@ class Options(StageOptions):
     intermediate_size: int = option(768, "width of the feed-forward layers")
     start_layers: int = option(3, "blocks of the model that is trained first")
     layers: int = option(12, "blocks of the final model; a multiple of start_layers")
-    steps: int = option(380, "optimiser steps in all")
+    steps: int = option(350, "optimiser steps in all")
     grow_step: int = option(120, "step after which the model grows to all its blocks at once")
     batch_rows: int = option(8, "packed rows per optimiser step")
     row_tokens: int = option(256, "tokens per packed row; longer conversations are cut")
@@ -142,8 +142,8 @@ def ablations(options: Options) -> dict[str, list[int]]:
     factor, layers = options.layers // options.start_layers, options.layers
     sets = {"grown_blocks": [index for index in range(layers) if index % factor]}
     for third in range(3):
-        blocks = list(range(layers * third // 3, layers * (third + 1) // 3))
-        sets[f"blocks_{blocks[0]}_to_{blocks[-1]}"] = blocks
+        if blocks := list(range(layers * third // 3, layers * (third + 1) // 3)):
+            sets[f"blocks_{blocks[0]}_to_{blocks[-1]}"] = blocks
     return sets
 
 
