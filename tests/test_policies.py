@@ -120,12 +120,34 @@ def evaluate_without_decision_time(world, depth, size):
     return evaluate(ReplayWorld(world.traces, profile, SIZES), depth, size).seconds.sum()
 
 
-def test_decisions_are_charged(world):
-    depth, size = random_policy("depth", 3), random_policy("size", 4)
+@pytest.mark.parametrize("first_decision,interval", [(0, 1), (1, 1), (1, 2)])
+def test_decisions_are_charged(world, first_decision, interval):
+    depth = random_policy("depth", 3, first_decision=first_decision, interval=interval)
+    size = random_policy("size", 4)
     theirs = simulate(
-        PolicyController(depth, size), world.traces, world.profile, depth_policy=True, size_policy=True
+        PolicyController(depth, size), world.traces, world.profile, depth_policy=depth.asked, size_policy=True
     )
     assert np.isclose(evaluate(world, depth, size).seconds.sum(), theirs.seconds.sum())
+
+
+def test_a_decision_costs_what_networks_of_its_size_were_measured_to(world):
+    """Twice: the world keeps the measured tables, whatever networks it charged before."""
+    depth, size = random_policy("depth", 3), random_policy("size", 4)
+    profile = world.profile
+    for name, low, high in (("depth_policy", 1.0, 3.0), ("size_policy", 2.0, 8.0)):
+        table = type(profile.tables[name])(
+            [100, 300], [[ms] * len(profile.context_lengths) for ms in (low, high)]
+        )
+        profile = profile.replace_table(name, table)
+    measured = ReplayWorld(world.traces, profile, SIZES)
+    for weights, factor in ((100, 1), (200, 2), (999, 3)):
+        charged = measured.with_networks({"depth": weights, "size": 100})
+        assert charged.latency.depth_policy == pytest.approx(1e-3 * factor)
+        assert charged.latency.size_policy == pytest.approx(2e-3)
+        ours, free = evaluate(charged, depth, size), evaluate_without_decision_time(world, depth, size)
+        asked = np.minimum(ours.depth + 1, world.max_depth).sum()
+        drafted = (ours.depth > 0).sum()
+        assert ours.seconds.sum() == pytest.approx(free + 1e-3 * (factor * asked + 2 * drafted))
 
 
 def test_constants_equal_the_static_grid(world):

@@ -40,6 +40,7 @@ def combine_policies(options: CombinePoliciesOptions, run: Any) -> None:
         Traces.load(options.validation_traces), settings.train_tasks, str(options.validation_traces)
     )
     world = ReplayWorld(traces, LatencyProfile.load(options.profile), settings.sizes)
+    world = world.with_networks({kind: trained.policy.network.weights for kind, trained in pair.items()})
     validation = validate_pair(world, pair)
     save_pair(options.output, pair, validation, settings)
     run.metrics(scalars(validation))

@@ -43,7 +43,9 @@ class LatencyOptions(StageOptions):
     )
     context_lengths: tuple[int, ...] = option((32, 96, 192, 384), "tokens in the cache to time at, ascending")
     repetitions: int = option(16, "times that every point is measured; medians are kept")
-    policy_network: tuple[int, ...] = option((64, 64), "hidden layers of the policies that are timed")
+    policy_network: tuple[int, ...] = option(
+        (32, 32), "hidden layers of the policies timed beside the paper's"
+    )
 
 
 def check(options: LatencyOptions) -> None:
@@ -82,8 +84,8 @@ def tables(options: LatencyOptions, timer: PhaseTimer) -> dict[str, LatencyTable
         "draft_prefix": timer.rows,
         "draft_step": range(2, options.max_depth + 1),
         "verify": options.sizes,
-        "depth_policy": (1,),
-        "size_policy": (1,),
+        "depth_policy": sorted({policies.weights["depth"] for policies in timer.policies}),
+        "size_policy": sorted({policies.weights["size"] for policies in timer.policies}),
         "rest": options.sizes,
     }
 

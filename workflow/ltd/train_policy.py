@@ -68,7 +68,7 @@ def open_workshop(
         "draft": training.draft_hash,
     }
     worlds = [ReplayWorld(part, machine, settings.sizes) for part in (training, validation)]
-    return Workshop(*worlds, settings, trained_on, seed)
+    return Workshop(*worlds, settings, trained_on, seed).with_settings(settings)
 
 
 def of_tasks(traces: Traces, tasks: tuple[str, ...], name: str) -> Traces:

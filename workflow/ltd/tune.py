@@ -113,7 +113,7 @@ def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[opt
                 raise optuna.TrialPruned
 
         _, evaluations = train_chain(
-            replace(workshop, settings=settings),
+            workshop.with_settings(settings),
             settings.rounds,
             seed=options.seed,
             after_iteration=after_iteration,

@@ -23,6 +23,7 @@ from ltd.measurement.timing import Stopwatch
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
 from ltd.rl.policy_settings import COMPACT
+from ltd.rl.presets import PAPER
 
 WARM_UP = 2  # repetitions that are not counted
 PLAIN_STEPS = 8  # autoregressive steps a repetition and context
@@ -67,6 +68,7 @@ class PhaseTimer:
         self.watch = Stopwatch(target.device)
         self.random = np.random.default_rng(seed)
         self.policies = untrained_policies(drafter, sizes, policy_network, self.random)
+        self._visits = 0
         self.live: list[tuple[float, ...]] = []  # depth, size, context, prefix rows, milliseconds
         self.sizes = (*sizes, *between(sizes))
         self.contexts = (*context_lengths, *between(context_lengths)[:1])
@@ -102,13 +104,17 @@ class PhaseTimer:
         returned.
         """
         watch, drafter, target = self.watch, self.drafter, self.target
-        decide = partial(self._decide, context=context)
+        # The policies take turns by visits: each sees whole cycles, as it does in decoding.
+        policies = self.policies[self._visits % len(self.policies)]
+        decide = partial(self._decide, policies, context)
+        self._visits += 1
         drafter.defer(tap.expand(rows, -1), token.expand(rows))
         watch.time(("draft_prefix", rows, context), drafter.extend)
         for level in range(2, depth + 1):
-            decide("depth_policy", self.policies.continue_drafting)
+            decide("depth", policies.continue_drafting)
             watch.time(("draft_step", level, context), drafter.expand)
-        decide("size_policy", self.policies.choose_size)
+        decide("size", policies.choose_size)
+        policies.accepted(0)
         tree = drafter.select(size)
         logits, taps = watch.time(
             ("verify", size, context), lambda: target.verify(tree.tokens, tree.depths, tree.ancestors)
@@ -125,8 +131,11 @@ class PhaseTimer:
         shallowest = [next(d for d in range(1, deepest + 1) if pool_size(beam, d) >= size) for size in sizes]
         return [(max(pair), size) for *pair, size in zip(depths, shallowest, sizes, strict=True)]
 
-    def _decide(self, phase: str, decision: Callable[[DraftState], object], context: int) -> None:
-        self.watch.time((phase, 1, context), lambda: decision(self.drafter.state))
+    def _decide(
+        self, policies: PolicyController, context: int, kind: str, decision: Callable[[DraftState], object]
+    ) -> None:
+        key = f"{kind}_policy", policies.weights[kind], context
+        self.watch.time(key, lambda: decision(self.drafter.state))
 
     def _decode_live(self, context: int) -> None:
         """Answers of the decoding loop: a plain one, and one whose cycles have random depths and sizes."""
@@ -184,15 +193,17 @@ class RandomSchedule:
 
 def untrained_policies(
     drafter: Drafter, sizes: tuple[int, ...], network: tuple[int, ...], random: np.random.Generator
-) -> PolicyController:
-    """Policies with the given hidden layers and random weights: as slow as trained ones."""
-    spec = ObservationSpec(COMPACT, drafter.beam, drafter.max_depth, sizes)
-    policies = {}
-    for kind, actions in (("depth", (0, 1)), ("size", sizes)):
-        widths = (spec.width, *network, len(actions))
-        layers = [
-            (random.standard_normal((after, before)) / before**0.5, np.zeros(after))
-            for before, after in pairwise(widths)
-        ]
-        policies[kind] = Policy(kind, PolicyNetwork(layers), spec, actions)
-    return PolicyController(policies["depth"], policies["size"])
+) -> tuple[PolicyController, ...]:
+    """Policies with random weights, as slow as trained ones: compact ones with these layers, the paper's."""
+
+    def policy(kind: str, parts: tuple[str, ...], layers: tuple[int, ...]) -> Policy:
+        spec = ObservationSpec(parts, drafter.beam, drafter.max_depth, sizes)
+        actions = sizes if kind == "size" else (0, 1)
+        widths = pairwise((spec.width, *layers, len(actions)))
+        weights = [(random.standard_normal((b, a)) / a**0.5, np.zeros(b)) for a, b in widths]
+        return Policy(kind, PolicyNetwork(weights), spec, actions)
+
+    kinds = ("depth", "size")
+    compact = (policy(kind, COMPACT, network) for kind in kinds)
+    paper = (policy(kind, PAPER[f"{kind}_observation"], PAPER[f"{kind}_network"]) for kind in kinds)
+    return PolicyController(*compact), PolicyController(*paper)

@@ -59,13 +59,13 @@ def replay_rows(
 
 
 def _simulate(controller: Controller | None, traces: Traces, profile: LatencyProfile) -> Simulation:
-    learned = isinstance(controller, PolicyController)
+    weights = controller.weights if isinstance(controller, PolicyController) else {}
     return simulate(
         controller or StaticController(0, 1),
         traces,
-        profile,
-        depth_policy=learned and not isinstance(controller.depth, int),
-        size_policy=learned and not isinstance(controller.size, int),
+        profile.with_networks(weights),
+        depth_policy=controller.depth.asked if "depth" in weights else False,
+        size_policy="size" in weights,
     )
 
 

@@ -5,6 +5,7 @@ grid search, oracle, tuning.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,12 @@ class LatencyProfile:
     @property
     def depth_policy(self) -> float:
         """One decision of the depth policy (median over the contexts), observation included."""
-        return float(np.median(self.tables["depth_policy"].ms)) / 1e3
+        return float(np.median(self.tables["depth_policy"].ms[0])) / 1e3
 
     @property
     def size_policy(self) -> float:
         """One decision of the size policy (median over the contexts), observation included."""
-        return float(np.median(self.tables["size_policy"].ms)) / 1e3
+        return float(np.median(self.tables["size_policy"].ms[0])) / 1e3
 
     @property
     def max_size(self) -> int:
@@ -171,6 +172,20 @@ class LatencyProfile:
         base = np.array(self.tables["autoregressive_step"].ms)
         ms = base + (np.array(verify.ms) - base) / factor
         return self.replace_table("verify", dataclasses.replace(verify, ms=ms.tolist()))
+
+    def with_networks(self, weights: Mapping[str, int]) -> "LatencyProfile":
+        """The same machine with policies whose networks have so many weights, by kind, `depth` or `size`.
+
+        The axis of the tables of the policies counts weights, observation included; a decision's time is
+        linear between the networks that were timed, and that of the nearest one outside.
+        """
+        profile = self
+        for kind, count in weights.items():
+            table = self.tables[f"{kind}_policy"]
+            ms = float(np.interp(count, table.axis, np.median(table.ms, axis=1)))
+            charged = LatencyTable([count], [[ms] * len(self.context_lengths)], samples=table.samples)
+            profile = profile.replace_table(f"{kind}_policy", charged)
+        return profile
 
     def replace_table(self, name: str, table: LatencyTable) -> "LatencyProfile":
         """The same profile with one table exchanged."""

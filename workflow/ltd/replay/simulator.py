@@ -5,7 +5,7 @@ cycle emits the accepted tokens and the target's own, cut at the end of the answ
 tokens emitted since the last prefix pass (one at the start: the rows of the prompt belong to prefill).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,13 +159,14 @@ def simulate(
     traces: Traces,
     profile: LatencyProfile,
     *,
-    depth_policy: bool = False,
+    depth_policy: bool | Callable[[int], bool] = False,
     size_policy: bool = False,
 ) -> Simulation:
     """Walk all answers with a controller, as the decoding loop would ask it, and keep every cycle.
 
     `depth_policy` and `size_policy` say whether the controller's decisions are charged with the profile's
-    times of the policies; a static setting or a threshold costs nothing measurable. Raises InputError when
+    times of the policies; a function tells at which depths the depth policy is asked. A static setting or a
+    threshold costs nothing measurable. Raises InputError when
     traces and profile do not belong together, or when the controller chooses a size without a measured time.
     """
     table, dense = ReplayTable(traces), dense_for(traces, profile, profile.max_size)
@@ -179,7 +180,8 @@ def simulate(
             accepted = int(table.accepted(position, depth, size))
             tokens = min(accepted + 1, end - position)
             context = int(traces.context_length[position])
-            charged = (decisions * depth_policy, (depth > 0) * size_policy)
+            asked = depth_policy if callable(depth_policy) else lambda _: depth_policy
+            charged = (sum(map(asked, range(decisions))), (depth > 0) * size_policy)
             seconds = float(dense.cycle_seconds(depth, size, context, rows, *charged))
             verified = min(size, int(dense.pool[depth]))
             cycle = (sequence, context, depth, size, verified, accepted, tokens, seconds)

@@ -5,7 +5,8 @@ policy trained with a fixed size. Iterations 1, 2, 3, ... retrain size, depth, s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,15 @@ class Workshop:
         traces, settings = self.training.traces, self.settings
         parts = settings.of(kind, "observation")
         return ObservationSpec(parts, traces.beam, traces.max_depth, settings.sizes, settings.top)
+
+    def with_settings(self, settings: PolicySettings) -> "Workshop":
+        """The same traces and machine for other settings, whose networks are charged as they were timed."""
+        workshop = replace(self, settings=settings)
+        actions = {"size": len(settings.sizes), "depth": 2}
+        widths = {k: (workshop.spec(k).width, *settings.of(k, "network"), actions[k]) for k in KINDS}
+        weights = {kind: sum(a * b for a, b in pairwise(widths[kind])) for kind in KINDS}
+        worlds = {name: getattr(self, name).with_networks(weights) for name in ("training", "validation")}
+        return replace(workshop, **worlds)
 
     def policy(self, kind: str, network: PolicyNetwork) -> Policy:
         """Wrap a network as a policy of these settings."""

@@ -199,6 +199,12 @@ class PolicyController:
         """Read both policies of a folder."""
         return cls(load_policy(folder, "depth"), load_policy(folder, "size"), name)
 
+    @property
+    def weights(self) -> dict[str, int]:
+        """Weights of the networks, by kind; a constant has none."""
+        policies = (policy for policy in (self.depth, self.size) if isinstance(policy, Policy))
+        return {policy.kind: policy.network.weights for policy in policies}
+
     def begin(self, prompt_length: int) -> None:
         """Forget the previous answer's last cycle."""
         self.accepted(0)

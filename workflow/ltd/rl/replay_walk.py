@@ -4,7 +4,10 @@ The training environments and the validation both stand on this walk. It holds n
 decides when a lane's draft stops and how much of it is verified.
 """
 
+import copy
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +29,7 @@ class ReplayWorld:
     def __init__(self, traces: Traces, profile: LatencyProfile, sizes: tuple[int, ...]) -> None:
         """Raises InputError when traces and profile do not belong together or the profile lacks a size."""
         self.traces, self.profile, self.sizes = traces, profile, tuple(sizes)
+        self._measured = profile
         self.max_depth = traces.max_depth
         self.table = ReplayTable(traces)
         self.latency = dense_for(traces, profile, max(sizes))
@@ -34,6 +38,14 @@ class ReplayWorld:
         self.tokens_left = np.asarray(traces.tokens_left, dtype=np.int64)
         self.step_seconds = float(self.latency.autoregressive[self.context_length].mean())
         self._observations: dict[ObservationSpec, ObservationTable] = {}
+
+    def with_networks(self, weights: Mapping[str, int]) -> "ReplayWorld":
+        """The same traces where a decision costs what networks of so many weights, by kind, were timed at."""
+        world = copy.copy(self)
+        world.profile = profile = self._measured.with_networks(weights)
+        policies = {name: getattr(profile, name) for name in ("depth_policy", "size_policy")}
+        world.latency = replace(self.latency, **policies)
+        return world
 
     def observations(self, spec: ObservationSpec) -> "ObservationTable":
         """Return the observations of `spec` at every position and depth, made once."""
@@ -72,7 +84,7 @@ class ObservationTable:
         for level in np.unique(flat[1]):
             rows = np.flatnonzero(flat[1] == level)
             observations[rows] = self._observe(flat[0][rows], int(level))
-        return observations.reshape(*positions.shape, -1)
+        return observations.reshape(*positions.shape, self.spec.width)
 
     def _observe(self, positions: np.ndarray, depth: int, levels: Levels | None = None) -> np.ndarray:
         traces, entropy = self.traces, None
