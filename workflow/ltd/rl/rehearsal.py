@@ -23,8 +23,8 @@ from ltd.rl.training_state import Training, export_network
 
 MINIBATCH = 256
 LEARNING_RATE = 3e-3
-# Strong enough that no choice is given up before its outcomes have been weighed.
-ENTROPY_COEFFICIENT = 0.015
+# Falls geometrically from the first to the last step: no choice is given up before its outcomes are weighed.
+ENTROPY_COEFFICIENTS = (0.2, 0.01)
 # Tokens of a typical cycle: the rows that the next cycle's prefix pass processes.
 PREFIX_ROWS = 3
 
@@ -87,10 +87,11 @@ def rehearse(
     weights = [p for module in (*actors.values(), *critics.values()) for p in module.parameters()]
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, settings.rehearsal)
+    entropy = np.geomspace(*ENTROPY_COEFFICIENTS, settings.rehearsal)
     tokens = seconds = 0.0
-    for _ in tqdm(range(settings.rehearsal), desc="rehearsal", unit="step", leave=False):
+    for coefficient in tqdm(entropy.tolist(), desc="rehearsal", unit="step", leave=False):
         batch = outcomes(world, specs, settings, rng.integers(len(world.traces), size=MINIBATCH))
-        loss, brought = rehearsal_loss(actors, critics, batch, reward, ENTROPY_COEFFICIENT)
+        loss, brought = rehearsal_loss(actors, critics, batch, reward, coefficient)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
