@@ -1,0 +1,126 @@
+"""Fit one of the learned policies' opponents: same observations, traces and actions, but no reinforcement.
+
+best_constant is the best depth and size; marginal_rule weighs recalibrated chances against measured times;
+supervised imitates the best actions; optimal_stopping regresses the values of stopping and of going on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltd.errors import InputError
+from ltd.files import atomic_path, write_json
+from ltd.opponents import NAMES
+from ltd.opponents.cross_fitting import Effort
+from ltd.opponents.decisions import Decisions
+from ltd.opponents.folders import save_constant, save_rule
+from ltd.opponents.marginal_fit import decide, fit_marginal_rule, grow
+from ltd.opponents.marginal_rule import MarginalRule
+from ltd.opponents.optimal_stopping import OPTIMAL_STOPPING
+from ltd.opponents.stopping import Fitted, Fitting, fit_pair
+from ltd.opponents.supervised import SUPERVISED
+from ltd.options import StageOptions, option, run_stage
+from ltd.replay.simulator import static_grid
+from ltd.rl.co_adaptation import Workshop
+from ltd.rl.evaluation import Evaluation, evaluate
+from ltd.rl.policies import save_policies
+from ltd.rl.policy_folders import VALIDATION, action_histogram
+from ltd.rl.policy_settings import PolicySettings
+from ltd.rl.replay_walk import ReplayWorld
+from ltd.train_policy import open_workshop
+
+APPROACHES = {"supervised": SUPERVISED, "optimal_stopping": OPTIMAL_STOPPING}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOpponentsOptions(StageOptions, PolicySettings):
+    """Options of the fit; observations, networks and actions are those of the policies."""
+
+    opponent: str = option(help="which opponent to fit", choices=NAMES)
+    traces: Path = option(help="traces of the training prompts")
+    validation_traces: Path = option(help="traces of the validation prompts")
+    profile: Path = option(help="latency profile of the machine to fit for")
+    output: Path = option(help="folder of the fitted opponent")
+    fit_rounds: int = option(4, "rounds of rate and values, at most; the best on validation is kept")
+    fit_folds: int = option(3, "folds of the prompts for cross-fitting")
+    fit_steps: int = option(1200, "gradient steps of a network in the first round; half as many later")
+    fit_minibatch: int = option(1024, "drafts in a gradient step")
+    fit_learning_rate: float = option(3e-3, "largest learning rate of the first round; half of it later")
+
+
+def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
+    """Fit, replay on the validation traces, and write the folder."""
+    check(options)
+    paths = options.traces, options.validation_traces, options.profile
+    workshop = open_workshop(options, *paths, options.seed)
+    depth, size = best_constant(workshop.validation, options)
+    with atomic_path(options.output) as folder:
+        folder.mkdir(parents=True)
+        if options.opponent == "best_constant":
+            save_constant(folder, depth, size)
+            evaluation, details = evaluate(workshop.validation, depth, size), {}
+        elif options.opponent == "marginal_rule":
+            rule = fit_marginal_rule(workshop, evaluate(workshop.training, depth, size).throughput)
+            save_rule(folder, rule)
+            evaluation = decisions_of(rule, workshop.validation).replay(workshop.validation)
+            details = {"rate": rule.rate * workshop.training.step_seconds}
+        else:
+            fitted = fit_networks(workshop, options, (depth, size))
+            save_policies(folder, fitted.depth, fitted.size)
+            evaluation = evaluate(workshop.validation, fitted.depth, fitted.size)
+            details = {"rates": list(fitted.rates)}
+        validation = validate(evaluation, options) | details | {"static": {"depth": depth, "size": size}}
+        write_json(folder / VALIDATION, validation)
+    run.metrics({f"{options.opponent}.{key}": v for key, v in validation.items() if isinstance(v, float)})
+    tasks = validation["tasks"].items()
+    run.metrics({f"{options.opponent}.speedup.{task}": speedup for task, speedup in tasks})
+    run.artifact(options.output)
+    print(f"{options.opponent}: {validation['speedup']:.3f}x on the validation prompts in replay")
+
+
+def check(options: FitOpponentsOptions) -> None:
+    """Raise InputError on the first option that cannot be meant."""
+    for name, least in (("fit_rounds", 1), ("fit_folds", 2), ("fit_steps", 1), ("fit_minibatch", 1)):
+        if getattr(options, name) < least:
+            raise InputError(f"opponents.{name}: {getattr(options, name)}: expected {least} or more")
+    if options.fit_learning_rate <= 0:
+        raise InputError(f"opponents.fit_learning_rate: {options.fit_learning_rate}: expected more than 0")
+
+
+def best_constant(world: ReplayWorld, settings: PolicySettings) -> tuple[int, int]:
+    """The fastest depth and size among those that the policies may choose."""
+    depths = range(settings.first_decision, world.max_depth + 1)
+    return static_grid(world.traces, world.profile, depths, settings.sizes).best()[:2]
+
+
+def fit_networks(workshop: Workshop, options: FitOpponentsOptions, constant: tuple[int, int]) -> Fitted:
+    """Fit a pair of networks, with the best constant's throughput as the first rate."""
+    effort = Effort(options.fit_steps, options.fit_minibatch, options.fit_learning_rate)
+    fitting = Fitting(options.fit_rounds, options.fit_folds, effort)
+    rate = evaluate(workshop.training, *constant).throughput * workshop.training.step_seconds
+    return fit_pair(workshop, APPROACHES[options.opponent], fitting, rate, options.seed)
+
+
+def decisions_of(rule: MarginalRule, world: ReplayWorld) -> Decisions:
+    """What the rule decides at every position of the world."""
+    return decide(rule, grow(world, rule.calibration, rule.sizes), world.context_length)
+
+
+def validate(evaluation: Evaluation, settings: PolicySettings) -> dict[str, Any]:
+    """Speedups and what was chosen how often, as for the policies."""
+    depths = tuple(range(evaluation.world.max_depth + 1))
+    return evaluation.summary() | {
+        "throughput": evaluation.throughput,
+        "tasks": evaluation.task_speedups,
+        "depth": action_histogram(evaluation, "depth", depths),
+        "size": action_histogram(evaluation, "size", settings.sizes),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_stage("fit_opponents", FitOpponentsOptions, fit_opponents, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()

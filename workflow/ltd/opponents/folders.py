@@ -1,0 +1,87 @@
+"""Folders of the fitted opponents, one each: safetensors and JSON, and the controllers that decode."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file, save_file
+
+from ltd.engine.controllers import Controller, StaticController
+from ltd.errors import InputError
+from ltd.files import read_json, write_json
+from ltd.opponents import NAMES
+from ltd.opponents.calibration import Calibration
+from ltd.opponents.marginal_rule import MarginalRule
+from ltd.opponents.rule_controller import RuleController
+from ltd.rl.policies import PolicyController
+
+CONSTANT, RULE = "constant.json", "rule.json"
+TABLES = "rule.safetensors"
+VERSION = 1
+
+
+def load_opponent(folder: Path, name: str) -> Controller:
+    """Return the controller of `folder`/`name`; raises InputError for an unknown, absent or damaged one."""
+    if name not in NAMES:
+        raise InputError(f"opponent {name!r} is unknown; choose from {', '.join(NAMES)}")
+    folder = Path(folder) / name
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such opponent; fit it with python -m ltd.fit_opponents")
+    if name == "best_constant":
+        return load_constant(folder)
+    if name == "marginal_rule":
+        return RuleController(load_rule(folder), name)
+    return PolicyController.load(folder, name)
+
+
+def save_constant(folder: Path, depth: int, size: int) -> None:
+    """Write the one choice into an existing folder."""
+    write_json(folder / CONSTANT, {"version": VERSION, "depth": depth, "size": size})
+
+
+def load_constant(folder: Path) -> StaticController:
+    """Read what `save_constant` wrote."""
+    value = _described(folder / CONSTANT)
+    return StaticController(value["depth"], value["size"])
+
+
+def save_rule(folder: Path, rule: MarginalRule) -> None:
+    """Write the rule's numbers and tables into an existing folder."""
+    tables = {
+        "knots": rule.calibration.knots,
+        "chances": rule.calibration.chances,
+        "seconds": rule.seconds,
+        "forecast": rule.forecast,
+    }
+    save_file(tables, folder / TABLES)
+    names = ("beam", "max_depth", "sizes", "first_decision", "interval", "rate", "trained_on")
+    write_json(folder / RULE, {"version": VERSION} | {name: getattr(rule, name) for name in names})
+
+
+def load_rule(folder: Path) -> MarginalRule:
+    """Read what `save_rule` wrote; raises InputError when the two files do not belong together."""
+    value = _described(folder / RULE)
+    value["sizes"] = tuple(value["sizes"])
+    tables = load_file(folder / TABLES)
+    depth, beam = value["max_depth"], value["beam"]
+    shapes = {
+        "chances": (depth, *tables["knots"].shape),
+        "seconds": (depth + 1, tables["seconds"].shape[1], len(value["sizes"])),
+        "forecast": (depth, 1 + beam),
+    }
+    for name, shape in shapes.items():
+        if tables[name].shape != shape:
+            raise InputError(
+                f"{folder / TABLES}: {name} has shape {tables[name].shape}, {RULE} asks for {shape}; "
+                "the two files do not belong together"
+            )
+    calibration = Calibration(tables["knots"], tables["chances"])
+    return MarginalRule(
+        **value, calibration=calibration, seconds=tables["seconds"], forecast=tables["forecast"]
+    )
+
+
+def _described(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict) or value.pop("version", None) != VERSION:
+        raise InputError(f"{path}: not an opponent of version {VERSION}; fit it again")
+    return value

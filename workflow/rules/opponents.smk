@@ -1,0 +1,41 @@
+# Opponents of the learned policies: other methods on the same observations, traces, prompts and actions.
+from ltd.opponents import NAMES as OPPONENTS
+
+OPPONENT = f"{RESULTS}/opponents/{{opponent}}"
+
+
+def options_of_policies():
+    """The rl block, as far as it shapes what policies see, are and may do."""
+    chains_alone = ("paper_preset", "paper_tasks", "step_share")
+    return command_line(
+        {key: value for key, value in config["rl"].items() if key not in chains_alone}
+    )
+
+
+rule fit_opponent:
+    input:
+        traces=trace_file("train"),
+        validation=trace_file("validation"),
+        profile=rules.profile_latency.output,
+    output:
+        directory(OPPONENT),
+    log:
+        f"{RESULTS}/logs/fit_opponents-{{opponent}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fit_opponents-{{opponent}}.tsv"
+    wildcard_constraints:
+        opponent="|".join(OPPONENTS),
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        policies=options_of_policies(),
+        options=options("opponents", threads=1),
+    shell:
+        "python -m ltd.fit_opponents --opponent {wildcards.opponent} --traces {input.traces}"
+        " --validation-traces {input.validation} --profile {input.profile} --output {output}"
+        " {params.policies} {params.options} 2>&1 | tee {log}"
+
+
+rule fit_opponents:
+    input:
+        expand(OPPONENT, opponent=OPPONENTS),
