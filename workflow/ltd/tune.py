@@ -24,12 +24,14 @@ from optuna.visualization import matplotlib as plots
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.rl.co_adaptation import train_chain
+from ltd.rl.co_adaptation import Pair, rehearse_pair, train_chain
 from ltd.rl.evaluation import Evaluation
 from ltd.rl.policy_settings import PolicySettings, with_overrides, with_step_share
 from ltd.rl.search_space import SPACE, as_settings, as_values, suggest
 from ltd.train_policy import open_workshop
 
+# What a rehearsal depends on: trials that agree in these start from the same pair.
+REHEARSED = ("reward", "observation", "network", "rehearsal")
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -43,7 +45,7 @@ class TuneOptions(StageOptions):
     output: Path = option(help="folder of best.json, trials.csv and the plots")
     state: Path = option(help="folder of the study's journal; an interrupted study goes on from it")
     settings: Path | None = option(None, "settings.json of the chain to improve; none: built-in defaults")
-    trials: int = option(12, "finished or pruned trials of the study")
+    trials: int = option(30, "finished or pruned trials of the study")
     step_share: float = option(0.2, "share of a full training's steps that a trial spends")
     startup_trials: int = option(6, "trials before the sampler learns from results and pruning begins")
 
@@ -103,6 +105,7 @@ def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[opt
     """The objective: validation speedup of a short chain, reported after every iteration."""
     paths = options.traces, options.validation_traces, options.profile
     workshop = open_workshop(base, *paths, options.seed)
+    rehearsed: dict[tuple, Pair] = {}
 
     def objective(trial: optuna.Trial) -> float:
         settings = shortened(replace(base, **as_settings(suggest(trial))), options.step_share)
@@ -112,10 +115,15 @@ def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[opt
             if trial.should_prune():
                 raise optuna.TrialPruned
 
+        shop = workshop.with_settings(settings)
+        key = tuple(trial.params[name] for name in REHEARSED)
+        if key not in rehearsed:
+            rehearsed[key] = rehearse_pair(shop) if settings.rehearsal else {}
         _, evaluations = train_chain(
-            workshop.with_settings(settings),
+            shop,
             settings.rounds,
             seed=options.seed,
+            start=rehearsed[key],
             after_iteration=after_iteration,
         )
         best = max(evaluations, key=lambda evaluation: evaluation.speedup)

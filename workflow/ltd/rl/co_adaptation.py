@@ -156,14 +156,19 @@ def train_chain(
     rounds: int,
     *,
     seed: int,
+    start: Pair | None = None,
     after_iteration: Callable[[int, Evaluation], Any] = lambda iteration, evaluation: None,
 ) -> tuple[Pair, list[Evaluation]]:
     """Run a whole chain in this process.
 
+    start is the rehearsed pair where it is known already, empty for a start from chance.
     after_iteration is called with the validation of every pair, iteration 0 included; it may raise to stop.
     Returns the pair that did best in validation, and the validations of all iterations.
     """
-    pair: Pair = {kind: train_policy_of(workshop, kind, {}, seed=seed + i) for i, kind in enumerate(KINDS)}
+    if start is None:
+        # Both initial trainings would rehearse the same pair.
+        start = rehearse_pair(workshop) if workshop.settings.rehearsal else {}
+    pair: Pair = {kind: train_policy_of(workshop, kind, start, seed=seed + i) for i, kind in enumerate(KINDS)}
     pairs, evaluations = [pair], [evaluate_pair(workshop.validation, pair)]
     after_iteration(0, evaluations[0])
     for iteration in range(1, rounds + 1):
