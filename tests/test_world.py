@@ -173,6 +173,7 @@ def test_standard_library_functions_are_real(splits):
         ("chat", "It is so. Well, Mara. It is so."),
         ("instructions", "Two tips:\n1. Take the bus.\n3. Walk."),
         ("instructions", "Take the bus, Mara. " * 8),
+        ("code", "    return " + "y.a, " * 20 + "y."),
         ("anything", "\n"),
     ],
 )

@@ -35,7 +35,8 @@ def well_formed(task: str, conversation: Conversation | Sequence[str], answer: s
     Args:
         conversation: the conversation, or the user's turns alone.
     """
-    if not answer.strip() or ends_in_loop(answer):
+    # An answer that was cut off may end in the middle of a word of its loop.
+    if not answer.strip() or ends_in_loop(answer) or ends_in_loop(answer.rpartition(" ")[0]):
         return False
     check = _FORMS.get(task)
     return check is None or check(_prompt(conversation, turn), answer.rstrip())
