@@ -16,6 +16,7 @@ include: "workflow/rules/latency.smk"
 include: "workflow/rules/traces.smk"
 include: "workflow/rules/policies.smk"
 include: "workflow/rules/tuning.smk"
+include: "workflow/rules/opponents.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/report.smk"
 

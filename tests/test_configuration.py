@@ -110,6 +110,7 @@ BLOCKS = {
     "grid": ("grid_search", "GridSearchOptions"),
     "rl": ("train_policy", "TrainPolicyOptions"),
     "tune": ("tune", "TuneOptions"),
+    "opponents": ("fit_opponents", "FitOpponentsOptions"),
     "benchmark": ("benchmark", "BenchmarkOptions"),
 }
 # Keys that choose inputs in the rules, and are no option of the stage.

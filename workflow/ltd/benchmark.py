@@ -8,6 +8,7 @@ every method: `lossless` in the summary says whether they were.
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.measurement.reference_check import compare_with_transformers
 from ltd.measurement.replay_rows import replay_rows
 from ltd.measurement.summary import BASELINE, MEAN_TASK, clock_gap, mark_lossless, repeat_spread, summarise
+from ltd.opponents import NAMES as OPPONENTS
+from ltd.opponents.folders import load_opponent
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
@@ -57,6 +60,7 @@ class BenchmarkOptions(StageOptions):
     profile: Path = option(help="latency profile of this machine, for the replayed rows")
     grid: Path = option(help="result of the static grid search")
     policies: Path = option(help="folder with one folder a chain of policies")
+    opponents: Path = option(help="folder with one folder an opponent of the policies; only those asked for")
     responses: Path = option(help="the target's answers to the test prompts; their prompts are decoded")
     traces: Path = option(help="traces of the same answers, for the replayed rows and the oracle")
     output: Path = option(help="folder of cycles.parquet, runs.parquet, summary.csv and benchmark.json")
@@ -110,6 +114,7 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
         "ltd:paper": lambda: PolicyController.load(options.policies / "paper" / "best", name="ltd:paper"),
         "ltd": lambda: PolicyController.load(options.policies / "ltd" / "best", name="ltd"),
     }
+    makers |= {name: partial(load_opponent, options.opponents, name) for name in OPPONENTS}
     for method in options.methods:
         if method not in makers:
             raise InputError(f"benchmark.methods: {method!r} is unknown; choose from {', '.join(makers)}")
@@ -220,10 +225,12 @@ def tables(records: list[dict[str, Any]], methods: tuple[str, ...]) -> tuple[pd.
 
 def open_state(options: BenchmarkOptions) -> Path:
     """Return the folder of finished prompts, emptied when it belongs to other settings or files."""
-    ignored = {"experiment", "output", "state", "traces", "profile"}
+    ignored = {"experiment", "output", "state", "traces", "profile", "opponents"}
     paths = ("draft", "grid", "policies", "responses")
     settings = {key: str(value) for key, value in asdict(options).items() if key not in ignored}
     settings |= {name: file_hash(getattr(options, name)) for name in paths}
+    asked = [name for name in OPPONENTS if name in options.methods]
+    settings |= {name: file_hash(options.opponents / name) for name in asked}
     if Path(options.target).is_dir():
         settings["target"] = file_hash(options.target)
     file = options.state / "settings.json"

@@ -26,6 +26,11 @@ rule benchmark:
         profile=rules.profile_latency.output,
         grid=rules.grid_search.output,
         policies=expand(f"{CHAIN}/best", chain=CHAINS),
+        opponents=[
+            f"{RESULTS}/opponents/{method}"
+            for method in config["benchmark"]["methods"]
+            if method in OPPONENTS
+        ],
         responses=f"{RESULTS}/responses/test-t0.safetensors",
         traces=trace_file("test"),
     output:
@@ -51,11 +56,13 @@ rule benchmark:
         target=target_name,
         draft=draft_name,
         policies=lambda wildcards, input: str(Path(input.policies[0]).parents[1]),
+        opponents=f"{RESULTS}/opponents",
         output=folder_of_output,
         state=f"{RESULTS}/state/benchmark",
         options=options("benchmark"),
     shell:
         "python -m ltd.benchmark --target {params.target} --draft {params.draft}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
+        " --opponents {params.opponents}"
         " --responses {input.responses} --traces {input.traces} --output {params.output}"
         " --state {params.state} {params.options} 2>&1 | tee {log}"

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ltd.engine.controllers import Controller, StaticController
 from ltd.measurement.summary import PHASES
+from ltd.opponents.rule_controller import RuleController
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate
@@ -59,12 +60,17 @@ def replay_rows(
 
 
 def _simulate(controller: Controller | None, traces: Traces, profile: LatencyProfile) -> Simulation:
-    weights = controller.weights if isinstance(controller, PolicyController) else {}
+    learned = isinstance(controller, PolicyController | RuleController)
+    weights = controller.weights if learned else {}
+    if isinstance(controller, RuleController):
+        asked = controller.asked
+    else:
+        asked = controller.depth.asked if "depth" in weights else False
     return simulate(
         controller or StaticController(0, 1),
         traces,
         profile.with_networks(weights),
-        depth_policy=controller.depth.asked if "depth" in weights else False,
+        depth_policy=asked,
         size_policy="size" in weights,
     )
 
