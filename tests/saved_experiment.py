@@ -63,6 +63,7 @@ def make_experiment(folder, prompts=6):
         profile=profile,
         grid=grid,
         policies=folder / "policies",
+        baselines=folder / "baselines",
         opponents=folder / "opponents",
         responses=responses,
         traces=traces,

@@ -45,6 +45,9 @@ def test_the_default_is_accepted(config):
         ("draft", "unroll_steps", 3, "draft.unroll_steps: 3 is less than tree.max_depth"),
         ("latency", "sizes", [1, 8], "latency.sizes: the largest is 8"),
         ("rl", "sizes", [4, 2], "rl.sizes: [4, 2] is not ascending"),
+        ("baselines", "sizes", [2, 2], "baselines.sizes: [2, 2] is not ascending"),
+        ("baselines", "sizes", [1, 90], "latency.sizes: the largest is 60, but 90 is used"),
+        ("benchmark", "methods", ["autoregressive", "specdecpp:published"], "traces.features: false"),
         ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no prompts"),
         ("prompts", "path", "/no/such/folder", "prompts.path: /no/such/folder is not a folder"),
         ("target", "path", "/no/such/model", "target.path: /no/such/model is neither a folder nor a hub id"),
@@ -110,6 +113,7 @@ BLOCKS = {
     "grid": ("grid_search", "GridSearchOptions"),
     "rl": ("train_policy", "TrainPolicyOptions"),
     "tune": ("tune", "TuneOptions"),
+    "baselines": ("fit_baselines", "FitBaselinesOptions"),
     "opponents": ("fit_opponents", "FitOpponentsOptions"),
     "benchmark": ("benchmark", "BenchmarkOptions"),
 }

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from ltd.baselines.catalogue import load_controller, method_names
 from ltd.devices import device_name, resolve_device
 from ltd.engine.controllers import Controller, StaticController
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
@@ -60,6 +61,7 @@ class BenchmarkOptions(StageOptions):
     profile: Path = option(help="latency profile of this machine, for the replayed rows")
     grid: Path = option(help="result of the static grid search")
     policies: Path = option(help="folder with one folder a chain of policies")
+    baselines: Path = option(help="folder with one folder a published baseline; only those asked for")
     opponents: Path = option(help="folder with one folder an opponent of the policies; only those asked for")
     responses: Path = option(help="the target's answers to the test prompts; their prompts are decoded")
     traces: Path = option(help="traces of the same answers, for the replayed rows and the oracle")
@@ -114,6 +116,7 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
         "ltd:paper": lambda: PolicyController.load(options.policies / "paper" / "best", name="ltd:paper"),
         "ltd": lambda: PolicyController.load(options.policies / "ltd" / "best", name="ltd"),
     }
+    makers |= {name: partial(load_controller, options.baselines, name) for name in method_names()}
     makers |= {name: partial(load_opponent, options.opponents, name) for name in OPPONENTS}
     for method in options.methods:
         if method not in makers:
@@ -225,10 +228,12 @@ def tables(records: list[dict[str, Any]], methods: tuple[str, ...]) -> tuple[pd.
 
 def open_state(options: BenchmarkOptions) -> Path:
     """Return the folder of finished prompts, emptied when it belongs to other settings or files."""
-    ignored = {"experiment", "output", "state", "traces", "profile", "opponents"}
+    ignored = {"experiment", "output", "state", "traces", "profile", "baselines", "opponents"}
     paths = ("draft", "grid", "policies", "responses")
     settings = {key: str(value) for key, value in asdict(options).items() if key not in ignored}
     settings |= {name: file_hash(getattr(options, name)) for name in paths}
+    fitted = sorted({name.partition(":")[0] for name in options.methods if name in method_names()})
+    settings |= {name: file_hash(options.baselines / name) for name in fitted}
     asked = [name for name in OPPONENTS if name in options.methods]
     settings |= {name: file_hash(options.opponents / name) for name in asked}
     if Path(options.target).is_dir():

@@ -65,9 +65,18 @@ def check_values(config: Config) -> None:
                 raise InputError(
                     f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
                 )
-    sizes = config["rl"]["sizes"]
-    if any(a >= b for a, b in itertools.pairwise(sizes)):
-        raise InputError(f"rl.sizes: {sizes} is not ascending; list each size once, smallest first")
+    sizes, fitted = config["rl"]["sizes"], config["baselines"]
+    for block in ("rl", "baselines"):
+        listed = config[block]["sizes"]
+        if any(a >= b for a, b in itertools.pairwise(listed)):
+            raise InputError(f"{block}.sizes: {listed} is not ascending; list each size once, smallest first")
+    methods = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
+    if "specdecpp" in methods and not config["traces"]["features"]:
+        raise InputError(
+            "traces.features: false, but the method specdecpp reads hidden states; set it to true"
+        )
+    if methods & {"svip", "disco"} and not config["traces"]["entropy"]:
+        raise InputError("traces.entropy: false, but the methods svip and disco need it; set it to true")
     if config["draft"]["path"] is None and not config["prompts"]["draft"]:
         raise InputError("prompts.draft: 0 leaves the head nothing to learn from; give some, or a draft.path")
     unrolled, deepest = config["draft"]["unroll_steps"], config["tree"]["max_depth"]
@@ -76,7 +85,13 @@ def check_values(config: Config) -> None:
             f"draft.unroll_steps: {unrolled} is less than tree.max_depth {deepest}; "
             "the head must be trained for every depth it drafts"
         )
-    largest = max(sizes[-1], config["grid"]["max_size"], config["benchmark"]["default_size"])
+    largest = max(
+        sizes[-1],
+        fitted["sizes"][-1],
+        fitted["published_size"],
+        config["grid"]["max_size"],
+        config["benchmark"]["default_size"],
+    )
     if config["latency"]["sizes"][-1] < largest:
         raise InputError(
             f"latency.sizes: the largest is {config['latency']['sizes'][-1]}, but {largest} is used; "

@@ -26,6 +26,7 @@ rule benchmark:
         profile=rules.profile_latency.output,
         grid=rules.grid_search.output,
         policies=expand(f"{CHAIN}/best", chain=CHAINS),
+        baselines=expand(BASELINE, baseline=asked(BASELINES)),
         opponents=[
             f"{RESULTS}/opponents/{method}"
             for method in config["benchmark"]["methods"]
@@ -56,6 +57,7 @@ rule benchmark:
         target=target_name,
         draft=draft_name,
         policies=lambda wildcards, input: str(Path(input.policies[0]).parents[1]),
+        baselines=f"{RESULTS}/baselines",
         opponents=f"{RESULTS}/opponents",
         output=folder_of_output,
         state=f"{RESULTS}/state/benchmark",
@@ -63,6 +65,7 @@ rule benchmark:
     shell:
         "python -m ltd.benchmark --target {params.target} --draft {params.draft}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
+        " --baselines {params.baselines}"
         " --opponents {params.opponents}"
         " --responses {input.responses} --traces {input.traces} --output {params.output}"
         " --state {params.state} {params.options} 2>&1 | tee {log}"

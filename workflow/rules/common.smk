@@ -42,6 +42,8 @@ DRAFT_FILES = [] if config["draft"]["path"] else [DRAFT]
 
 # Chains of policies: the rl block as it is, the paper's formulation, the tuning study's winner.
 CHAINS = ["default", "paper", "ltd"]
+# Published methods that are fitted to the traces, each in a folder of its own.
+BASELINES = ["ddd", "svip", "gammatune", "disco", "specdecpp", "c2t"]
 
 
 wildcard_constraints:
@@ -50,6 +52,7 @@ wildcard_constraints:
     chain="|".join(CHAINS),
     iteration=r"\d+",
     policy=r"size|depth",
+    baseline="|".join(BASELINES),
 
 
 def common_options(threads=None):
@@ -121,6 +124,12 @@ def previous_pair(wildcards):
 def policy_of_iteration(wildcards):
     """Rounds alternate: size first, as in the paper's section 6.1."""
     return "size" if int(wildcards.iteration) % 2 else "depth"
+
+
+def asked(names):
+    """Those of `names` that the benchmark asks for, with whichever variant."""
+    methods = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
+    return [name for name in names if name in methods]
 
 
 def open_parent_run():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ltd.baselines.variants import BaselineController
 from ltd.engine.controllers import Controller, StaticController
 from ltd.measurement.summary import PHASES
 from ltd.opponents.rule_controller import RuleController
@@ -60,17 +61,13 @@ def replay_rows(
 
 
 def _simulate(controller: Controller | None, traces: Traces, profile: LatencyProfile) -> Simulation:
-    learned = isinstance(controller, PolicyController | RuleController)
+    learned = isinstance(controller, PolicyController | BaselineController | RuleController)
     weights = controller.weights if learned else {}
-    if isinstance(controller, RuleController):
-        asked = controller.asked
-    else:
-        asked = controller.depth.asked if "depth" in weights else False
     return simulate(
         controller or StaticController(0, 1),
         traces,
         profile.with_networks(weights),
-        depth_policy=asked,
+        depth_policy=controller.asked if "depth" in weights else False,
         size_policy="size" in weights,
     )
 

@@ -205,6 +205,10 @@ class PolicyController:
         policies = (policy for policy in (self.depth, self.size) if isinstance(policy, Policy))
         return {policy.kind: policy.network.weights for policy in policies}
 
+    def asked(self, depth: int) -> bool:
+        """Whether a network decides about the depth here."""
+        return isinstance(self.depth, Policy) and self._asked[depth]
+
     def begin(self, prompt_length: int) -> None:
         """Forget the previous answer's last cycle."""
         self.accepted(0)

@@ -1,0 +1,7 @@
+"""Published rules that adapt depth or size, on this project's engine: the paper's baselines (section 5.1).
+
+One file an algorithm. Each says what the rule decides and how it was carried over from chains to trees
+where the literature leaves that open. A rule's constants are found by the same search on the validation
+traces that our policies and the static grid get; `<name>:published` has the constants of the papers
+instead.
+"""

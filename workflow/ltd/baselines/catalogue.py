@@ -1,0 +1,55 @@
+"""The baselines by name, and their folders: baseline.json, and a network a variant for the classifiers."""
+
+from pathlib import Path
+from typing import Any
+
+from ltd.baselines import c2t, ddd, disco, gammatune, specdecpp, svip
+from ltd.baselines.variants import FITTED, PUBLISHED, Baseline, BaselineController, Variant
+from ltd.errors import InputError
+from ltd.files import atomic_path, read_json, write_json
+
+VERSION = 1
+DESCRIPTION = "baseline.json"
+BASELINES: dict[str, Baseline] = {
+    module.RULE.name: module.RULE for module in (ddd, svip, gammatune, disco, specdecpp, c2t)
+}
+
+
+def method_names() -> tuple[str, ...]:
+    """Names of the methods: every baseline, and with the constants of its paper."""
+    return tuple(name + suffix for name in BASELINES for suffix in ("", f":{PUBLISHED}"))
+
+
+def save_baseline(folder: Path, name: str, variants: dict[str, Variant], trained_on: dict[str, str]) -> None:
+    """Write a folder, whole or not at all."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir(parents=True)
+        description: dict[str, Any] = {"version": VERSION, "baseline": name, "trained_on": trained_on}
+        for key, variant in variants.items():
+            if variant.network is not None:
+                variant.network.save(temporary / f"{key}.safetensors")
+            description[key] = {"settings": variant.settings, "validation": variant.validation}
+        write_json(temporary / DESCRIPTION, description)
+
+
+def load_controller(folder: str | Path, method: str) -> BaselineController:
+    """Controller of a method `<name>` or `<name>:published` from the folder that holds a folder a baseline.
+
+    Raises InputError when the baseline is not there or its files are damaged.
+    """
+    name, _, variant = method.partition(":")
+    variant = variant or FITTED
+    if method not in method_names():
+        raise InputError(f"baseline {method!r} is unknown; choose from {', '.join(method_names())}")
+    path = Path(folder) / name / DESCRIPTION
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; fit it with python -m ltd.fit_baselines --baseline {name}")
+    description = read_json(path)
+    if description.get("version") != VERSION or description.get("baseline") != name:
+        raise InputError(f"{path}: not {name} of version {VERSION}; fit it again")
+    baseline = BASELINES[name]
+    network = baseline.load_network(path.with_name(f"{variant}.safetensors"))
+    try:
+        return baseline.controller(Variant(description[variant]["settings"], network), method)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: {variant}.settings: not of {name} ({error}); fit it again") from error

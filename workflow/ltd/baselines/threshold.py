@@ -1,0 +1,211 @@
+"""Depth rules that stop where a signal falls below a threshold: what they share, and their search.
+
+After a level the rule looks at one number that says how promising the draft still is. It may look after
+every level or at a few checkpoints only; a fixed size is verified in the end. The static settings are
+among the candidates (no checkpoint below the largest depth), so a fitted rule never loses to the best
+static setting on the validation traces.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ltd.baselines.lanes import LaneResults, Stateless, replay_lanes
+from ltd.baselines.variants import FITTED, PUBLISHED, BaselineController, FitData, Network, Variant
+from ltd.replay.traces import Traces
+from ltd.rl.replay_walk import ReplayWorld
+
+FINE_THRESHOLDS = 8
+
+
+class Signal(Protocol):
+    """A number after every level, higher where drafting on promises more."""
+
+    def live(self, state: Any) -> float:
+        """Of the newest level of a `DraftState`."""
+
+    def recorded(self, traces: Traces) -> np.ndarray:
+        """Of every level of every recorded tree, float [N, D]."""
+
+
+@dataclass(frozen=True)
+class ThresholdSettings:
+    """Constants of a rule; no level is looked at but `checkpoints` below `max_depth`."""
+
+    threshold: float
+    checkpoints: tuple[int, ...]
+    max_depth: int
+    size: int
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """Depths at which the rule decides."""
+        return tuple(depth for depth in self.checkpoints if depth < self.max_depth)
+
+    def stops(self, signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Depth and number of decisions, uint8 [N] each, where the signal is [N, D]."""
+        depth = np.full(len(signal), self.max_depth, dtype=np.uint8)
+        decisions = np.zeros(len(signal), dtype=np.uint8)
+        for checkpoint in self.asked:
+            drafting = depth == self.max_depth
+            decisions += drafting
+            depth[drafting & (signal[:, checkpoint - 1] < self.threshold)] = checkpoint
+        return depth, decisions
+
+
+class ThresholdController(BaselineController):
+    """Stops at the first checkpoint whose signal is below the threshold."""
+
+    def __init__(
+        self, name: str, settings: ThresholdSettings, signal: Signal, network: Network | None
+    ) -> None:
+        weights = {"depth": network.weights} if network else None
+        super().__init__(name, settings.max_depth, settings.size, weights)
+        self.threshold, self.signal = settings.threshold, signal
+        self._asked = frozenset(settings.asked)
+
+    def asked(self, depth: int) -> bool:
+        """At the checkpoints."""
+        return depth in self._asked
+
+    def continue_drafting(self, state: Any) -> bool:
+        """Decide whether one more level is drafted."""
+        if state.depth in self._asked:
+            return self.signal.live(state) >= self.threshold
+        return state.depth < self.max_depth
+
+
+class ThresholdChooser(Stateless):
+    """Candidates with the depths that their stopping rules lead to at every position."""
+
+    def __init__(self, signal: np.ndarray, candidates: Sequence[ThresholdSettings], charged: bool) -> None:
+        """signal [N, D] of the traces that are replayed."""
+        # Candidates that differ in size alone, or that stop alike, share a row of the table.
+        stops: dict[tuple, int] = {}
+        rows, depths, decisions = [], [], []
+        for settings in candidates:
+            key = (settings.threshold, settings.checkpoints, settings.max_depth)
+            if key not in stops:
+                stops[key] = len(depths)
+                depth, asked = settings.stops(signal)
+                depths.append(depth)
+                decisions.append(asked * charged)
+            rows.append(stops[key])
+        self._row, self._size = np.array(rows), np.array([settings.size for settings in candidates])
+        self._depth, self._decisions = np.stack(depths), np.stack(decisions)
+
+    def choose(
+        self, lanes: np.ndarray, candidate: np.ndarray, position: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Look depth and decisions up."""
+        row = self._row[candidate]
+        return self._depth[row, position], self._decisions[row, position], self._size[candidate]
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """A baseline of this kind.
+
+    signal makes the signal of a network (None for a heuristic); train fits that network, its labels being
+    what a tree of the given size accepts; published are threshold, checkpoints (none: every level) and
+    largest depth in the papers; checkpoint_sets are those that the search tries.
+    """
+
+    name: str
+    signal: Callable[[Any], Signal]
+    published_threshold: float
+    published_max_depth: int = 12
+    published_checkpoints: tuple[int, ...] = ()
+    train: Callable[[FitData, int], Network] | None = None
+    read: Callable[[Path], Network] | None = None
+    first_checkpoints: tuple[int, ...] = (1,)
+    intervals: tuple[int, ...] = (1,)
+
+    def fit(self, data: FitData) -> dict[str, Variant]:
+        """Train where there is something to train, then search the constants."""
+        fitted, published = (
+            self.train(data, size) if self.train else None for size in (data.static_size, data.published_size)
+        )
+        if self.train:
+            data = replace(data, world=data.world.with_networks({"depth": fitted.weights}))
+        settings = self._search(data, self.signal(fitted).recorded(data.world.traces))
+        return {
+            FITTED: self._variant(data, settings, fitted),
+            PUBLISHED: self._variant(data, self.published(data), published),
+        }
+
+    def published(self, data: FitData) -> ThresholdSettings:
+        """The papers' constants, as far as the recorded trees go."""
+        depth = min(self.published_max_depth, data.world.max_depth)
+        checkpoints = self.published_checkpoints or tuple(range(1, depth))
+        return ThresholdSettings(self.published_threshold, checkpoints, depth, data.published_size)
+
+    def load_network(self, path: Path) -> Network | None:
+        """Read the classifier; a heuristic has none."""
+        return self.read(path) if self.read else None
+
+    def controller(self, variant: Variant, name: str) -> ThresholdController:
+        """Decode with a variant."""
+        values = variant.settings | {"checkpoints": tuple(variant.settings["checkpoints"])}
+        settings = ThresholdSettings(**values)
+        return ThresholdController(name, settings, self.signal(variant.network), variant.network)
+
+    def _variant(self, data: FitData, settings: ThresholdSettings, network: Network | None) -> Variant:
+        signal = self.signal(network).recorded(data.world.traces)
+        summary = self._replay(data.world, signal, [settings]).summary(data.world, 0)
+        return Variant(asdict(settings), network, summary)
+
+    def _replay(
+        self, world: ReplayWorld, signal: np.ndarray, candidates: Sequence[ThresholdSettings]
+    ) -> LaneResults:
+        chooser = ThresholdChooser(signal, candidates, self.train is not None)
+        return replay_lanes(world, chooser, len(candidates))
+
+    def _search(self, data: FitData, signal: np.ndarray) -> ThresholdSettings:
+        """Try all combinations, then finer thresholds and every size around the best one."""
+        levels = range(1, data.world.max_depth)
+        checkpoints = [
+            tuple(levels[first - 1 :: interval])
+            for first in self.first_checkpoints
+            for interval in self.intervals
+        ]
+        depths = range(1, data.world.max_depth + 1)
+        thresholds = quantiles(signal, data.thresholds)
+        best = self._fastest(data, signal, thresholds, checkpoints, depths, data.sizes)
+        finer = between(thresholds, best.threshold, FINE_THRESHOLDS)
+        sizes = neighbours(data.sizes, best.size)
+        return self._fastest(data, signal, finer, [best.checkpoints], [best.max_depth], sizes)
+
+    def _fastest(self, data: FitData, signal: np.ndarray, *axes: Sequence[Any]) -> ThresholdSettings:
+        candidates = [ThresholdSettings(*values) for values in itertools.product(*axes)]
+        return candidates[self._replay(data.world, signal, candidates).fastest()]
+
+
+def quantiles(signal: np.ndarray, count: int) -> list[float]:
+    """Return `count` thresholds that split the values evenly, one below all of them first.
+
+    Each lies between two values, so that rounding cannot tip a decision.
+    """
+    values = np.unique(signal)
+    middles = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
+    places = np.linspace(0, 1, count)[1:-1]
+    inner = np.quantile(np.sort(signal, axis=None), places, method="lower")
+    nearest = np.searchsorted(values, inner).clip(max=len(middles) - 1)
+    return sorted({float(values[0]) - 1.0, *middles[nearest].tolist()})
+
+
+def between(values: Sequence[float], value: float, count: int) -> list[float]:
+    """Return `value` and evenly spaced numbers between its neighbours in an ascending list."""
+    place = values.index(value)
+    low, high = values[max(place - 1, 0)], values[min(place + 1, len(values) - 1)]
+    return sorted({value, *np.linspace(low, high, count).tolist()})
+
+
+def neighbours(sizes: Sequence[int], size: int) -> list[int]:
+    """Return every whole number between the neighbours of `size` in an ascending list."""
+    place = sizes.index(size)
+    return list(range(sizes[max(place - 1, 0)], sizes[min(place + 1, len(sizes) - 1)] + 1))
