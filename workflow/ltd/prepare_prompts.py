@@ -29,7 +29,7 @@ class Options(StageOptions):
         None, "folder of question files, <task>.jsonl or <split>/<task>.jsonl; none: built-in prompts"
     )
     hub: tuple[str, ...] = option((), "data sets of the hub, <task>=<owner/name>[:<config>:<split>:<column>]")
-    draft: int = option(240, "prompts a task whose answers the head learns from, at most; 0: none")
+    draft: int = option(160, "prompts a task whose answers the head learns from, at most; 0: none")
     train: int = option(80, "prompts a task whose answers the policies learn from, at most")
     validation: int = option(24, "validation prompts a task, at most")
     test: int = option(24, "test prompts a task, at most")
