@@ -261,8 +261,10 @@ def test_tap_layer_conventions(changes, taps, folder, target):
     [
         ({"vocab_size": 50, "remove": ["t2d"]}, "vocabulary of 50"),
         ({"hidden_size": 32}, "should be"),
-        ({"norm_before_residual": True}, "norm_before_residual"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope scaling 'linear'"),
+        ({"attention_bias": True}, "attention_bias is set"),
+        ({"norm_before_fc": True, "fc_norm": True}, "both set"),
+        ({"norm_before_fc": True}, "missing tensors input_norm.weight"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope scaling 'dynamic'"),
         ({"num_hidden_layers": 2}, "num_hidden_layers is 2"),
         ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 1, 4]}}, "three ascending"),
         ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 3, 7]}}, "three ascending"),

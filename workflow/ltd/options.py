@@ -16,6 +16,9 @@ from typing import Any, TypeVar
 
 from ltd.errors import InputError
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTISATIONS = ("none", "8bit", "4bit")
+
 
 def option(default: Any = MISSING, help: str = "", choices: Sequence[str] | None = None) -> Any:
     """Declare a field of an options dataclass; without a default the flag is required."""
@@ -31,6 +34,10 @@ class StageOptions:
     seed: int = option(0, "seed of every random choice of the stage")
     threads: int = option(0, "threads of the CPU kernels; 0 takes all cores")
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    dtype: str = option(
+        "auto", "number type of target and head; auto: float32 on a CPU, else the file's", choices=DTYPES
+    )
+    quantisation: str = option("none", "precision of the target's weights", choices=QUANTISATIONS)
 
 
 OptionsType = TypeVar("OptionsType", bound=StageOptions)

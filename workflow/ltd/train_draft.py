@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from ltd.devices import resolve_device
-from ltd.draft_head.checkpoint import DEFAULT_ROPE_THETA
-from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, check_tap_layers, default_tap_layers
+from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.draft_head.features import cache_bytes, cached_source, online_source
+from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, target_like
 from ltd.draft_head.trainer import Corpus, Recipe, Trainer, chain_count
 from ltd.draft_head.training import choose_draft_vocabulary
 from ltd.errors import InputError
@@ -127,24 +127,12 @@ def head_config(model, options: TrainDraftOptions) -> Eagle3Config:
             f"train_draft.draft_vocab_size: {options.draft_vocab_size} is more than the target's "
             f"{target.vocab_size} tokens"
         )
+    shape = target_like(target, options.draft_vocab_size)
+    if not options.tap_layers:
+        return shape
     layers = target.num_hidden_layers
-    heads = target.num_attention_heads
-    return Eagle3Config(
-        hidden_size=target.hidden_size,
-        target_hidden_size=target.hidden_size,
-        intermediate_size=target.intermediate_size,
-        num_attention_heads=heads,
-        num_key_value_heads=getattr(target, "num_key_value_heads", None) or heads,
-        head_dim=getattr(target, "head_dim", None) or target.hidden_size // heads,
-        rms_norm_eps=getattr(target, "rms_norm_eps", 1e-6),
-        vocab_size=target.vocab_size,
-        draft_vocab_size=options.draft_vocab_size,
-        rope_theta=DEFAULT_ROPE_THETA,
-        max_position_embeddings=target.max_position_embeddings,
-        tap_layers=check_tap_layers(options.tap_layers, layers, "train_draft.tap_layers")
-        if options.tap_layers
-        else default_tap_layers(layers),
-    )
+    taps = check_tap_layers(options.tap_layers, layers, "train_draft.tap_layers")
+    return replace(shape, tap_layers=taps)
 
 
 def load_sequences(path: Path, vocab_size: int, max_length: int) -> list[Sequence]:

@@ -10,16 +10,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ltd.draft_head.checkpoint import (
-    EMBEDDING,
-    OUTPUT,
-    Eagle3Config,
-    check_tap_layers,
-    default_tap_layers,
-    read_checkpoint,
-    write_checkpoint,
-)
+from ltd.draft_head.checkpoint import EMBEDDING, OUTPUT, read_checkpoint, write_checkpoint
+from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, default_tap_layers
 from ltd.errors import InputError
 
 __all__ = [
@@ -29,6 +24,7 @@ __all__ = [
     "default_tap_layers",
     "load_head",
     "rotary",
+    "rotary_of",
     "save_head",
     "text_config",
 ]
@@ -42,6 +38,23 @@ def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tens
     angles = positions[..., None].float() * theta**-exponents
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
+
+
+def rotary_of(config: Eagle3Config, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [..., head_dim] of this head's rotary embedding, its scaling applied."""
+    if config.rope_scaling is None:
+        return rotary(positions, config.head_dim, config.rope_theta)
+    scaled = LlamaConfig(
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        head_dim=config.head_dim,
+        max_position_embeddings=config.max_position_embeddings,
+        rope_parameters={"rope_theta": config.rope_theta, **config.rope_scaling},
+    )
+    frequencies, factor = ROPE_INIT_FUNCTIONS[config.rope_scaling["rope_type"]](scaled, positions.device)
+    angles = positions[..., None].float() * frequencies
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos() * factor, angles.sin() * factor
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -105,6 +118,7 @@ class DraftLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = DraftAttention(config)
         self.mlp = DraftMLP(config)
+        self.norm_before_residual = config.norm_before_residual
 
     def project(
         self, embeddings: Tensor, features: Tensor, cos: Tensor, sin: Tensor
@@ -118,8 +132,9 @@ class DraftLayer(nn.Module):
 
     def finish(self, features: Tensor, attended: Tensor) -> Tensor:
         """Residual stream [B, S, H] after attention output [B, nh, S, hd]; the residual is the un-normalised
-        feature.
+        feature unless the head was trained otherwise.
         """
+        features = self.hidden_norm(features) if self.norm_before_residual else features
         hidden = features + self.self_attn.o_proj(attended.transpose(1, 2).flatten(-2))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
@@ -135,6 +150,11 @@ class Eagle3Head(nn.Module):
         super().__init__()
         self.config = config
         self.fc = nn.Linear(3 * config.target_hidden_size, config.hidden_size, bias=False)
+        if config.feature_norm == "together":
+            self.input_norm = RMSNorm(3 * config.target_hidden_size, config.rms_norm_eps)
+        elif config.feature_norm == "each":
+            norms = (RMSNorm(config.target_hidden_size, config.rms_norm_eps) for _ in range(3))
+            self.fc_norm = nn.ModuleList(norms)
         self.midlayer = DraftLayer(config)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
@@ -151,6 +171,11 @@ class Eagle3Head(nn.Module):
 
     def fuse(self, taps: Tensor) -> Tensor:
         """Features [..., H] of the concatenated target taps [..., 3 * Ht], ordered low, middle, high."""
+        if self.config.feature_norm == "together":
+            taps = self.input_norm(taps)
+        elif self.config.feature_norm == "each":
+            parts = zip(self.fc_norm, taps.chunk(3, dim=-1), strict=True)
+            taps = torch.cat([norm(part) for norm, part in parts], dim=-1)
         return self.fc(taps)
 
     def forward(
@@ -159,10 +184,11 @@ class Eagle3Head(nn.Module):
         """One pass over new rows.
 
         features [B, S, H]; tokens, positions [B, S]; mask bool [B, 1, S, P + S], True where a row attends;
-        past keys and values [B, nkv, P, hd]. Returns the residual stream [B, S, H] before the final norm,
-        which is the next step's feature, and the keys and values [B, nkv, S, hd] of the new rows.
+        past keys and values [B, nkv, P, hd]. Returns the next step's feature [B, S, H] (the residual stream
+        before the final norm; after it if the head was trained so) and the keys and values [B, nkv, S, hd]
+        of the new rows.
         """
-        cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta)
+        cos, sin = rotary_of(self.config, positions)
         queries, keys, values = self.midlayer.project(self.embed_tokens(tokens), features, cos, sin)
         all_keys, all_values = keys, values
         if past is not None:
@@ -170,11 +196,12 @@ class Eagle3Head(nn.Module):
         attended = F.scaled_dot_product_attention(
             queries, all_keys, all_values, attn_mask=mask, enable_gqa=True
         )
-        return self.midlayer.finish(features, attended), (keys, values)
+        hidden = self.midlayer.finish(features, attended)
+        return self.norm(hidden) if self.config.norm_output else hidden, (keys, values)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores [..., draft_vocab_size] of the next token after rows with residual stream [..., H]."""
-        return self.lm_head(self.norm(hidden))
+        """Scores [..., draft_vocab_size] of the next token after rows with `forward`'s result [..., H]."""
+        return self.lm_head(hidden if self.config.norm_output else self.norm(hidden))
 
     def to_target(self, draft_ids: Tensor) -> Tensor:
         """Target token ids of draft ids of any shape; `d2t` holds offsets."""
@@ -247,6 +274,10 @@ def save_head(head: Eagle3Head, path: Path, dtype: torch.dtype | None = None) ->
     The embedding is left out: it is the target's.
     """
     dtype = dtype or head.fc.weight.dtype
+    write_checkpoint(Path(path), head.config, saved_tensors(head, dtype), dtype)
+
+
+def saved_tensors(head: Eagle3Head, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a checkpoint holds, on the CPU, its weights rounded to `dtype`."""
     tensors = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items() if name != EMBEDDING}
-    tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-    write_checkpoint(Path(path), head.config, tensors, dtype)
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}

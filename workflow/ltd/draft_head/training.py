@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltd.draft_head.eagle3 import Eagle3Head, rotary
+from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def unroll(head: Eagle3Head, features: Tensor, tokens: Tensor, chains: Chains) -
     config, layer, rows = head.config, head.midlayer, chains.rows
     size = features.shape[1]
     positions = torch.arange(size - 1, device=tokens.device)[None]
-    angles = rotary(positions, config.head_dim, config.rope_theta)
+    angles = rotary_of(config, positions)
     queries, keys, values = layer.project(head.embed_tokens(tokens[:, 1:]), features[:, :-1], *angles)
     count = chains.alive(0).shape[1]
     queries = _take(queries, rows[:, None, :count], 2)
@@ -92,7 +92,7 @@ def unroll(head: Eagle3Head, features: Tensor, tokens: Tensor, chains: Chains) -
         count = chains.alive(step).shape[1]
         hidden, start = outputs[-1][:, :count], rows[:, :count]
         embeddings = head.embed_tokens(tokens.gather(1, (start + 1 + step).clamp(max=size - 1)))
-        angles = rotary(start + step, config.head_dim, config.rope_theta)
+        angles = rotary_of(config, start + step)
         queries, key, value = layer.project(embeddings, hidden, *angles)
         own_keys = [*(past[:, :, :count] for past in own_keys), key]
         own_values = [*(past[:, :, :count] for past in own_values), value]

@@ -26,6 +26,7 @@ from ltd.draft_head.eagle3 import Eagle3Head, load_head
 from ltd.engine.controllers import Controller
 from ltd.engine.decoding import decode
 from ltd.engine.drafting import Drafter
+from ltd.engine.loading import make_drafter
 from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
 from ltd.errors import InputError
 
@@ -130,7 +131,7 @@ def _engine(
     if known_key != key:
         head = draft if isinstance(draft, Eagle3Head) else load_head(Path(draft), model)
         target = TargetModel(model, tap_layers=head.config.tap_layers, max_context=context)
-        drafter = Drafter(head, beam=beam, max_depth=max_depth, max_context=target.max_context)
+        drafter = make_drafter(head, beam=beam, max_depth=max_depth, max_context=target.max_context)
         engine = target, drafter
         model._ltd_engine = key, engine
     return engine

@@ -6,7 +6,7 @@ Computes what `ltd.draft_head.eagle3.Eagle3Head` computes, with the parts of `lt
 import torch
 from torch import Tensor, nn
 
-from ltd.draft_head.eagle3 import Eagle3Head, rotary
+from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
 from ltd.engine.lean_layers import HeadRotation, LeanLayer, row_norm
 from ltd.engine.packed_linear import fused_linear
 from ltd.engine.tree import best_children
@@ -27,11 +27,12 @@ class DraftNetwork(nn.Module):
         mlp_norm = row_norm(layer.post_attention_layernorm.weight, eps)
         self.layer = LeanLayer(layer.self_attn, layer.mlp, mlp_norm, packed)
         self.final_norm = row_norm(head.norm.weight, eps)
-        self.fuse = fused_linear([head.fc], packed)
+        self.fuse = nn.Sequential(_feature_norm(head), fused_linear([head.fc], packed))
+        self.norm_before_residual, self.norm_output = config.norm_before_residual, config.norm_output
         self.output = fused_linear([head.lm_head], packed)
         draft_ids = torch.arange(config.draft_vocab_size, device=self.embedding.device)
         self.target_ids = head.to_target(draft_ids)
-        cos, sin = rotary(positions, config.head_dim, config.rope_theta)
+        cos, sin = rotary_of(config, positions)
         turned = self.layer.query_heads + self.layer.kv_heads
         self.rotation = HeadRotation(cos, sin, turned, self.layer.kv_heads)
 
@@ -58,14 +59,48 @@ class DraftNetwork(nn.Module):
         if taps:
             features = self.fuse(features)
         inputs = torch.stack([self.embedding.index_select(0, tokens), features], dim=1)
-        inputs = self.input_norm(inputs).view(rows, -1)
+        inputs = self.input_norm(inputs)
+        if self.norm_before_residual:
+            features = inputs[:, 1]
         hidden = self.layer(
-            inputs, features, self.rotation(positions), slots[0], keys[0], values[0], mask, causal
+            inputs.view(rows, -1),
+            features,
+            self.rotation(positions),
+            slots[0],
+            keys[0],
+            values[0],
+            mask,
+            causal,
         )
         if parent_scores is None:
             hidden = hidden[-1:]
-        logits = self.output(self.final_norm(hidden)).float()
+        normed = self.final_norm(hidden)
+        if self.norm_output:
+            hidden = normed
+        logits = self.output(normed).float()
         scores, indices = best_children(logits, self.beam)
         if parent_scores is not None:
             scores += parent_scores.unsqueeze(1)
         return hidden, logits, scores.flatten(), self.target_ids.index_select(0, indices.flatten())
+
+
+class FeatureNorm(nn.Module):
+    """Norms before `fc`: one over all taps [R, 3 * Ht], or one over each."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        """weight [parts, size] with parts * size = 3 * Ht."""
+        super().__init__()
+        self.parts, self.size = weight.shape
+        self.norm = row_norm(weight, eps)
+
+    def forward(self, taps: Tensor) -> Tensor:
+        return self.norm(taps.view(-1, self.parts, self.size)).view(taps.shape)
+
+
+def _feature_norm(head: Eagle3Head) -> nn.Module:
+    eps = head.config.rms_norm_eps
+    if head.config.feature_norm == "together":
+        return FeatureNorm(head.input_norm.weight[None], eps)
+    if head.config.feature_norm == "each":
+        return FeatureNorm(torch.stack([norm.weight for norm in head.fc_norm]), eps)
+    return nn.Identity()

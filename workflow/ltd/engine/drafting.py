@@ -29,6 +29,8 @@ class Drafter:
     vocabulary.
     """
 
+    prefix_rows = PREFIX_ROWS  # rows of a prefix pass at most
+
     def __init__(
         self,
         head: Eagle3Head,
@@ -65,7 +67,8 @@ class Drafter:
 
     def _make_buffers(self, network: DraftNetwork) -> None:
         beam, depth, context, device = self.beam, self.max_depth, self.max_context, self.device
-        dtype, layer, scratch = network.embedding.dtype, network.layer, beam * (depth - 1)
+        dtype, layer, nodes_seen = network.embedding.dtype, network.layer, beam * (depth - 1)
+        scratch = max(nodes_seen, self.prefix_rows)
         self.cache = KeyValueCache(
             1,
             layer.kv_heads,
@@ -84,7 +87,7 @@ class Drafter:
         own = torch.full((beam, beam), float("-inf"), dtype=dtype, device=device).fill_diagonal_(0.0)
         self._fresh_mask = own.repeat(1, depth - 1)
         self._mask = torch.zeros(beam, scratch + context, dtype=dtype, device=device)
-        self._tree_mask = self._mask.narrow(1, 0, scratch)
+        self._tree_mask = self._mask.narrow(1, scratch - nodes_seen, nodes_seen)
         self.layout = PoolLayout(beam, depth, device)
         nodes = pool_size(beam, depth)
         self.tokens = torch.zeros(nodes, dtype=torch.int64, device=device)
@@ -130,31 +133,34 @@ class Drafter:
         """Prefix pass over all deferred rows (and these, if given): drafts level 1 of the next tree."""
         if taps is not None:
             self.defer(taps, tokens)
-        for first in range(0, self.pending, PREFIX_ROWS):
-            rows, length, start = (
-                min(PREFIX_ROWS, self.pending - first),
-                self.cache.length,
-                self.cache.scratch,
-            )
-            mask = None
-            if rows > 1:
-                mask = self._causal_band.narrow(0, 0, rows).narrow(
-                    1, self.max_context - length, length + rows
-                )
-            taps = self._pending_taps.narrow(0, first, rows)
-            tokens = self._pending_tokens.narrow(0, first, rows)
-            positions = self.positions.narrow(0, length, rows)
-            children = self._pass(taps, True, tokens, positions, start + length, start, mask, None)
-            self.cache.length += rows
+        for first in range(0, self.pending, self.prefix_rows):
+            self._prefix_pass(first, min(self.prefix_rows, self.pending - first))
         self.root = self._pending_tokens.narrow(0, self.pending - 1, 1).clone()
         self.pending = 0
-        self._tree_mask.copy_(self._fresh_mask)
-        self._add_level(*children)
+        self._first_level()
 
     @torch.inference_mode()
     def expand(self) -> None:
         """Draft the next level from the best W nodes of the newest one."""
-        level, state, scratch = self.state.depth, self.state, self.cache.scratch
+        self._next_level(self.state.depth)
+
+    def _prefix_pass(self, first: int, rows: int) -> None:
+        """Over deferred rows `first` and following, which join the cache."""
+        length, start, mask = self.cache.length, self.cache.scratch, None
+        if rows > 1:
+            mask = self._causal_band.narrow(0, 0, rows).narrow(1, self.max_context - length, length + rows)
+        taps = self._pending_taps.narrow(0, first, rows)
+        tokens = self._pending_tokens.narrow(0, first, rows)
+        positions = self.positions.narrow(0, length, rows)
+        self._children = self._pass(taps, True, tokens, positions, start + length, start, mask, None)
+        self.cache.length += rows
+
+    def _first_level(self) -> None:
+        self._tree_mask.copy_(self._fresh_mask)
+        self._add_level(*self._children)
+
+    def _next_level(self, level: int) -> None:
+        state, scratch = self.state, self.cache.scratch
         features, tokens, scores = self._advance_beam(
             state.scores, self.tokens, self.hidden, self._paths, self._tree_mask, level
         )

@@ -14,7 +14,8 @@ from torch import Tensor
 class KeyValueCache:
     """Cache for `capacity` tokens and `scratch` tree rows.
 
-    The buffer is [layers, 2 * kv_heads, scratch + capacity, head_dim], keys before values.
+    The buffer is [layers, 2 * kv_heads, scratch + capacity + 1, head_dim], keys before values; what is
+    written to the very last slot is never read.
     """
 
     def __init__(
@@ -31,9 +32,9 @@ class KeyValueCache:
     ) -> None:
         self.capacity, self.scratch, self.length = capacity, scratch, 0
         self.buffer = torch.zeros(
-            layers, 2 * kv_heads, scratch + capacity, head_dim, dtype=dtype, device=device
+            layers, 2 * kv_heads, scratch + capacity + 1, head_dim, dtype=dtype, device=device
         )
-        shape = (layers, kv_heads, groups, scratch + capacity, head_dim)
+        shape = (layers, kv_heads, groups, scratch + capacity + 1, head_dim)
         # Query heads that share a key head see it through a zero stride: nothing is repeated in memory.
         self._keys = self.buffer[:, :kv_heads, None].expand(shape)
         self._values = self.buffer[:, kv_heads:, None].expand(shape)
@@ -60,3 +61,13 @@ class KeyValueCache:
         path = self.buffer.index_select(2, rows + (self.scratch - tree_rows))
         self.buffer.narrow(2, self.scratch + self.length, count).copy_(path)
         self.length += count
+
+    def keep_last(self, rows: int, length: Tensor, count: Tensor) -> None:
+        """Copy the last scratch slots to the end of a prefix of `length` [1] tokens, without moving it.
+
+        Of `rows` slots the last `count` [1] are real; nothing here waits for their number.
+        """
+        place = torch.arange(rows, device=length.device) - rows + count
+        target = torch.where(place >= 0, length + place, self.capacity) + self.scratch
+        last = self.buffer.narrow(2, self.scratch - rows, rows).clone()
+        self.buffer.index_copy_(2, target, last)

@@ -25,10 +25,12 @@ LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 def supports_lean(model: nn.Module) -> bool:
     """Whether the lean forward computes this transformers model: a known type with exactly the known
-    structure.
+    structure, plain linear layers, all on one device.
     """
     config = model.config
     if config.model_type not in LEAN_MODEL_TYPES or config.hidden_act != "silu":
+        return False
+    if getattr(model, "is_quantized", False) or len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return False
     attention = ATTENTION_CHILDREN | ({"q_norm", "k_norm"} if config.model_type == "qwen3" else set())
     parts = {"embed_tokens", "layers", "norm", "rotary_emb"}

@@ -144,7 +144,10 @@ class LeanLayer(nn.Module):
         queries = (
             turned[:, : self.query_heads].view(rows, kv_heads, self.groups, head_dim).permute(1, 2, 0, 3)
         )
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
+        if self.fold and not causal:
+            attended = folded_attention(queries, keys, values, mask)
+        else:
+            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
         residual = residual + self.output(attended.permute(2, 0, 1, 3).reshape(rows, -1))
         gate, up = self.gate_up(self.mlp_norm(residual)).chunk(2, dim=-1)
         return residual + self.down(F.silu(gate).mul_(up))

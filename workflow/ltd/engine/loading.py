@@ -2,17 +2,87 @@
 
 from pathlib import Path
 
-from ltd.draft_head.eagle3 import load_head
+import torch
+
+from ltd.draft_head.eagle3 import Eagle3Head, load_head, text_config
+from ltd.draft_head.head_config import PUBLISHED_DRAFT_VOCABULARY, shape_of_head, target_like
+from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.drafting import Drafter
-from ltd.engine.target import TargetModel
+from ltd.engine.model_loading import half_values
+from ltd.engine.target import DEFAULT_CONTEXT, DEFAULT_TREE, TargetModel
+from ltd.errors import InputError
+from ltd.files import read_json
+from ltd.hub import local_folder
 
 
 def load_engine(
-    target: str | Path, draft: Path, *, beam: int, max_depth: int, device: str = "auto"
+    target: str | Path,
+    draft: str | Path | None,
+    *,
+    beam: int,
+    max_depth: int,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantisation: str = "none",
+    weights: str = "checkpoint",
+    max_context: int = DEFAULT_CONTEXT,
+    max_tree: int = DEFAULT_TREE,
 ) -> tuple[TargetModel, Drafter]:
-    """Load both; raises InputError when either is missing, damaged or does not fit the other."""
-    model = TargetModel.load(target, device=device)
-    head = load_head(draft, model)
+    """Load both for sequences of `max_context` tokens (the model's limit holds) and trees of `max_tree`
+    nodes.
+
+    `weights` random: both from their configurations alone, the head a layer like the target's own where no
+    `draft` is given. Raises InputError when either is missing, damaged or does not fit the other, or when
+    the memory is too small.
+    """
+    folder = local_folder(draft) if draft is not None else None
+    model = TargetModel.load(
+        target,
+        device=device,
+        dtype=dtype,
+        quantisation=quantisation,
+        weights=weights,
+        max_context=max_context,
+        max_tree=max_tree,
+        draft_vocab_size=_draft_vocab_size(folder),
+    )
+    if weights == "random":
+        head = random_head(model, folder)
+    elif folder is None:
+        raise InputError("draft: none given; name the folder or hub id of an Eagle3 head")
+    else:
+        head = load_head(folder, model)
     if head.config.tap_layers != model.tap_layers:
-        model = TargetModel(model.model, model.tokenizer, tap_layers=head.config.tap_layers)
-    return model, Drafter(head, beam=beam, max_depth=max_depth, max_context=model.max_context)
+        model = TargetModel(
+            model.model,
+            model.tokenizer,
+            tap_layers=head.config.tap_layers,
+            max_context=max_context,
+            max_tree=max_tree,
+        )
+    return model, make_drafter(head, beam=beam, max_depth=max_depth, max_context=model.max_context)
+
+
+def make_drafter(head: Eagle3Head, *, beam: int, max_depth: int, max_context: int) -> Drafter:
+    """The drafter that suits the head's device."""
+    kind = BucketedDrafter if head.embed_tokens.weight.device.type == "cuda" else Drafter
+    return kind(head, beam=beam, max_depth=max_depth, max_context=max_context)
+
+
+def _draft_vocab_size(folder: Path | None) -> int:
+    if folder is None:
+        return PUBLISHED_DRAFT_VOCABULARY
+    return read_json(folder / "config.json").get("draft_vocab_size") or PUBLISHED_DRAFT_VOCABULARY
+
+
+@torch.no_grad()
+def random_head(target: TargetModel, folder: Path | None = None) -> Eagle3Head:
+    """A head with random weights: of the shape in the folder's config.json, or one layer like the
+    target's.
+    """
+    config = text_config(target.model)
+    shape = target_like(config) if folder is None else shape_of_head(folder, config.num_hidden_layers)
+    embedding = target.model.get_input_embeddings().weight
+    with embedding.device:
+        head = Eagle3Head(shape, embedding).to(embedding)
+    return half_values(head)

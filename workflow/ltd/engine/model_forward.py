@@ -54,8 +54,9 @@ class ModelForward:
         """Make rows [m] of the last verified tree part of the sequence and drop the others."""
         kept = torch.cat([torch.arange(self._length, device=self.device), rows + self._length])
         for layer in self.cache.layers:
-            layer.keys = layer.keys.index_select(2, kept)
-            layer.values = layer.values.index_select(2, kept)
+            here = kept.to(layer.keys.device)  # a model spread over GPUs has its cache spread, too
+            layer.keys = layer.keys.index_select(2, here)
+            layer.values = layer.values.index_select(2, here)
         self._length += len(rows)
 
     def _run(

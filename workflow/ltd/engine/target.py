@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ltd.devices import resolve_device
-from ltd.draft_head.checkpoint import check_tap_layers, default_tap_layers
+from ltd.draft_head.head_config import check_tap_layers, default_tap_layers
+from ltd.engine.bucketed_forward import BucketedForward
 from ltd.engine.lean_forward import LeanForward, check_rope, supports_lean
 from ltd.engine.model_forward import ModelForward
+from ltd.engine.model_loading import load_model, load_tokenizer
 from ltd.errors import InputError
 
 DEFAULT_CONTEXT = 1024
@@ -40,9 +41,11 @@ class TargetModel:
         packed: bool = True,
         lean: bool = True,
         script: bool = True,
+        bucketed: bool | None = None,
     ) -> None:
         """`packed` allows half-precision packed layers on a CPU, `lean` the lean forward, `script`
-        TorchScript for it on a CPU; tests compare both ways.
+        TorchScript for it on a CPU, `bucketed` passes of fixed shapes (None: on a GPU); tests compare both
+        ways.
 
         Raises InputError for layer types, contexts or taps that cannot be served; `forward` does when first
         used, for a model that ignores masks.
@@ -61,9 +64,10 @@ class TargetModel:
         check_rope(config, self.max_context)
         self._options = {"packed": packed, "script": script}
         self._lean = lean and supports_lean(model)
+        self.bucketed = self.device.type == "cuda" if bucketed is None else bucketed
 
     @cached_property
-    def forward(self) -> LeanForward | ModelForward:
+    def forward(self) -> LeanForward | BucketedForward | ModelForward:
         """What computes steps and trees; made when first needed, because packing and compiling take a
         while.
         """
@@ -71,6 +75,8 @@ class TargetModel:
             if not self._lean:
                 return ModelForward(self.model, self.tap_layers)
             sizes = {"max_context": self.max_context, "max_tree": self.max_tree}
+            if self.bucketed:
+                return BucketedForward(self.model, self.tap_layers, **sizes, packed=self._options["packed"])
             return LeanForward(self.model, self.tap_layers, **sizes, **self._options)
 
     @classmethod
@@ -79,32 +85,32 @@ class TargetModel:
         path: str | Path,
         *,
         device: str = "auto",
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype = "auto",
+        quantisation: str = "none",
+        weights: str = "checkpoint",
         tap_layers: Sequence[int] | None = None,
         max_context: int = DEFAULT_CONTEXT,
         max_tree: int = DEFAULT_TREE,
+        draft_vocab_size: int = 0,
         packed: bool = True,
     ) -> "TargetModel":
-        """Load a Hugging Face folder or hub id; `dtype` None means float32 on a CPU and the file's own on a
-        GPU.
+        """Load a Hugging Face folder or hub id; `dtype` auto means float32 on a CPU and the file's own on a
+        GPU; `weights` random needs the configuration alone, and has no tokenizer.
 
-        Raises InputError when there is no such model or its weights are damaged.
+        Raises InputError when there is no such model, its weights are damaged, or it does not fit together
+        with the cache and a head of `draft_vocab_size` tokens.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        where = resolve_device(device)
-        chosen = dtype or (torch.float32 if where.type == "cpu" else "auto")
-        if Path(path).exists() and not (Path(path) / "config.json").is_file():
-            raise InputError(f"{path}: no config.json; expected a Hugging Face model folder")
-        try:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen).to(where)
-            model.requires_grad_(False)
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        except Exception as error:  # transformers raises whatever its many readers raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"{path}: cannot be loaded as a causal language model: {reason[:300]}"
-            ) from error
+        model = load_model(
+            path,
+            device=device,
+            dtype=dtype,
+            quantisation=quantisation,
+            weights=weights,
+            context=max_context,
+            tree=max_tree,
+            draft_vocab_size=draft_vocab_size,
+        )
+        tokenizer = load_tokenizer(path) if weights == "checkpoint" else None
         return cls(
             model, tokenizer, tap_layers=tap_layers, max_context=max_context, max_tree=max_tree, packed=packed
         )

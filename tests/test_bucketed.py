@@ -1,0 +1,151 @@
+"""Passes of fixed shapes compute what the others do, also when only their kernels are repeated."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from engine_models import ARCHITECTURES, RandomController, random_head, random_target
+from ltd.engine.bucketed_drafting import BucketedDrafter
+from ltd.engine.decoding import decode, decode_autoregressive
+from ltd.engine.drafting import Drafter
+from ltd.engine.graphs import Passes, bucket, context_buckets, row_buckets
+from ltd.engine.target import TargetModel
+from ltd.errors import InputError
+
+PROMPT = torch.tensor([3, 14, 15, 9, 2, 6, 5, 3])
+WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.equal", "aten.item")
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down every operation with its arguments, as a graph does; refuses those that a graph cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert not str(function).startswith(WAITING), f"{function} waits for the device"
+        result = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        """Repeat the operations on the same memory; results go to where they went the first time."""
+        for function, args, kwargs, result in self.operations:
+            again = function(*args, **kwargs)
+            for old, new in zip(flat(result), flat(again), strict=True):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def flat(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [tensor for part in value for tensor in flat(part)] if isinstance(value, tuple | list) else []
+
+
+class RecordedPasses(Passes):
+    """What a GPU does with graphs, on the CPU: the Python of a pass runs once."""
+
+    def __init__(self):
+        super().__init__(torch.device("cpu"))
+        self.replays = 0
+
+    def run(self, key, function):
+        if key in self._graphs:
+            recorder, result = self._graphs[key]
+            recorder.replay()
+            self.replays += 1
+            return result
+        with Recorder() as recorder:
+            result = function()
+        self._graphs[key] = recorder, result
+        return result
+
+
+def engines(architecture="llama", seed=0, beam=5, max_depth=5, max_context=600, draft_vocab=None):
+    """The same models twice: the usual way, and in recorded passes of fixed shapes."""
+    usual = random_target(architecture, seed, max_context=max_context)
+    fixed = TargetModel(usual.model, max_context=max_context, max_tree=64, packed=False, bucketed=True)
+    head = random_head(usual, draft_vocab=draft_vocab)
+    settings = {"beam": beam, "max_depth": max_depth, "max_context": usual.max_context, "packed": False}
+    drafters = Drafter(head, **settings, script=False), BucketedDrafter(head, **settings)
+    fixed.forward.passes, drafters[1].passes = RecordedPasses(), RecordedPasses()
+    for target in (usual, fixed):
+        for layer in target.forward.network.layers:
+            layer.fold = target is fixed
+    return (usual, drafters[0]), (fixed, drafters[1])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_replayed_passes_decode_the_same_tokens(architecture, temperature):
+    (usual, _), (fixed, drafter) = engines(architecture, draft_vocab=8)
+    cycles = 0
+    for seed in range(3):
+        settings = {"max_new_tokens": 60, "temperature": temperature, "seed": seed}
+        expected = decode_autoregressive(usual, PROMPT + seed, **settings)
+        plain = decode_autoregressive(fixed, PROMPT + seed, **settings)
+        drafted = decode(fixed, drafter, RandomController(seed), PROMPT + seed, **settings)
+        assert plain.tokens == expected.tokens and drafted.tokens == expected.tokens
+        cycles += len(drafted.cycles)
+    assert cycles > 60 and fixed.forward.passes.replays > 100 and drafter.passes.replays > 100
+
+
+def test_answers_may_cross_context_buckets():
+    (usual, _), (fixed, drafter) = engines(max_depth=3, max_context=600)
+    prompt = torch.randint(0, 23, (240,), generator=torch.Generator().manual_seed(3))
+    expected = decode_autoregressive(usual, prompt, max_new_tokens=40)
+    drafted = decode(fixed, drafter, RandomController(1), prompt, max_new_tokens=40)
+    assert drafted.tokens == expected.tokens
+    assert {key[-1] for key in fixed.forward.passes._graphs} == {256, 384}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 16, 17, 40])
+def test_drafted_trees_are_the_same(rows):
+    """After any number of deferred rows, more than one prefix pass holds included."""
+    (usual, drafter), (_, fixed) = engines()
+    tokens = torch.randint(0, 23, (60,), generator=torch.Generator().manual_seed(rows))
+    _, taps = usual.forward_sequences(tokens[None])
+    for one in (drafter, fixed):
+        one.prefill(taps[0, :8], tokens[:8])
+        one.extend(taps[0, 7 : 7 + rows], tokens[8 : 8 + rows])
+        for _ in range(4):
+            one.expand()
+    torch.testing.assert_close(fixed.state.scores, drafter.state.scores, rtol=1e-4, atol=1e-4)
+    assert torch.equal(fixed.tokens, drafter.tokens)
+    assert fixed.cache.length == drafter.cache.length == 7 + rows
+    trees = drafter.select(20), fixed.select(20)
+    assert torch.equal(trees[0].tokens, trees[1].tokens) and torch.equal(*(t.ancestors for t in trees))
+    torch.testing.assert_close(fixed.state.feature, drafter.state.feature, rtol=1e-4, atol=1e-4)
+    assert fixed.state.entropy() == pytest.approx(drafter.state.entropy(), rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 30])
+def test_padded_trees_give_the_same_logits_and_cache(size):
+    (usual, drafter), (fixed, _) = engines()
+    logits, taps = usual.prefill(PROMPT)
+    drafter.prefill(taps, PROMPT)
+    drafter.extend(taps[-1:], logits.argmax()[None])
+    for _ in range(3):
+        drafter.expand()
+    tree, found = drafter.select(size), []
+    rows = tree.ancestors[tree.depths.argmax()].nonzero()[:, 0]
+    for target in (usual, fixed):
+        target.prefill(PROMPT)
+        passed = target.verify(tree.tokens, tree.depths, tree.ancestors)
+        target.keep(rows, tree.size + 1)
+        cache = target.forward.cache
+        kept = cache.buffer[:, :, cache.scratch : cache.scratch + target.length]
+        found.append((*passed, kept, *target.step(torch.tensor([4]))))
+    for expected, value in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_buckets():
+    assert row_buckets(65)[-2:] == (64, 65) and row_buckets(257)[-1] == 257
+    assert context_buckets(1000) == (256, 384, 512, 768, 1000)
+    assert context_buckets(100) == (100,)
+    assert [bucket(count, (1, 4, 8)) for count in (0, 1, 2, 8)] == [1, 1, 4, 8]
+    with pytest.raises(InputError, match="9 rows or tokens exceed the 8"):
+        bucket(9, (1, 4, 8))

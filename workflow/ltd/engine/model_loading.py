@@ -1,0 +1,147 @@
+"""A causal language model of transformers on its device: from a folder, from the hub, or with random
+weights.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+
+from ltd.devices import resolve_device
+from ltd.engine.memory import check_memory, free_bytes, plan_memory
+from ltd.errors import InputError
+from ltd.hub import check_name, explain, split_revision
+
+WEIGHTS = ("checkpoint", "random")
+
+
+def read_config(name: str | Path) -> PretrainedConfig:
+    """Configuration of a model folder or hub id; raises InputError, with the remedy, when there is none."""
+    check_name("target", name)
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise InputError(f"{name}: no config.json; expected a Hugging Face model folder")
+    plain, revision = split_revision(name)
+    try:
+        return AutoConfig.from_pretrained(plain, revision=revision)
+    except Exception as error:  # whatever the hub, the file or an unknown model type raises
+        raise _refusal(name, error) from error
+
+
+def number_type(dtype: str | torch.dtype, config: PretrainedConfig, device: torch.device) -> torch.dtype:
+    """`auto`: float32 on a CPU, elsewhere the type that the weights are stored in."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    stored = config.get_text_config().dtype or config.dtype or torch.float32
+    stored = getattr(torch, stored) if isinstance(stored, str) else stored
+    return torch.float32 if device.type == "cpu" else stored
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantisation: str = "none",
+    weights: str = "checkpoint",
+    context: int = 0,
+    tree: int = 0,
+    draft_vocab_size: int = 0,
+) -> nn.Module:
+    """Load a model without gradients; `weights` random needs its config.json alone.
+
+    `context`, `tree` and `draft_vocab_size` say what else must fit (see `plan_memory`). A model that does not
+    fit one GPU is spread over all, where there are several. Raises InputError for a missing, gated, damaged
+    or too large model.
+    """
+    where, config = resolve_device(device), read_config(name)
+    chosen = number_type(dtype, config, where)
+    plan = plan_memory(
+        config,
+        dtype=chosen,
+        quantisation=quantisation,
+        context=context,
+        tree=tree,
+        draft_vocab_size=draft_vocab_size,
+    )
+    devices = torch.cuda.device_count() if where.type == "cuda" and weights == "checkpoint" else 1
+    check_memory(plan, where, str(name), devices)
+    if weights == "random":
+        if quantisation != "none":
+            raise InputError("quantisation: weights that are random have none; use quantisation none")
+        return random_model(config, chosen, where)
+    settings = _placement(where, spread=plan.total > free_bytes(where))
+    settings |= _quantisation(quantisation, chosen, where)
+    plain, revision = split_revision(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(plain, revision=revision, dtype=chosen, **settings)
+    except Exception as error:  # transformers raises whatever its many readers raise
+        raise _refusal(name, error) from error
+    if "device_map" not in settings:
+        model = model.to(where)
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(name: str | Path):
+    """The tokenizer of a model folder or hub id; raises InputError when it cannot be read."""
+    plain, revision = split_revision(name)
+    try:
+        return AutoTokenizer.from_pretrained(plain, revision=revision)
+    except Exception as error:  # as above
+        raise InputError(f"{name}: its tokenizer cannot be loaded: {explain(error, name)}") from error
+
+
+@torch.no_grad()
+def random_model(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A model with random weights, made on its device: as fast as a trained one."""
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return half_values(model)
+
+
+@torch.no_grad()
+def half_values(module: nn.Module) -> nn.Module:
+    """Round float32 weights to values that half precision holds, as saved models have them: the engine packs
+    such layers on a CPU.
+    """
+    for weight in module.parameters():
+        if weight.dtype == torch.float32:
+            weight.copy_(weight.half())
+    return module.eval().requires_grad_(False)
+
+
+def _placement(device: torch.device, spread: bool) -> dict[str, Any]:
+    if not spread or device.type != "cuda":
+        return {}
+    _need("accelerate", "a model larger than one GPU")
+    return {"device_map": "auto"}
+
+
+def _quantisation(quantisation: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    if quantisation == "none":
+        return {}
+    if device.type != "cuda":
+        raise InputError(f"quantisation: {quantisation} needs a GPU; use none on a {device.type}")
+    for package in ("bitsandbytes", "accelerate"):
+        _need(package, f"quantisation {quantisation}")
+    from transformers import BitsAndBytesConfig
+
+    chosen = BitsAndBytesConfig(
+        load_in_8bit=quantisation == "8bit",
+        load_in_4bit=quantisation == "4bit",
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": chosen, "device_map": "auto"}
+
+
+def _need(package: str, purpose: str) -> None:
+    if find_spec(package) is None:
+        raise InputError(f"target: {purpose} needs the package {package}; `pip install {package}`")
+
+
+def _refusal(name: str | Path, error: Exception) -> InputError:
+    return InputError(f"{name}: cannot be loaded as a causal language model: {explain(error, name)}")

@@ -1,0 +1,76 @@
+"""Write a trained head in a layout that other servers read.
+
+    python -m ltd.export_draft --draft results/default/draft --target results/default/target \\
+        --layout speculators --output exported
+
+`published` is the layout of the first Eagle3 heads (SGLang and most loaders), `speculators` that of the
+speculators project (vLLM). The weights are the same.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ltd.draft_head.checkpoint import EMBEDDING, read_checkpoint, write_checkpoint, write_speculators
+from ltd.engine.model_loading import read_config
+from ltd.errors import InputError
+from ltd.hub import local_folder
+from ltd.options import StageOptions, option, parse_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportDraftOptions(StageOptions):
+    """Options of the command."""
+
+    draft: str = option(help="the head: a folder or hub id")
+    target: str = option(help="the target it was trained for: a folder or hub id")
+    output: Path = option(help="folder to write")
+    layout: str = option("published", "which files to write", choices=("published", "speculators"))
+    name: str | None = option(None, "hub id of the target as servers shall know it; none: as in --target")
+    speculative_tokens: int = option(3, "tokens that a server drafts unless told otherwise (speculators)")
+
+
+def export_draft(options: ExportDraftOptions) -> None:
+    """Read and write; raises InputError for what cannot be read, or said in the layout."""
+    target = read_config(options.target)
+    text = target.get_text_config()
+    config, tensors = read_checkpoint(local_folder(options.draft), text.num_hidden_layers)
+    tensors.pop(EMBEDDING, None)  # it is the target's
+    if "d2t" in tensors and "t2d" not in tensors:
+        ids = tensors["d2t"] + torch.arange(config.draft_vocab_size)
+        tensors["t2d"] = torch.zeros(config.vocab_size, dtype=torch.bool).index_fill(0, ids, True)
+    dtype = tensors["fc.weight"].dtype
+    if options.layout == "published":
+        if not config.plain:
+            raise InputError(
+                "layout: this head has norms that the published layout has no words for; use speculators"
+            )
+        write_checkpoint(options.output, config, tensors, dtype)
+        return
+    write_speculators(
+        options.output,
+        config,
+        tensors,
+        dtype,
+        verifier=options.name or options.target,
+        architectures=tuple(target.architectures or ()),
+        speculative_tokens=options.speculative_tokens,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the options and export; wrong input is one line and exit status 2."""
+    options = parse_options(ExportDraftOptions, __doc__, argv)
+    try:
+        export_draft(options)
+    except InputError as error:
+        print(f"export_draft: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{options.layout} layout: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

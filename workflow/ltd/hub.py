@@ -1,0 +1,95 @@
+"""Names of models and data sets: local folders, or ids of the Hugging Face hub, `owner/name[@revision]`.
+
+Hub files come through transformers, datasets and huggingface_hub, which keep a cache and honour
+`HF_HUB_OFFLINE`; what goes wrong there is said in one line, with the remedy.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ltd.errors import InputError
+from ltd.files import file_hash
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+# By class name: huggingface_hub and what wraps it raise these under several types.
+_REMEDIES = {
+    "GatedRepoError": "access is restricted; accept its licence at https://huggingface.co/{name}, then "
+    "`hf auth login` or set HF_TOKEN",
+    "RevisionNotFoundError": "there is no revision {revision}; take a commit from its page on the hub",
+    "RepositoryNotFoundError": "the hub has none of this name; check the spelling, and `hf auth login` if it "
+    "is private",
+    "OfflineModeIsEnabled": "it is not in the local cache and HF_HUB_OFFLINE is set; `hf download {name}` "
+    "where there is a network",
+    "LocalEntryNotFoundError": "it is not in the local cache and the hub cannot be reached; `hf download "
+    "{name}` where there is a network, or give a folder",
+}
+
+
+def split_revision(name: str | Path) -> tuple[str, str | None]:
+    """Split `owner/name@revision` into id and revision; a local folder has none."""
+    text = str(name)
+    if Path(text).exists() or "@" not in text:
+        return text, None
+    plain, _, revision = text.rpartition("@")
+    return plain, revision
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether this is an id of the hub rather than a folder."""
+    return not Path(name).exists() and _ID.fullmatch(str(name)) is not None
+
+
+def check_name(key: str, name: str | Path) -> None:
+    """Raise InputError unless `name` is an existing folder or looks like an id of the hub."""
+    if not Path(name).is_dir() and not is_hub_id(name):
+        raise InputError(f"{key}: {name} is neither a folder nor a hub id (owner/name)")
+
+
+def explain(error: BaseException, name: str | Path) -> str:
+    """One line that says why `name` could not be fetched, and what to do about it."""
+    plain, revision = split_revision(name)
+    causes = {type(cause).__name__ for cause in _causes(error)}
+    for kind, remedy in _REMEDIES.items():
+        if kind in causes:
+            return remedy.format(name=plain, revision=revision)
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder itself, or the folder in the local cache with a hub repository's configuration and weights.
+
+    Raises InputError, with the remedy, for what is neither and for what cannot be fetched.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    check_name("draft", name)
+    from huggingface_hub import snapshot_download
+
+    plain, revision = split_revision(name)
+    try:
+        return Path(
+            snapshot_download(
+                plain,
+                revision=revision,
+                allow_patterns=["config.json", "*.safetensors", "pytorch_model*.bin"],
+            )
+        )
+    except Exception as error:  # whatever the network and its libraries raise
+        raise InputError(f"{name}: {explain(error, name)}") from error
+
+
+def identity(name: str | Path, commit: str | None = None) -> str:
+    """What tells one model from another in results: the hash of a folder, else id and commit."""
+    if Path(name).exists():
+        return file_hash(name)
+    plain, revision = split_revision(name)
+    return f"{plain}@{commit or revision or 'main'}"
