@@ -189,6 +189,16 @@ def test_share_of_the_oracle_gap_is_taken_within_replay():
     assert any("closes 33% of the gap" in sentence for sentence in sentences)
 
 
+def test_opponents_are_compared_with_the_policies():
+    runs, _, summary = measured_and_replayed(noise=0.0)
+    name = {"ltd:paper": "optimal_stopping"}
+    runs, summary = (table.replace({"method": name}) for table in (runs, summary))
+    sentences = findings.findings(summary, runs, 0.01, {"depth": 2, "size": 4}, 0)
+    # (1.45 - 1.4) / (2.0 - 1.4)
+    assert any("its opponents close: optimal_stopping 8%." in sentence for sentence in sentences)
+    assert any(sentence.startswith("ltd against optimal_stopping: 1.103x") for sentence in sentences)
+
+
 def test_paper_numbers_are_those_of_its_first_table():
     table = main_table(0.0).set_index(["model", "method", "task"])["speedup"]
     assert table["llama31-8b", "ltd:paper", "chat"] == 3.96

@@ -7,6 +7,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from ltd.measurement.summary import BASELINE, MEAN_TASK, compare, simulation_error
+from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
 from ltd.reporting.paper_results import SOURCE, main_table, ratio_to_grid
 
@@ -103,6 +104,7 @@ def findings(
             f"{GRID} is depth {grid['depth']}, size {grid['size']}: the best static setting on validation."
         )
     pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper")]
+    pairs += [(LEARNED, opponent) for opponent in OPPONENTS]
     for method, baseline in pairs:
         if {method, baseline} <= set(measured.index):
             sentences.append(verdict(runs, method, baseline, spread, seed))
@@ -152,6 +154,11 @@ def _replayed(summary: pd.DataFrame, replay: pd.DataFrame) -> list[str]:
             f"In replay the clairvoyant oracle reaches {bound:.2f}x, {GRID} {static:.2f}x and {LEARNED} "
             f"{ours:.2f}x" + _gap(ours, static, bound)
         )
+        others = [m for m in OPPONENTS if m in replay.index]
+        if others and bound > static:
+            shares = (100 * (replay.loc[others, "speedup"] - static) / (bound - static)).round()
+            listed = ", ".join(f"{method} {share:.0f}%" for method, share in shares.items())
+            sentences.append(f"Of the same gap its opponents close: {listed}.")
     error = simulation_error(summary)
     error = error[(error["task"] == MEAN_TASK) & (error["method"] != BASELINE)]
     if len(error):
