@@ -13,7 +13,7 @@ confidence need not be those of the lowest scores: what counts is how many stay.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,15 +85,12 @@ class PruningChooser(Stateless):
 
     def __init__(self, confidence: dict[int, np.ndarray], candidates: Sequence[PruningSettings]) -> None:
         """confidence: by depth, of the best nodes of trees of that depth, [N, nodes]."""
-        counts: dict[tuple[int, float], np.ndarray] = {}
         rows = []
-        for settings in candidates:
-            key = (settings.depth, settings.confidence)
-            if key not in counts:
-                kept = confidence[settings.depth] > settings.confidence
-                counts[key] = kept.cumsum(axis=1, dtype=np.int16)
-            column = min(settings.max_size, counts[key].shape[1]) - 1
-            rows.append(np.maximum(counts[key][:, column], 1))
+        # Candidates that differ in the largest size alone follow each other.
+        for (depth, least), group in itertools.groupby(candidates, lambda c: (c.depth, c.confidence)):
+            counts = (confidence[depth] > least).cumsum(axis=1, dtype=np.int16)
+            last = counts.shape[1] - 1
+            rows += [np.maximum(counts[:, min(c.max_size - 1, last)], 1) for c in group]
         self._sizes, self._depth = np.stack(rows), np.array([settings.depth for settings in candidates])
 
     def choose(
@@ -117,10 +114,22 @@ class C2T:
             depth: recorded_confidence(network, world.traces, depth, widest)
             for depth in range(1, deepest + 1)
         }
-        thresholds = [max(value, 0.0) for value in quantiles(confidence[deepest], data.thresholds)]
-        best = self._fastest(world, confidence, thresholds, range(1, deepest + 1), data.sizes)
-        finer = between(thresholds, best.confidence, FINE_THRESHOLDS)
-        best = self._fastest(world, confidence, finer, [best.depth], neighbours(data.sizes, best.max_size))
+        # Spread over the nodes that are in question: twice as many as the best static setting verifies.
+        thresholds = {
+            depth: [
+                max(value, 0.0) for value in quantiles(judged[:, : 2 * data.static_size], data.thresholds)
+            ]
+            for depth, judged in confidence.items()
+        }
+        candidates = (
+            PruningSettings(*values)
+            for depth, levels in thresholds.items()
+            for values in itertools.product(levels, [depth], data.sizes)
+        )
+        best = self._fastest(world, confidence, candidates)
+        finer = between(thresholds[best.depth], best.confidence, FINE_THRESHOLDS)
+        axes = itertools.product(finer, [best.depth], neighbours(data.sizes, best.max_size))
+        best = self._fastest(world, confidence, (PruningSettings(*values) for values in axes))
         depth = min(PUBLISHED_DEPTH, deepest)
         published = PruningSettings(PUBLISHED_CONFIDENCE, depth, data.published_size)
         variants = {}
@@ -149,9 +158,12 @@ class C2T:
         return PruningController(name, PruningSettings(**variant.settings), variant.network)
 
     def _fastest(
-        self, world: ReplayWorld, confidence: dict[int, np.ndarray], *axes: Sequence[Any]
+        self,
+        world: ReplayWorld,
+        confidence: dict[int, np.ndarray],
+        candidates: Iterable[PruningSettings],
     ) -> PruningSettings:
-        candidates = [PruningSettings(*values) for values in itertools.product(*axes)]
+        candidates = list(candidates)
         return candidates[self._replay(world, confidence, candidates).fastest()]
 
     def _replay(

@@ -78,7 +78,8 @@ class NoRejection:
         """Of the newest level; asked after every level, the first one starts anew."""
         if state.depth == 1:
             self._product = 1.0
-        self.head.to(state.feature.device)
+        if self.head.output.weight.device != state.feature.device:
+            self.head.to(state.feature.device)
         logit = self.head(state.feature[None].float()).numpy(force=True)
         self._product *= float(sigmoid(logit)[0, 0])
         return self._product

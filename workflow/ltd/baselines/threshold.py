@@ -7,7 +7,7 @@ static setting on the validation traces.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,6 +45,11 @@ class ThresholdSettings:
     def asked(self) -> tuple[int, ...]:
         """Depths at which the rule decides."""
         return tuple(depth for depth in self.checkpoints if depth < self.max_depth)
+
+    @property
+    def behaviour(self) -> tuple[Any, ...]:
+        """What decisions depend on: a threshold that is never compared with does not count."""
+        return self.asked and self.threshold, self.asked, self.max_depth, self.size
 
     def stops(self, signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth and number of decisions, uint8 [N] each, where the signal is [N, D]."""
@@ -166,23 +171,39 @@ class ThresholdRule:
         return replay_lanes(world, chooser, len(candidates))
 
     def _search(self, data: FitData, signal: np.ndarray) -> ThresholdSettings:
-        """Try all combinations, then finer thresholds and every size around the best one."""
+        """Try all combinations, then finer thresholds and every size around the best one.
+
+        The thresholds for a largest depth are spread over what occurs at the levels below it.
+        """
         levels = range(1, data.world.max_depth)
         checkpoints = [
             tuple(levels[first - 1 :: interval])
             for first in self.first_checkpoints
             for interval in self.intervals
         ]
-        depths = range(1, data.world.max_depth + 1)
-        thresholds = quantiles(signal, data.thresholds)
-        best = self._fastest(data, signal, thresholds, checkpoints, depths, data.sizes)
-        finer = between(thresholds, best.threshold, FINE_THRESHOLDS)
+        thresholds = {
+            depth: quantiles(signal[:, : max(depth - 1, 1)], data.thresholds)
+            for depth in range(1, data.world.max_depth + 1)
+        }
+        candidates = (
+            ThresholdSettings(*values)
+            for depth, values in thresholds.items()
+            for values in itertools.product(values, checkpoints, [depth], data.sizes)
+        )
+        best = self._fastest(data, signal, candidates)
+        finer = between(thresholds[best.max_depth], best.threshold, FINE_THRESHOLDS)
         sizes = neighbours(data.sizes, best.size)
-        return self._fastest(data, signal, finer, [best.checkpoints], [best.max_depth], sizes)
+        axes = itertools.product(finer, [best.checkpoints], [best.max_depth], sizes)
+        return self._fastest(data, signal, (ThresholdSettings(*values) for values in axes))
 
-    def _fastest(self, data: FitData, signal: np.ndarray, *axes: Sequence[Any]) -> ThresholdSettings:
-        candidates = [ThresholdSettings(*values) for values in itertools.product(*axes)]
-        return candidates[self._replay(data.world, signal, candidates).fastest()]
+    def _fastest(
+        self, data: FitData, signal: np.ndarray, candidates: Iterable[ThresholdSettings]
+    ) -> ThresholdSettings:
+        by_behaviour: dict[tuple[Any, ...], ThresholdSettings] = {}
+        for settings in candidates:
+            by_behaviour.setdefault(settings.behaviour, settings)
+        distinct = list(by_behaviour.values())
+        return distinct[self._replay(data.world, signal, distinct).fastest()]
 
 
 def quantiles(signal: np.ndarray, count: int) -> list[float]:
