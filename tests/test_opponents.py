@@ -17,7 +17,7 @@ from ltd.opponents import NAMES
 from ltd.opponents.calibration import calibrate, isotonic
 from ltd.opponents.decisions import Decisions
 from ltd.opponents.folders import load_opponent, load_rule
-from ltd.opponents.stopping import going_on
+from ltd.opponents.stopping import going_on, time_to_go
 from ltd.opponents.supervised import expected_regret
 from ltd.replay.simulator import simulate
 from ltd.replay.traces import Traces, true_path_ranks
@@ -196,12 +196,15 @@ def test_the_rules_rate_is_the_throughput_it_attains(fitted, options):
 
 
 def test_value_of_going_on_follows_the_later_decisions():
-    realised = torch.tensor([[1.0, 0.0, 5.0, 2.0]])
-    # Promises decide where nothing is decided yet: stop at the third stop, although the last realises less.
-    promised = torch.tensor([[1.0, 2.0, 4.0, 3.0]])
-    assert going_on(realised, promised, None).tolist() == [[4.0, 5.0, -3.0]]
-    decided = torch.tensor([[True, False, True]])
-    assert going_on(realised, promised, decided).tolist() == [[-1.0, 2.0, -3.0]]
+    values = torch.tensor([[1.0, 0.0, 5.0, 2.0]])
+    assert going_on(values, torch.tensor([[True, False, True]])).tolist() == [[-1.0, 2.0, -3.0]]
+    assert going_on(values, torch.tensor([[True, True, False]])).tolist() == [[4.0, 5.0, -3.0]]
+
+
+def test_time_to_go_follows_the_cycles_to_the_end_of_the_answer():
+    """Two answers of three and two tokens; the first cycle of the first emits two."""
+    tokens, seconds = np.array([2, 1, 1, 1, 2]), np.array([1.0, 5.0, 3.0, 10.0, 7.0])
+    assert time_to_go(tokens, seconds, np.array([3, 2, 1, 2, 1]))[:5].tolist() == [4, 8, 3, 17, 7]
 
 
 def test_regret_is_zero_for_the_best_action_and_the_loss_for_another():

@@ -62,7 +62,8 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
         elif options.opponent == "marginal_rule":
             rule = fit_marginal_rule(workshop, evaluate(workshop.training, depth, size).throughput)
             save_rule(folder, rule)
-            evaluation = decisions_of(rule, workshop.validation).replay(workshop.validation)
+            validation_world = workshop.validation.with_networks(rule.weights)
+            evaluation = decisions_of(rule, validation_world).replay(validation_world)
             details = {"rate": rule.rate * workshop.training.step_seconds}
         else:
             fitted = fit_networks(workshop, options, (depth, size))
@@ -94,16 +95,15 @@ def best_constant(world: ReplayWorld, settings: PolicySettings) -> tuple[int, in
 
 
 def fit_networks(workshop: Workshop, options: FitOpponentsOptions, constant: tuple[int, int]) -> Fitted:
-    """Fit a pair of networks, with the best constant's throughput as the first rate."""
+    """Fit a pair of networks, beginning with the best constant's decisions."""
     effort = Effort(options.fit_steps, options.fit_minibatch, options.fit_learning_rate)
     fitting = Fitting(options.fit_rounds, options.fit_folds, effort)
-    rate = evaluate(workshop.training, *constant).throughput * workshop.training.step_seconds
-    return fit_pair(workshop, APPROACHES[options.opponent], fitting, rate, options.seed)
+    return fit_pair(workshop, APPROACHES[options.opponent], fitting, constant, options.seed)
 
 
 def decisions_of(rule: MarginalRule, world: ReplayWorld) -> Decisions:
     """What the rule decides at every position of the world."""
-    return decide(rule, grow(world, rule.calibration, rule.sizes), world.context_length)
+    return decide(rule, grow(world, rule.calibration, rule.sizes), world)
 
 
 def validate(evaluation: Evaluation, settings: PolicySettings) -> dict[str, Any]:

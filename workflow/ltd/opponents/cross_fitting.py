@@ -57,11 +57,12 @@ class CrossFitted:
         """The network that was fitted to all prompts."""
         return self.networks[-1]
 
-    def fit(self, inputs: Tensor, targets: Tensor, loss: Loss, effort: Effort) -> None:
-        """Go on fitting all networks: inputs [N, M, F], targets [N, M, ...], M rows a position."""
+    def fit(self, inputs: Tensor, targets: Tensor, weights: Tensor, loss: Loss, effort: Effort) -> None:
+        """Go on fitting all networks: inputs [N, M, F], targets [N, M, ...], weights [N, M] of the rows."""
+        inputs, targets = inputs.flatten(0, 1), targets.flatten(0, 1)
         for fold, module in enumerate(self.networks):
-            positions = torch.nonzero(self.fold != fold)[:, 0]
-            _fit(module, inputs, targets, positions, loss, effort)
+            learnt = torch.where((self.fold != fold)[:, None], weights, 0.0).flatten()
+            _fit(module, inputs, targets, learnt, loss, effort)
 
     @torch.no_grad()
     def left_out(self, inputs: Tensor) -> Tensor:
@@ -74,17 +75,17 @@ class CrossFitted:
 
 
 def _fit(
-    module: nn.Module, inputs: Tensor, targets: Tensor, positions: Tensor, loss: Loss, effort: Effort
+    module: nn.Module, inputs: Tensor, targets: Tensor, weights: Tensor, loss: Loss, effort: Effort
 ) -> None:
-    """Adam on minibatches of rows of some positions; the learning rate rises and falls to nearly zero."""
+    """Adam on rows drawn by their weights; the learning rate rises and falls to nearly zero."""
     optimiser = torch.optim.Adam(module.parameters(), lr=effort.learning_rate)
-    rows = inputs.shape[1]
+    ends = weights.double().cumsum(0)
     for step in range(effort.steps):
         share = min(1.0, (step + 1) / WARM_UP) * (1.02 - step / effort.steps)
         optimiser.param_groups[0]["lr"] = effort.learning_rate * share
-        chosen = positions[torch.randint(len(positions), (effort.minibatch,))]
-        row = torch.randint(rows, (effort.minibatch,))
-        error = loss(module(inputs[chosen, row]), targets[chosen, row])
+        drawn = torch.rand(effort.minibatch, dtype=torch.float64) * ends[-1]
+        rows = torch.searchsorted(ends, drawn, right=True).clamp_max(len(ends) - 1)
+        error = loss(module(inputs[rows]), targets[rows])
         optimiser.zero_grad()
         error.backward()
         optimiser.step()

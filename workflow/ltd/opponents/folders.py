@@ -10,7 +10,7 @@ from ltd.errors import InputError
 from ltd.files import read_json, write_json
 from ltd.opponents import NAMES
 from ltd.opponents.calibration import Calibration
-from ltd.opponents.marginal_rule import MarginalRule
+from ltd.opponents.marginal_rule import MarginalRule, count_of_signs
 from ltd.opponents.rule_controller import RuleController
 from ltd.rl.policies import PolicyController
 
@@ -66,7 +66,7 @@ def load_rule(folder: Path) -> MarginalRule:
     shapes = {
         "chances": (depth, *tables["knots"].shape),
         "seconds": (depth + 1, tables["seconds"].shape[1], len(value["sizes"])),
-        "forecast": (depth, 1 + beam),
+        "forecast": (depth, count_of_signs(beam, len(value["sizes"]))),
     }
     for name, shape in shapes.items():
         if tables[name].shape != shape:

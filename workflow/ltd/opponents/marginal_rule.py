@@ -6,7 +6,8 @@ accepted tokens. With the rate, in tokens a second, that the rule itself attains
 - a node is verified while its chance of acceptance exceeds rate times the time that it adds to the
   verification; as that time grows in steps, all sizes are weighed and the best is taken;
 - a level is drafted while the gain to be expected of it exceeds rate times its cost. What a level will gain
-  is forecast from the chances of the newest level's beam, linearly, by depth.
+  is forecast by depth, linearly, from the chances of the newest level's beam, their squares, and the tokens
+  that every size is expected to bring already.
 """
 
 from dataclasses import dataclass, field
@@ -25,8 +26,8 @@ class MarginalRule:
 
     sizes: numbers of nodes to choose from, ascending; first_decision, interval: at which depths it may stop.
     seconds float64 [1 + D, C, A]: a cycle by depth, context length and size, C the longest context plus one;
-    longer ones are taken for that. forecast float64 [D, 1 + W]: intercept and weights of the gain of the next
-    level at depths 0 .. D - 1, in tokens, its cost at the rate already taken off. rate: tokens a second.
+    longer ones are taken for that. forecast float64 [D, F]: weights of `signs` in the gain of the next level
+    at depths 0 .. D - 1, in tokens, its cost at the rate already taken off. rate: tokens a second.
     """
 
     beam: int
@@ -45,14 +46,18 @@ class MarginalRule:
         """Seconds in tokens at the rate, as `seconds`."""
         return self.seconds * self.rate
 
+    @property
+    def weights(self) -> dict[str, int]:
+        """Numbers that a decision weighs, by kind: what replay charges its time by."""
+        return {"depth": self.forecast.shape[1], "size": len(self.sizes)}
+
     def asked(self, depth: int) -> bool:
         """Tell whether the rule decides at `depth`; elsewhere drafting goes on."""
         return depth >= self.first_decision and (depth - self.first_decision) % self.interval == 0
 
-    def goes_on(self, depth: int, beam_chances: NDArray) -> NDArray:
-        """Whether the next level is expected to pay, [B]; beam_chances [B, W] as in `Growth`."""
-        weights = self.forecast[depth]
-        return weights[0] + beam_chances @ weights[1:] > 0
+    def goes_on(self, depth: int, growth: "Growth") -> NDArray:
+        """Whether the next level of drafts of some depth is expected to pay, [B]."""
+        return signs(growth) @ self.forecast[depth] > 0
 
     def stop_values(self, depth: int, expected: NDArray, context: NDArray) -> NDArray:
         """Expected tokens less cost of every size, [B, A]; expected as of `Growth.expected`, context [B]."""
@@ -99,3 +104,14 @@ class Growth:
         if self.depth == 0:
             return np.zeros((len(self._rows), len(self._last)))
         return self._chances.cumsum(axis=1).take(self._last, axis=1, mode="clip")
+
+
+def signs(growth: Growth) -> NDArray:
+    """What the gain of the next level is forecast from, [B, 1 + 2 W + A]."""
+    chances = growth.beam_chances
+    return np.concatenate([np.ones_like(chances[:, :1]), chances, chances**2, growth.expected()], axis=1)
+
+
+def count_of_signs(beam: int, sizes: int) -> int:
+    """Numbers in `signs`."""
+    return 1 + 2 * beam + sizes

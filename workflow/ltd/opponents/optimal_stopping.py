@@ -8,4 +8,4 @@ Differences decide, and they are far less noisy than values: the continuation of
 from ltd.opponents.cross_fitting import squared_error
 from ltd.opponents.stopping import Approach
 
-OPTIMAL_STOPPING = Approach(squared_error, differences=True, hindsight=False)
+OPTIMAL_STOPPING = Approach(squared_error, differences=True)

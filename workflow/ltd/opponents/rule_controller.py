@@ -18,8 +18,8 @@ class RuleController:
 
     @property
     def weights(self) -> dict[str, int]:
-        """Numbers that a decision weighs, by kind: what replay charges its time by."""
-        return {"depth": 1 + self.rule.beam, "size": len(self.rule.sizes)}
+        """What replay charges decisions by."""
+        return self.rule.weights
 
     def asked(self, depth: int) -> bool:
         """Tell whether the rule decides at `depth`."""
@@ -34,7 +34,7 @@ class RuleController:
         if not self.rule.asked(state.depth):
             return True
         growth = self._seen(state)
-        return bool(self.rule.goes_on(state.depth, growth.beam_chances)[0])
+        return bool(self.rule.goes_on(state.depth, growth)[0])
 
     def choose_size(self, state: Any) -> int:
         """The size that is expected to pay best."""

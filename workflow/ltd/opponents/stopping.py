@@ -1,9 +1,13 @@
 """Fitting a pair of networks to recorded outcomes: sizes of finished drafts, and where to stop drafting.
 
-In replay the outcome of every action is known at every position. Values are tokens minus rate times seconds;
-the rate is the throughput that the decisions attain, iterated until it stands still (Dinkelbach's method).
-A round fits the sizes first, then, backward over the levels, going on against stopping now: what going on
-brings is what the stop that the present decisions lead to has realised. All is cross-fitted over prompts.
+In replay the outcome of every action is known at every position, and so is what comes after: the decisions
+as they are, followed from any position to the end of the answer, take a known time. The value of an action is
+the time that it and everything after it take less than the present decisions do. No token needs a price: a
+common one, as in Dinkelbach's method, pays too much for the tokens of an easy passage, which the next cycle
+would emit nearly as cheaply.
+
+A round fits the sizes first, then going on against stopping now; then the fitted decisions become the present
+ones. Everything is cross-fitted over prompts, and the first decisions are the best constant's.
 `ltd.opponents.optimal_stopping` and `ltd.opponents.supervised` say what the networks are fitted to.
 """
 
@@ -11,34 +15,31 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ltd.opponents.cross_fitting import CrossFitted, Effort, Loss, exported, prompt_folds
 from ltd.opponents.decisions import Decisions, asked_depths
-from ltd.rl.co_adaptation import Workshop
-from ltd.rl.evaluation import evaluate
+from ltd.rl.co_adaptation import KINDS, Workshop
+from ltd.rl.evaluation import Evaluation, evaluate
 from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.rehearsal import outcomes
-from ltd.rl.rewards import Reward
 
-# The rate stands still when it moves by less than this share.
-STILL = 1e-3
+# Weights of what the present decisions do not bring about: positions where no cycle starts, other depths.
+OFF_POSITION, OFF_DEPTH = 0.2, 0.1
 
 
 @dataclass(frozen=True)
 class Approach:
-    """What networks are fitted to, and how their outputs become values of the actions.
+    """What networks are fitted to.
 
     loss: of outputs and targets, both [rows, actions]. differences: targets are what every size adds to the
     next smaller one and what going on adds to stopping, and the outputs are summed up for the decision;
-    otherwise targets are the values of all actions, and the largest output is the decision. hindsight: before
-    there are decisions, drafts are taken to go on to the stop that turned out best; otherwise to the one that
-    the sizes' outputs, being values, promise most for.
+    otherwise targets are the values of all actions, and the largest output is the decision.
     """
 
     loss: Loss
     differences: bool
-    hindsight: bool
 
     def heads(self, sizes: int) -> dict[str, Tensor]:
         """Matrices [actions, outputs] that turn outputs into values, for both kinds of decision."""
@@ -46,11 +47,11 @@ class Approach:
             return {"size": torch.ones(sizes, sizes).tril(), "depth": torch.tensor([[0.0], [1.0]])}
         return {"size": torch.eye(sizes), "depth": torch.eye(2)}
 
-    def size_targets(self, rewards: Tensor) -> Tensor:
-        """Targets of the size network: rewards [..., A] of all sizes."""
+    def size_targets(self, values: Tensor) -> Tensor:
+        """Targets of the size network: values [..., A] of all sizes; the smallest adds nothing to itself."""
         if self.differences:
-            return torch.diff(rewards, dim=-1, prepend=torch.zeros_like(rewards[..., :1]))
-        return rewards
+            return torch.diff(values, dim=-1, prepend=values[..., :1])
+        return values
 
     def depth_targets(self, advantage: Tensor) -> Tensor:
         """Targets of the depth network: advantage [...] of going on over stopping."""
@@ -61,7 +62,7 @@ class Approach:
 
 @dataclass(frozen=True)
 class Fitting:
-    """How much is fitted: rounds of rate and values, folds of the prompts, gradient steps.
+    """How much is fitted: rounds, folds of the prompts, gradient steps.
 
     The first round takes `effort`; later ones go on from it with half its steps and half its learning rate.
     """
@@ -90,88 +91,103 @@ class Fitted:
     rates: tuple[float, ...]
 
 
-def fit_pair(workshop: Workshop, approach: Approach, fitting: Fitting, rate: float, seed: int) -> Fitted:
+def fit_pair(
+    workshop: Workshop, approach: Approach, fitting: Fitting, constant: tuple[int, int], seed: int
+) -> Fitted:
     """Fit on the training traces; keep the round that does best on the validation traces.
 
-    rate: throughput to begin with, in tokens an autoregressive step, such as that of the best constant.
+    constant: depth and size that the first decisions are.
     """
     torch.manual_seed(seed)
-    problem = StoppingProblem(workshop, approach, fitting.folds)
+    problem = StoppingProblem(workshop, approach, fitting.folds, constant)
     tried: list[tuple[float, tuple[Policy, Policy]]] = []
-    rates = [rate]
+    rates = []
     for number in range(fitting.rounds):
-        problem.fit(rates[-1], fitting.of_round(number))
+        problem.fit(fitting.of_round(number))
         pair = problem.policies()
         tried.append((evaluate(workshop.validation, *pair).speedup, pair))
-        rates.append(problem.attained())
-        if abs(rates[-1] / rates[-2] - 1) < STILL:
-            break
+        rates.append(problem.evaluation.throughput * workshop.training.step_seconds)
     speedup, pair = max(tried, key=lambda outcome: outcome[0])
-    return Fitted(*pair, speedup, tuple(rates[1:]))
+    return Fitted(*pair, speedup, tuple(rates))
 
 
 class StoppingProblem:
     """The values at every position of the training traces, and the networks that are fitted to them.
 
-    N positions, D levels, A sizes, K depth decisions.
+    N positions, D levels, A sizes, K depth decisions. `decisions` are the present ones, cross-fitted, and
+    `evaluation` their replay.
     """
 
-    def __init__(self, workshop: Workshop, approach: Approach, folds: int) -> None:
+    def __init__(self, workshop: Workshop, approach: Approach, folds: int, constant: tuple[int, int]) -> None:
         self.workshop, self.approach, settings = workshop, approach, workshop.settings
         self.world = workshop.training
-        specs = {kind: workshop.spec(kind) for kind in ("size", "depth")}
-        self.outcomes = outcomes(self.world, specs, settings, np.arange(len(self.world.traces)))
-        self.seen = self.outcomes.observations
+        specs = {kind: workshop.spec(kind) for kind in KINDS}
+        found = outcomes(self.world, specs, settings, np.arange(len(self.world.traces)))
+        self.seen, self.stops = found.observations, found.stops
+        self.tokens, self.seconds = found.tokens.numpy().astype(np.int64), found.seconds.numpy()
         # Sizes are chosen where a draft may stop, and nowhere else.
-        self.levels = self.outcomes.stops[self.outcomes.stops > 0] - 1
+        self.levels = self.stops[self.stops > 0] - 1
+        self.asked = asked_depths(settings, self.world.max_depth)
         self.heads = approach.heads(len(settings.sizes))
         fold = prompt_folds(self.world.traces, folds)
         self.networks = {
             kind: CrossFitted(spec.width, settings.of(kind, "network"), self.heads[kind].shape[1], fold)
             for kind, spec in specs.items()
         }
-        self._fitted = False
+        depth, size = constant
+        go_on = np.broadcast_to(self.asked < depth, (len(self.tokens), len(self.asked)))
+        sizes = np.full((len(self.tokens), self.world.max_depth), settings.sizes.index(size))
+        self._decide(torch.from_numpy(go_on.copy()), torch.from_numpy(sizes))
 
-    def fit(self, rate: float, effort: Effort) -> None:
-        """One round at a rate: the sizes, then going on against stopping."""
-        reward = Reward("marginal", self.world.step_seconds, rate)
-        rewards = torch.from_numpy(reward(self.outcomes.tokens.numpy(), self.outcomes.seconds.numpy()))
-        targets = self.approach.size_targets(rewards[:, 1:])[:, self.levels]
-        self.networks["size"].fit(self.seen["size"][:, self.levels], targets, self.approach.loss, effort)
-        realised, promised = self._stop_values(rewards)
-        decided = self.go_on() if self._fitted else None
-        targets = self.approach.depth_targets(going_on(realised, promised, decided))
-        self.networks["depth"].fit(self.seen["depth"], targets, self.approach.loss, effort)
-        self._fitted = True
+    def _decide(self, go_on: Tensor, sizes: Tensor) -> None:
+        """Make decisions the present ones: go_on bool [N, K], index of the size at depths from 1, [N, D]."""
+        self.go_on, self.sizes = go_on, sizes
+        max_depth = self.world.max_depth
+        every = np.ones((len(go_on), max_depth + 1), dtype=bool)
+        every[:, self.asked] = go_on.numpy()
+        chosen = np.zeros(every.shape, dtype=np.int64)
+        chosen[:, 1:] = np.asarray(self.workshop.settings.sizes)[sizes.numpy()]
+        self.decisions = Decisions(every, chosen, np.isin(np.arange(max_depth + 1), self.asked))
+        self.evaluation: Evaluation = self.decisions.replay(self.world)
 
-    def _values(self, kind: str) -> Tensor:
-        """Cross-fitted values of the actions, [N, D or K, actions]."""
-        return self.networks[kind].left_out(self.seen[kind]) @ self.heads[kind].T
+    def fit(self, effort: Effort) -> None:
+        """One round: the sizes, then going on against stopping; then decide as fitted."""
+        values, weights = self.values(), self.weights()
+        approach, networks, seen = self.approach, self.networks, self.seen
+        targets = approach.size_targets(values[:, 1:])[:, self.levels]
+        networks["size"].fit(
+            seen["size"][:, self.levels], targets, weights[:, self.stops > 0], approach.loss, effort
+        )
+        sizes = self._best("size")
+        drafted = values[:, 1:].gather(2, sizes[..., None])[..., 0]
+        stop_values = torch.cat([values[:, :1, 0], drafted], dim=1)[:, self.stops]
+        targets = approach.depth_targets(going_on(stop_values, self.go_on))
+        networks["depth"].fit(seen["depth"], targets, weights[:, :-1], approach.loss, effort)
+        self._decide(self._best("depth") == 1, sizes)
 
-    def go_on(self) -> Tensor:
-        """Whether drafting goes on at every decision, bool [N, K]."""
-        return self._values("depth").argmax(dim=-1) == 1
+    def _best(self, kind: str) -> Tensor:
+        """Index of the best action by the cross-fitted networks, [N, D or K]."""
+        return (self.networks[kind].left_out(self.seen[kind]) @ self.heads[kind].T).argmax(dim=-1)
 
-    def _stop_values(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """Values of the stops [N, K + 1] with the sizes chosen: realised ones, and those to compare by."""
-        best = self._values("size").max(dim=-1)
-        plain, stops = rewards[:, :1, 0], self.outcomes.stops
-        drafted = rewards[:, 1:].gather(2, best.indices[..., None])[..., 0]
-        realised = torch.cat([plain, drafted], dim=1)[:, stops]
-        if self.approach.hindsight:
-            return realised, realised
-        return realised, torch.cat([plain, best.values], dim=1)[:, stops]
+    def values(self) -> Tensor:
+        """Autoregressive steps that every action saves against the present decisions, [N, 1 + D, A]."""
+        world = self.world
+        stop = first_stop(self.go_on).numpy()
+        cells = np.arange(len(stop)), self.stops.numpy()[stop]
+        size = self.sizes.numpy()[cells[0], np.maximum(cells[1] - 1, 0)]
+        left = time_to_go(self.tokens[*cells, size], self.seconds[*cells, size], world.tokens_left)
+        after = left[np.arange(len(stop))[:, None, None] + self.tokens]
+        after[self.tokens >= world.tokens_left[:, None, None]] = 0
+        saved = (left[: len(stop), None, None] - self.seconds - after) / world.step_seconds
+        return torch.from_numpy(saved.astype(np.float32))
 
-    def attained(self) -> float:
-        """Throughput of the cross-fitted decisions on the training traces, tokens an autoregressive step."""
-        settings, max_depth = self.workshop.settings, self.world.max_depth
-        asked = asked_depths(settings, max_depth)
-        go_on = np.ones((len(self.world.traces), max_depth + 1), dtype=bool)
-        go_on[:, asked] = self.go_on().numpy()
-        sizes = np.zeros(go_on.shape, dtype=np.int64)
-        sizes[:, 1:] = np.asarray(settings.sizes)[self._values("size").argmax(dim=-1).numpy()]
-        decisions = Decisions(go_on, sizes, np.isin(np.arange(max_depth + 1), asked))
-        return decisions.replay(self.world).throughput * self.world.step_seconds
+    def weights(self) -> Tensor:
+        """How much every stop counts, [N, K + 1]: the present decisions bring some about, others hardly."""
+        visited = torch.full((len(self.go_on),), OFF_POSITION)
+        visited[torch.from_numpy(self.evaluation.position)] = 1.0
+        # One level more than is drafted: that is what going on is weighed by.
+        reached = torch.arange(len(self.stops)) <= first_stop(self.go_on)[:, None] + 1
+        return visited[:, None] * torch.where(reached, 1.0, OFF_DEPTH)
 
     def policies(self) -> tuple[Policy, Policy]:
         """The deployed pair, depth and size: the largest output of each network is its decision."""
@@ -181,20 +197,36 @@ class StoppingProblem:
         )
 
 
-def going_on(realised: Tensor, promised: Tensor, decided: Tensor | None) -> Tensor:
+def first_stop(go_on: Tensor) -> Tensor:
+    """Which stop a draft comes to, [N]; go_on bool [N, K], and stop K is the largest depth."""
+    ended = torch.cat([~go_on, torch.ones(len(go_on), 1, dtype=torch.bool)], dim=1)
+    return ended.int().argmax(dim=1)
+
+
+def time_to_go(tokens: NDArray, seconds: NDArray, tokens_left: NDArray) -> NDArray:
+    """Seconds to the end of its answer from every position, when cycles there emit `tokens` in `seconds`.
+
+    All [N]; returns float64 [N + longest cycle], zeros past the end.
+    """
+    left = np.zeros(len(tokens) + int(tokens.max()) + 1)
+    ends = tokens >= tokens_left
+    for position in range(len(tokens) - 1, -1, -1):
+        rest = 0.0 if ends[position] else left[position + tokens[position]]
+        left[position] = seconds[position] + rest
+    return left
+
+
+def going_on(stop_values: Tensor, go_on: Tensor) -> Tensor:
     """What going on brings over stopping at every decision, [N, K].
 
-    realised, promised: values of the stops [N, K + 1]; decided: whether drafting goes on at the decisions,
-    bool [N, K]; None: where the best later stop promises more.
+    stop_values [N, K + 1]: values of the stops; go_on bool [N, K]: later decisions.
     """
-    following, best = realised[:, -1], promised[:, -1]
-    advantage = torch.empty_like(realised[:, :-1])
+    following = stop_values[:, -1]
+    advantage = torch.empty_like(stop_values[:, :-1])
     for place in range(advantage.shape[1] - 1, -1, -1):
-        here = realised[:, place]
+        here = stop_values[:, place]
         advantage[:, place] = following - here
-        go_on = best > promised[:, place] if decided is None else decided[:, place]
-        following = torch.where(go_on, following, here)
-        best = torch.maximum(best, promised[:, place])
+        following = torch.where(go_on[:, place], following, here)
     return advantage
 
 

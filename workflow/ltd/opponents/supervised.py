@@ -17,4 +17,4 @@ def expected_regret(outputs: Tensor, values: Tensor) -> Tensor:
     return (values.amax(dim=-1) - (chances * values).sum(dim=-1)).mean()
 
 
-SUPERVISED = Approach(expected_regret, differences=False, hindsight=True)
+SUPERVISED = Approach(expected_regret, differences=False)
