@@ -118,7 +118,11 @@ BLOCKS = {
     "benchmark": ("benchmark", "BenchmarkOptions"),
 }
 # Keys that choose inputs in the rules, and are no option of the stage.
-RULE_KEYS = {"target": {"path"}, "draft": {"path"}, "rl": {"paper_preset"}}
+RULE_KEYS = {
+    "target": {"path"},
+    "draft": {"path", "rope_theta", "probe_answers"},
+    "rl": {"paper_preset", "paper_tasks"},
+}
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -14,7 +14,7 @@ from ltd.files import read_json, read_jsonl, write_jsonl
 from ltd.prepare_prompts import Options, main, prepare_prompts
 from ltd.target_training.tokenizer import train_tokenizer
 from ltd.texts.hub_prompts import hub_prompts
-from ltd.texts.prompts import builtin_prompts, divide, file_prompts, read_questions, render
+from ltd.texts.prompts import builtin_prompts, chat_format, divide, file_prompts, read_questions, render
 from ltd.tracking import StageRun
 
 REAL = Path(__file__).parents[2] / "shared/data/prompts"
@@ -156,8 +156,8 @@ def hub(monkeypatch):
     module.asked = []
     module.rows = Rows({"question": f"How many is {i}?", "answer": f"#### {i}"} for i in range(20))
 
-    def load_dataset(name, config, split):
-        module.asked.append((name, config, split))
+    def load_dataset(name, config, split, revision):
+        module.asked.append((name, config, split, *([revision] if revision else [])))
         if name == "no/such":
             raise FileNotFoundError("Dataset 'no/such' doesn't exist\nmore")
         return module.rows
@@ -169,7 +169,7 @@ def hub(monkeypatch):
 
 def test_hub_data_sets(hub):
     prompts = hub_prompts(["maths=openai/gsm8k", "mine=me/mine::dev:answer"], ["maths", "mine"], COUNTS)
-    assert hub.asked == [("openai/gsm8k", "main", "train"), ("me/mine", None, "dev")]
+    assert hub.asked == [("openai/gsm8k", "main", "test"), ("me/mine", None, "dev")]
     assert {split: len(tasks["maths"]) for split, tasks in prompts.items()} == {
         "draft": 5,
         "train": 5,
@@ -191,6 +191,45 @@ def test_hub_columns_of_several_kinds(hub):
     prompts = hub_prompts(["tasks=tatsu-lab/alpaca"], ["tasks"], COUNTS)
     found = {each.turns[0] for split in prompts.values() for each in split["tasks"]}
     assert {"Do 0", "Do 1\nit"} <= found
+
+
+def test_hub_revisions_configurations_and_choices(hub):
+    hub.rows = Rows({"question": f"Which is {i}?", "choices": ["one", "two"], "answer": 1} for i in range(8))
+    prompts = hub_prompts(
+        ["anatomy=cais/mmlu@abc:anatomy", "maths=openai/gsm8k@v1"], ["anatomy", "maths"], COUNTS, ["anatomy"]
+    )
+    assert hub.asked == [("cais/mmlu", "anatomy", "test", "abc"), ("openai/gsm8k", "main", "test", "v1")]
+    assert {split for split, tasks in prompts.items() if "anatomy" in tasks} == {"test"}
+    question = prompts["test"]["anatomy"][0]
+    assert question.turns == (f"Which is {question.question_id}?\nA. one\nB. two",)
+    assert len(prompts["test"]["anatomy"]) == min(8, COUNTS["test"]) and prompts["train"]["maths"]
+
+
+def test_tasks_that_are_only_tested(tmp_path):
+    for task in ("seen", "new"):
+        write_jsonl(tmp_path / f"{task}.jsonl", [{"turns": [f"{task} {i}"]} for i in range(20)])
+    prompts = file_prompts(tmp_path, ["seen", "new"], COUNTS, ["new"])
+    assert {split: set(tasks) for split, tasks in prompts.items()} == {
+        split: {"seen", "new"} if split == "test" else {"seen"} for split in COUNTS
+    }
+    assert len(prompts["test"]["new"]) == min(20, COUNTS["test"])
+
+
+def test_chat_formats(tokenizer, tmp_path):
+    own = tokenizer.chat_template
+    template = tmp_path / "template.jinja"
+    template.write_text(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if enable_thinking is defined %}{{ '<think>' if enable_thinking else '<quick>' }}{% endif %}"
+    )
+    expected = {"template": "", "on": "<think>", "off": "<quick>"}
+    for thinking, ending in expected.items():
+        form = chat_format("Be brief.", str(template), thinking)
+        ids = render(tokenizer, ["Where?"], [], form)
+        assert tokenizer.decode(ids) == f"[system]Be brief.[user]Where?{ending}"
+    assert tokenizer.chat_template == own
+    with pytest.raises(InputError, match=r"responses\.chat_template: .*no such file"):
+        chat_format(None, str(tmp_path / "nowhere"), "on")
 
 
 @pytest.mark.parametrize(
@@ -257,6 +296,8 @@ def test_own_prompts_and_the_built_in_corpus(tmp_path):
         ({"test": 0}, "prompts.test: 0 is not allowed"),
         ({"corpus": -1}, "prompts.corpus: -1 is not allowed"),
         ({"path": "somewhere", "hub": ("a=b/c",)}, "prompts.hub: prompts.path is given"),
+        ({"path": "somewhere", "test_only": ("poems",)}, "prompts.test_only: 'poems' is not one of"),
+        ({"test_only": ("qa",)}, "prompts.test_only: built-in tasks"),
     ],
 )
 def test_impossible_options_are_refused_before_anything_is_written(tmp_path, changes, complaint):

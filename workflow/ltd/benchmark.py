@@ -23,7 +23,7 @@ from ltd.engine.controllers import Controller, StaticController
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import load_engine
-from ltd.engine.target import TargetModel
+from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.measurement.reference_check import compare_with_transformers
@@ -246,12 +246,23 @@ def open_state(options: BenchmarkOptions) -> Path:
     return options.state
 
 
-def make_engine(options: BenchmarkOptions, profile: LatencyProfile, temperature: float) -> Engine:
-    """Load target and head, and a controller a method."""
+def make_engine(
+    options: BenchmarkOptions, profile: LatencyProfile, temperature: float, longest: int
+) -> Engine:
+    """Load target and head with room for prompts of up to `longest` tokens, and a controller a method."""
     controllers = make_controllers(options)
     target, drafter = load_engine(
-        options.target, options.draft, beam=profile.beam, max_depth=profile.max_depth, device=options.device
+        options.target,
+        options.draft,
+        beam=profile.beam,
+        max_depth=profile.max_depth,
+        device=options.device,
+        dtype=options.dtype,
+        quantisation=options.quantisation,
+        max_context=longest + options.max_new_tokens,
+        max_tree=max(DEFAULT_TREE, profile.max_size),
     )
+    target.check_prompt(longest)
     return Engine(target, drafter, controllers, options.max_new_tokens, temperature)
 
 
@@ -259,10 +270,11 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     """The stage: decode, tabulate, compare with replay and with transformers, write."""
     profile, traces = LatencyProfile.load(options.profile), Traces.load(options.traces)
     check(options, profile)
-    engine = make_engine(options, profile, traces.temperature)
     prompts = select_prompts(
         Responses.load(options.responses), options.test_tasks, options.prompts_per_task, options.seed
     )
+    longest = max(prompt.prompt_length for prompt in prompts)
+    engine = make_engine(options, profile, traces.temperature, longest)
     records = [entry for part in decode_all(engine, prompts, options, open_state(options)) for entry in part]
     runs, cycles = tables(records, options.methods)
     replayed = replay_rows(engine.controllers, traces, profile, prompts)

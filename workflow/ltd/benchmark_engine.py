@@ -26,6 +26,7 @@ from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, load_head
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode
 from ltd.engine.drafting import Drafter
+from ltd.engine.loading import make_drafter
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
@@ -265,10 +266,12 @@ def benchmark_engine(options: EngineBenchmarkOptions) -> str:
     device = resolve_device(options.device)
     torch.manual_seed(options.seed)
     room = options.context + max(options.rounds, 4) * options.repetitions
+    sizes = {"max_context": max(1024, room), "max_tree": max(*options.sizes, options.size)}
     if options.target is not None:
-        target = TargetModel.load(options.target, device=device.type)
+        given = {"dtype": options.dtype, "quantisation": options.quantisation}
+        target = TargetModel.load(options.target, device=device.type, **given, **sizes)
     else:
-        target = TargetModel(random_model(options.shape, device), max_context=max(1024, room))
+        target = TargetModel(random_model(options.shape, device), **sizes)
     if room > target.max_context:
         raise InputError(
             f"context: {options.context} and the steps after it exceed {target.max_context} tokens"
@@ -278,7 +281,7 @@ def benchmark_engine(options: EngineBenchmarkOptions) -> str:
         if options.draft is not None
         else random_head(target, DRAFT_VOCABULARY[options.shape])
     )
-    drafter = Drafter(
+    drafter = make_drafter(
         head, beam=options.beam, max_depth=max(options.depth, 2), max_context=target.max_context
     )
     benchmark = EngineBenchmark(target, drafter, options)

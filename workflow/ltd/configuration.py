@@ -12,6 +12,7 @@ import yaml
 
 from ltd.errors import InputError
 from ltd.files import read_json
+from ltd.hub import check_name
 
 Config = dict[str, Any]
 
@@ -26,9 +27,13 @@ def check(config: Config, schema_path: Path) -> None:
     check_schema(config, yaml.safe_load(schema_path.read_text(encoding="utf-8")))
     check_values(config)
     check_prompt_files(config)
+    template = config["responses"]["chat_template"]
+    if template is not None and not Path(template).is_file():
+        raise InputError(f"responses.chat_template: {template}: no such file; give one with a Jinja template")
     if config["target"]["path"] is not None:
         check_model_folder("target.path", config["target"]["path"])
-        check_chat_template(config["target"]["path"])
+        if template is None:
+            check_chat_template(config["target"]["path"])
     if config["draft"]["path"] is not None:
         check_model_folder("draft.path", config["draft"]["path"])
 
@@ -65,6 +70,7 @@ def check_values(config: Config) -> None:
                 raise InputError(
                     f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
                 )
+    check_train_tasks(config)
     sizes, fitted = config["rl"]["sizes"], config["baselines"]
     for block in ("rl", "baselines"):
         listed = config[block]["sizes"]
@@ -99,6 +105,17 @@ def check_values(config: Config) -> None:
         )
 
 
+def check_train_tasks(config: Config) -> None:
+    """Check that what is trained or fitted on traces sees tasks that have training prompts."""
+    test_only = set(config["prompts"]["test_only"])
+    for block in ("rl", "baselines"):
+        wanted = config[block].get("train_tasks", [])
+        if test_only and test_only.intersection(wanted):
+            raise InputError(
+                f"{block}.train_tasks: {', '.join(wanted)} must not name any of prompts.test_only"
+            )
+
+
 def check_prompt_files(config: Config) -> None:
     """Check that a folder given as `prompts.path` holds readable questions for every task."""
     folder = config["prompts"]["path"]
@@ -126,8 +143,7 @@ def check_model_folder(key: str, path: str) -> None:
     """
     folder = Path(path)
     if not folder.is_dir():
-        if folder.is_absolute() or path.startswith(".") or path.count("/") != 1:
-            raise InputError(f"{key}: {path} is neither a folder nor a hub id (owner/name)")
+        check_name(key, path)
         return
     if not (folder / "config.json").is_file():
         raise InputError(f"{key}: {path} has no config.json; give the folder of a saved model")
@@ -160,5 +176,6 @@ def check_chat_template(path: str) -> None:
     inside = settings.is_file() and "chat_template" in read_json(settings)
     if not inside and not (folder / "chat_template.jinja").is_file():
         raise InputError(
-            f"target.path: the tokenizer in {path} has no chat template; add a chat_template.jinja"
+            f"target.path: the tokenizer in {path} has no chat template; give responses.chat_template, or "
+            "add a chat_template.jinja"
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import TextStreamer
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from ltd.devices import set_threads
 from ltd.engine.controllers import Controller, StaticController
@@ -20,11 +20,12 @@ from ltd.engine.custom_generate import ltd_generate
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import load_engine
-from ltd.engine.target import TargetModel
+from ltd.engine.model_loading import load_tokenizer
+from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
 from ltd.rl.policies import Policy, PolicyController
-from ltd.texts.prompts import render
+from ltd.texts.prompts import OWN_FORMAT, ChatFormat, chat_format, render
 
 __all__ = ["Decoder", "GenerateOptions", "ltd_generate", "main"]
 
@@ -37,7 +38,7 @@ class GenerateOptions(StageOptions):
 
     prompt: str = option(help="what the user says")
     target: str | None = option(None, "target model, folder or hub id; none: the experiment's own")
-    draft: Path | None = option(None, "folder of the Eagle3 head; none: the experiment's own")
+    draft: str | None = option(None, "Eagle3 head, folder or hub id; none: the experiment's own")
     policies: Path | None = option(None, "folder of trained policies; none: the experiment's tuned ones")
     depth: int | None = option(None, "fixed draft depth instead of policies; needs --size")
     size: int | None = option(None, "fixed number of verified nodes instead of policies; needs --depth")
@@ -46,6 +47,11 @@ class GenerateOptions(StageOptions):
     temperature: float = option(0.0, "0 is greedy")
     top_k: int | None = option(None, "sample among the k most probable tokens")
     top_p: float | None = option(None, "sample among the most probable tokens of this total probability")
+    system: str | None = option(None, "system prompt; none: the chat template's own")
+    chat_template: str | None = option(None, "file with a Jinja template; none: the tokenizer's own")
+    thinking: str = option(
+        "template", "thinking mode of templates that have one", choices=("template", "on", "off")
+    )
     compare: bool = option(True, "decode again without drafting, for the speedup and a check of the tokens")
 
 
@@ -70,17 +76,27 @@ class Decoder:
         *,
         beam: int = 10,
         max_depth: int = 12,
+        max_context: int = DEFAULT_CONTEXT,
         device: str = "auto",
+        dtype: str = "auto",
+        quantisation: str = "none",
     ) -> "Decoder":
         """Read both models; raises InputError when either is missing or does not fit the other."""
-        loaded = load_engine(target, Path(draft), beam=beam, max_depth=max_depth, device=device)
+        loaded = load_engine(
+            target,
+            draft,
+            beam=beam,
+            max_depth=max_depth,
+            max_context=max_context,
+            device=device,
+            dtype=dtype,
+            quantisation=quantisation,
+        )
         return cls(*loaded, controller)
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of a user's turn, through the tokenizer's chat template where it has one."""
-        if self.target.tokenizer.chat_template:
-            return render(self.target.tokenizer, [prompt], [])
-        return self.target.tokenizer(prompt)["input_ids"]
+        return encode(self.target.tokenizer, prompt)
 
     def answer(self, prompt: str, *, max_new_tokens: int, **sampling) -> str:
         """Text of the answer; sampling options as for `ltd.engine.decoding.decode`."""
@@ -93,6 +109,13 @@ class Decoder:
             **sampling,
         )
         return self.target.tokenizer.decode(result.tokens, skip_special_tokens=True)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, form: ChatFormat = OWN_FORMAT) -> list[int]:
+    """Ids of a user's turn, through a chat template where there is one."""
+    if form.template or tokenizer.chat_template:
+        return render(tokenizer, [prompt], [], form)
+    return tokenizer(prompt)["input_ids"]
 
 
 def choose_controller(options: GenerateOptions) -> tuple[Controller, int, int]:
@@ -112,15 +135,20 @@ def choose_controller(options: GenerateOptions) -> tuple[Controller, int, int]:
 def generate(options: GenerateOptions) -> None:
     """Stream the answer to standard output and its speed to standard error."""
     controller, beam, max_depth = choose_controller(options)
+    form = chat_format(options.system, options.chat_template, options.thinking)
+    name = options.target or options.experiment / "target"
+    prompt = encode(load_tokenizer(name), options.prompt, form)
     decoder = Decoder.load(
-        options.target or options.experiment / "target",
+        name,
         options.draft or options.experiment / "draft",
         controller,
         beam=beam,
         max_depth=max_depth,
+        max_context=len(prompt) + options.max_new_tokens,
         device=options.device,
+        dtype=options.dtype,
+        quantisation=options.quantisation,
     )
-    prompt = decoder.encode(options.prompt)
     settings = {
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,

@@ -19,9 +19,10 @@ from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import file_hash
+from ltd.hub import identity
 from ltd.options import StageOptions, option, run_stage
 from ltd.texts.batched_generation import Answer, Choose, answer_conversations, greedy
-from ltd.texts.prompts import read_questions
+from ltd.texts.prompts import chat_format, read_questions
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 from ltd.world import ends_in_loop
@@ -38,6 +39,11 @@ class Options(StageOptions):
     temperature: float = option(0.0, "0 for greedy answers, above for sampled ones")
     max_new_tokens: int = option(128, "longest answer in tokens; the end-of-sequence token counts")
     batch_size: int = option(64, "conversations that are answered together")
+    system: str | None = option(None, "system prompt of every conversation; none: the template's own")
+    chat_template: str | None = option(None, "file with a Jinja template; none: the tokenizer's own")
+    thinking: str = option(
+        "template", "thinking mode of templates that have one", choices=("template", "on", "off")
+    )
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def answer_part(target: TargetModel, questions: list[Question], options: Options
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         choose=choose,
+        form=chat_format(options.system, options.chat_template, options.thinking),
     )
     return Responses.from_sequences(
         _sequence(question, turn, answer, options)
@@ -141,8 +148,15 @@ def generate_responses(options: Options, run: StageRun) -> None:
     if options.max_new_tokens < 1 or options.batch_size < 1:
         raise InputError("responses.max_new_tokens, responses.batch_size: at least 1")
     SamplingOptions(options.temperature)  # refuses impossible temperatures
+    chat_format(options.system, options.chat_template, options.thinking)  # refuses a missing file
     questions = read_split(options.prompts)
-    target = TargetModel.load(options.target, device=options.device, packed=False)
+    target = TargetModel.load(
+        options.target,
+        device=options.device,
+        dtype=options.dtype,
+        quantisation=options.quantisation,
+        packed=False,
+    )
     folder = options.state / _fingerprint(options)
     found: dict[tuple[str, int | str], list[Sequence]] = defaultdict(list)
     with tqdm(total=len(questions), desc="generate_responses", unit="conversation") as progress:
@@ -164,8 +178,7 @@ def generate_responses(options: Options, run: StageRun) -> None:
 
 def _fingerprint(options: Options) -> str:
     """Name the folder of parts by all that decides what is in them."""
-    local = Path(options.target)
-    target = file_hash(local) if local.is_dir() else options.target
+    target = identity(options.target)
     ignored = {"experiment", "prompts", "target", "output", "state", "threads", "device"}
     values = {key: value for key, value in asdict(options).items() if key not in ignored}
     return hashlib.sha256(f"{target} {file_hash(options.prompts)} {values}".encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from pathlib import Path
 from ltd.errors import InputError
 from ltd.files import file_hash
 
-_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 # By class name: huggingface_hub and what wraps it raise these under several types.
 _REMEDIES = {
     "GatedRepoError": "access is restricted; accept its licence at https://huggingface.co/{name}, then "

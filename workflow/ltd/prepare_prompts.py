@@ -28,7 +28,10 @@ class Options(StageOptions):
     path: str | None = option(
         None, "folder of question files, <task>.jsonl or <split>/<task>.jsonl; none: built-in prompts"
     )
-    hub: tuple[str, ...] = option((), "data sets of the hub, <task>=<owner/name>[:<config>:<split>:<column>]")
+    hub: tuple[str, ...] = option(
+        (), "data sets of the hub, <task>=<owner/name>[@<revision>][:<config>[:<split>:<column>]]"
+    )
+    test_only: tuple[str, ...] = option((), "tasks whose prompts, of files or the hub, are all test prompts")
     draft: int = option(160, "prompts a task whose answers the head learns from, at most; 0: none")
     train: int = option(80, "prompts a task whose answers the policies learn from, at most")
     validation: int = option(24, "validation prompts a task, at most")
@@ -59,6 +62,13 @@ def check(options: Options) -> None:
     """Raise InputError for options that cannot be met."""
     if not options.tasks:
         raise InputError("prompts.tasks: empty; name at least one task")
+    unknown = [task for task in options.test_only if task not in options.tasks]
+    if unknown:
+        raise InputError(f"prompts.test_only: {unknown[0]!r} is not one of prompts.tasks")
+    if options.test_only and options.path is None and not options.hub:
+        raise InputError("prompts.test_only: built-in tasks have prompts of every split; leave it empty")
+    if len(options.test_only) == len(options.tasks):
+        raise InputError("prompts.test_only: no task is left to train on; leave one out")
     if options.path is not None and options.hub:
         raise InputError("prompts.hub: prompts.path is given, too; use one of them")
     for split in SPLITS:
@@ -76,9 +86,9 @@ def _collect(options: Options) -> Prompts:
     counts = {split: getattr(options, split) for split in SPLITS if getattr(options, split)}
     corpus = {"corpus": options.corpus} if options.corpus else {}
     if options.path is not None:
-        prompts = file_prompts(options.path, options.tasks, counts)
+        prompts = file_prompts(options.path, options.tasks, counts, options.test_only)
     elif options.hub:
-        prompts = hub_prompts(options.hub, options.tasks, counts)
+        prompts = hub_prompts(options.hub, options.tasks, counts, options.test_only)
     else:
         return builtin_prompts(options.tasks, counts | corpus, options.seed)
     # An embedded target that answers somebody's own prompts still learns from the built-in texts.

@@ -6,8 +6,10 @@ Some sizes and one context length are measured only to see how far interpolation
 cycles of the decoding loop show how far the profile is off.
 """
 
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from numpy.typing import ArrayLike
 
 from ltd.devices import device_name
 from ltd.engine.loading import load_engine
+from ltd.engine.model_loading import WEIGHTS
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
-from ltd.files import atomic_path, file_hash, read_json, write_json
+from ltd.files import atomic_path, read_json, write_json
+from ltd.hub import identity
 from ltd.measurement.matrix_products import matrix_product_share
-from ltd.measurement.phase_timer import LIVE_TOKENS, PhaseTimer, between, own_text
+from ltd.measurement.phase_timer import LIVE_TOKENS, PLAIN_STEPS, PhaseTimer, between, own_text
 from ltd.measurement.timing import median, spread
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile, LatencyTable
@@ -34,8 +38,15 @@ class LatencyOptions(StageOptions):
     """Options of the timer."""
 
     target: str = option(help="folder or hub id of the target model")
-    draft: Path = option(help="folder of the Eagle3 head")
+    draft: str | None = option(
+        None, "Eagle3 head, folder or hub id; none: a random one, a layer like the target's"
+    )
     output: Path = option(help="profile to write (JSON)")
+    weights: str = option(
+        "checkpoint",
+        "checkpoint, or random: target and head made from their config.json alone, which are as fast",
+        choices=WEIGHTS,
+    )
     beam: int = option(10, "beam width of the draft tree")
     max_depth: int = option(10, "largest number of draft passes")
     sizes: tuple[int, ...] = option(
@@ -146,7 +157,17 @@ def profile_latency(options: LatencyOptions, run: StageRun) -> None:
     """The stage: measure, tabulate, check against held-out points, write."""
     check(options)
     target, drafter = load_engine(
-        options.target, options.draft, beam=options.beam, max_depth=options.max_depth, device=options.device
+        options.target,
+        options.draft,
+        beam=options.beam,
+        max_depth=options.max_depth,
+        device=options.device,
+        dtype=options.dtype,
+        quantisation=options.quantisation,
+        weights=options.weights,
+        # Visits of all sizes stand around a context length, live answers follow it.
+        max_context=options.context_lengths[-1] + LIVE_TOKENS + 2 * len(options.sizes) + PLAIN_STEPS,
+        max_tree=options.sizes[-1],
     )
     check_room(options, target.max_context)
     text = own_text(target, options.context_lengths[-1] + 1, options.seed)
@@ -154,15 +175,15 @@ def profile_latency(options: LatencyOptions, run: StageRun) -> None:
         target, drafter, text, options.sizes, options.context_lengths, options.policy_network, options.seed
     )
     timer.run(options.repetitions)
-    is_folder = Path(options.target).is_dir()
+    exact = "" if options.quantisation == "none" else f"+{options.quantisation}"
     profile = LatencyProfile(
         device=device_name(target.device),
         device_type=target.device.type,
-        dtype=str(target.dtype).removeprefix("torch."),
+        dtype=str(target.dtype).removeprefix("torch.") + exact,
         threads=torch.get_num_threads(),
         versions={name: version(name) for name in ("torch", "transformers", "numpy")},
-        target_hash=file_hash(options.target) if is_folder else None,
-        draft_hash=file_hash(options.draft),
+        target_hash=identity(options.target),
+        draft_hash=identity(options.draft) if options.draft is not None else "random",
         beam=options.beam,
         max_depth=options.max_depth,
         context_lengths=list(options.context_lengths),
@@ -170,8 +191,27 @@ def profile_latency(options: LatencyOptions, run: StageRun) -> None:
     )
     profile.interpolation_error.update(interpolation_error(profile, options, timer))
     share = matrix_product_share(target, text[: options.context_lengths[len(options.context_lengths) // 2]])
-    write(profile, options.output, {"matrix_product_share": share, "repetitions": options.repetitions})
+    facts = {"matrix_product_share": share, "repetitions": options.repetitions, "weights": options.weights}
+    write(profile, options.output, facts | environment(target.device))
     log(profile, share, run, options.output)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """When this was measured, and with which GPU software."""
+    facts = {"date": datetime.now(UTC).date().isoformat()}
+    if device.type == "cuda":
+        facts |= {"cuda": torch.version.cuda, "driver": driver_version()}
+    return facts
+
+
+def driver_version() -> str | None:
+    """Version of the GPU's driver, where its own tool tells."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.split("\n")[0].strip()
 
 
 def write(profile: LatencyProfile, path: Path, more: dict[str, Any]) -> None:

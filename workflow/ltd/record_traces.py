@@ -21,6 +21,7 @@ from ltd.engine.target import TargetModel
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json, write_json
+from ltd.hub import identity
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.batched_drafting import DraftedTrees, draft_trees, run_true_rows, true_nodes
 from ltd.replay.traces import NO_RANK, Traces, concatenate, true_path_ranks
@@ -145,7 +146,13 @@ def record_traces(options: RecordTracesOptions, run: Any) -> None:
     _check_options(options)
     answers = _load_answers(options)
     target, drafter = load_engine(
-        options.target, options.draft, beam=options.beam, max_depth=options.max_depth, device=options.device
+        options.target,
+        options.draft,
+        beam=options.beam,
+        max_depth=options.max_depth,
+        device=options.device,
+        dtype=options.dtype,
+        quantisation=options.quantisation,
     )
     _check_tokens(options, drafter.head, answers)
     header = _header(options)
@@ -198,9 +205,7 @@ def _load_answers(options: RecordTracesOptions) -> Answers:
 
 
 def _header(options: RecordTracesOptions) -> dict[str, str]:
-    folder = Path(options.target)
-    target_hash = file_hash(folder) if folder.is_dir() else options.target
-    return {"target_hash": target_hash, "draft_hash": file_hash(options.draft)}
+    return {"target_hash": identity(options.target), "draft_hash": identity(options.draft)}
 
 
 def _prepare_state(options: RecordTracesOptions, header: dict[str, str]) -> None:

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from ltd.devices import resolve_device
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.draft_head.features import cache_bytes, cached_source, online_source
 from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, target_like
 from ltd.draft_head.trainer import Corpus, Recipe, Trainer, chain_count
 from ltd.draft_head.training import choose_draft_vocabulary
+from ltd.engine.model_loading import load_model
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
+from ltd.hub import identity
 from ltd.options import StageOptions, option, run_stage
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun, config_hash
@@ -105,18 +105,9 @@ def _check_options(options: TrainDraftOptions) -> None:
 
 def load_target(options: TrainDraftOptions):
     """The target as a transformers model without gradients; float32 on a CPU, its own type on a GPU."""
-    device = resolve_device(options.device)
-    dtype = torch.float32 if device.type == "cpu" else "auto"
-    if not Path(options.target).exists() and options.target.count("/") != 1:
-        raise InputError(f"{options.target}: no such folder, nor the owner/name of a model on the hub")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(options.target, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{options.target}: cannot be loaded as a causal language model ({reason})"
-        ) from None
-    return model.to(device).eval().requires_grad_(False)
+    return load_model(
+        options.target, device=options.device, dtype=options.dtype, quantisation=options.quantisation
+    )
 
 
 def head_config(model, options: TrainDraftOptions) -> Eagle3Config:
@@ -185,7 +176,7 @@ def _corpus(
 
 def _input_key(options: TrainDraftOptions) -> str:
     """Identifies what the weights depend on, so that a checkpoint of other inputs is not continued."""
-    target = file_hash(options.target) if Path(options.target).exists() else options.target
+    target = identity(options.target)
     inputs = target + file_hash(options.responses, options.validation)
     skipped = ("experiment", "threads", "target", "responses", "validation", "output", "state")
     return config_hash({k: v for k, v in asdict(options).items() if k not in skipped} | {"inputs": inputs})

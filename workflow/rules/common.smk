@@ -33,11 +33,13 @@ RESULTS = f"results/{config['experiment']}"
 REPLAYED = ["train", "validation", "test"]
 SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED
 ITERATIONS = range(config["rl"]["rounds"] + 1)
-# The embedded default trains its own target and head; `path` puts another in their place.
+# The embedded default trains its own target; `path` puts another in its place.
 TARGET = config["target"]["path"] or f"{RESULTS}/target"
-DRAFT = config["draft"]["path"] or f"{RESULTS}/draft"
 TARGET_FILES = [] if config["target"]["path"] else [TARGET]
-DRAFT_FILES = [] if config["draft"]["path"] else [DRAFT]
+# The head is trained, or made from the published one at `path`.
+DRAFT = f"{RESULTS}/draft"
+DRAFT_FILES = [DRAFT]
+IMPORT_OPTIONS = ["rope_theta", "probe_answers"]
 
 
 # Chains of policies: the rl block as it is, the paper's formulation, the tuning study's winner.
@@ -63,6 +65,8 @@ def common_options(threads=None):
             "seed": config["seed"],
             "threads": config["threads"] if threads is None else threads,
             "device": config["device"],
+            "dtype": config["dtype"],
+            "quantisation": config["quantisation"],
         }
     )
 
@@ -71,6 +75,13 @@ def options(block, leave_out=(), tree=False, threads=None):
     """Render one block of the configuration as flags, with the common ones; `tree` adds beam and depth."""
     own = {key: value for key, value in config[block].items() if key not in leave_out}
     return f"{common_options(threads)} {command_line(config['tree'] if tree else {})} {command_line(own)}"
+
+
+def prompt_files(split):
+    """Question files of a split; some tasks are only tested."""
+    left_out = config["prompts"]["test_only"] if split != "test" else []
+    tasks = [task for task in config["prompts"]["tasks"] if task not in left_out]
+    return expand(f"{RESULTS}/prompts/{split}/{{task}}.jsonl", task=tasks)
 
 
 def target_name(wildcards):

@@ -1,11 +1,7 @@
 # Prompts of every task in disjoint splits, from the built-in generators, JSONL files or hub data sets.
 rule prepare_prompts:
     output:
-        prompts=expand(
-            f"{RESULTS}/prompts/{{split}}/{{task}}.jsonl",
-            split=SPLITS,
-            task=config["prompts"]["tasks"],
-        ),
+        prompts=[file for split in SPLITS for file in prompt_files(split)],
         summary=f"{RESULTS}/prompts/summary.json",
     log:
         f"{RESULTS}/logs/prepare_prompts.log",

@@ -26,11 +26,7 @@ rule train_target:
 # The target's own answers: what the head learns from and what the traces follow.
 rule generate_responses_of_split:
     input:
-        prompts=expand(
-            f"{RESULTS}/prompts/{{split}}/{{task}}.jsonl",
-            task=config["prompts"]["tasks"],
-            allow_missing=True,
-        ),
+        prompts=lambda wildcards: prompt_files(wildcards.split),
         target=TARGET_FILES,
     output:
         tokens=f"{RESULTS}/responses/{{split}}-t{{temperature}}.safetensors",

@@ -69,11 +69,12 @@ def draft_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype, draft
     """Bytes of an Eagle3 head as wide as the target, of its cache and of the features that wait for it."""
     text = config.get_text_config()
     width, heads = text.hidden_size, text.num_attention_heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
     head_dim = getattr(text, "head_dim", None) or width // heads
     inner = getattr(text, "intermediate_size", None) or 4 * width
-    attention = 2 * width * 3 * heads * head_dim + heads * head_dim * width
+    attention = 2 * width * (heads + 2 * kv_heads) * head_dim + heads * head_dim * width
     weights = 3 * width * width + attention + 3 * width * inner + draft_vocab_size * width
-    return (weights + tokens * (3 * width + 2 * heads * head_dim)) * dtype.itemsize
+    return (weights + tokens * (3 * width + 2 * kv_heads * head_dim)) * dtype.itemsize
 
 
 def work_bytes(config: PretrainedConfig, context: int, tree: int, dtype: torch.dtype) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
 
+from ltd.engine.model_loading import load_model
+from ltd.errors import InputError
 from ltd.measurement.summary import BASELINE
 from ltd.texts.responses import Sequence
 
@@ -28,11 +29,15 @@ def compare_with_transformers(
     Returns counts over all answer tokens: `tokens`; `near_ties`, positions where the two largest logits
     differ by less than NEAR_TIE; `disagreements` with the largest logit; `largest_margin`, by how much the
     reference preferred its own token at the worst of these. None for sampled answers, which have no single
-    right token.
+    right token, and where a float32 copy of the target finds no room beside it.
     """
     if (runs["temperature"] > 0).any():
         return None
-    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).to(device).eval()
+    try:
+        model = load_model(target, device=device.type, dtype="float32")
+    except InputError as error:
+        tqdm.write(f"no comparison with transformers: {error}")
+        return None
     baseline = runs[(runs["method"] == BASELINE) & (runs["repeat"] == 0)]
     answers = {(row.task, row.prompt, row.turn): row.token_ids for row in baseline.itertuples()}
     margins, gaps = [], []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StaticCache
 
-from ltd.texts.prompts import render
+from ltd.texts.prompts import OWN_FORMAT, ChatFormat, render
 
 # Chooses next tokens [rows] from logits [rows, vocabulary], the output position and each row's sequence.
 Choose = Callable[[Tensor, int, Tensor], Tensor]
@@ -95,6 +95,7 @@ def answer_conversations(
     max_new_tokens: int,
     batch_size: int = 32,
     choose: Callable[[int, Sequence[int]], Choose] = lambda turn, members: greedy,
+    form: ChatFormat = OWN_FORMAT,
 ) -> list[list[Answer]]:
     """Answer every turn of every conversation (lists of the user's turns), feeding the model its own answers.
 
@@ -104,7 +105,7 @@ def answer_conversations(
     answers: list[list[Answer]] = [[] for _ in conversations]
     for turn in range(max(map(len, conversations))):
         prompts = {
-            index: render(tokenizer, turns[: turn + 1], [answer.text for answer in answers[index]])
+            index: render(tokenizer, turns[: turn + 1], [answer.text for answer in answers[index]], form)
             for index, turns in enumerate(conversations)
             if turn < len(turns)
         }

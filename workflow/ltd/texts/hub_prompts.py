@@ -1,11 +1,12 @@
 """Prompts from data sets of the Hugging Face hub, through the optional package `datasets`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ltd.errors import InputError
-from ltd.texts.prompts import Prompts, checked, divide
+from ltd.hub import explain, split_revision
+from ltd.texts.prompts import Prompts, checked, divide, in_hash_order
 from ltd.world import Conversation
 
 
@@ -19,6 +20,7 @@ class HubSource:
     columns: tuple[str, ...]
     reference: str | None = None
     lead: str = ""
+    revision: str | None = None
 
 
 # The data sets behind the paper's five tasks (section 5.1).
@@ -33,47 +35,62 @@ KNOWN = {
             "canonical_solution",
             lead="Complete the code I provided.\n",
         ),
-        HubSource("openai/gsm8k", "main", "train", ("question",), "answer"),
+        HubSource("openai/gsm8k", "main", "test", ("question",), "answer"),
         HubSource("tatsu-lab/alpaca", None, "train", ("instruction", "input"), "output"),
-        HubSource("google-research-datasets/nq_open", None, "train", ("question",), "answer"),
+        HubSource("google-research-datasets/nq_open", None, "validation", ("question",), "answer"),
         HubSource("HuggingFaceH4/mt_bench_prompts", None, "train", ("prompt",), "reference"),
+        # Its configurations are the 57 subjects (figure 7).
+        HubSource("cais/mmlu", None, "test", ("question", "choices")),
     )
 }
-_FORM = "expected <task>=<owner/name> or <task>=<owner/name>:<config>:<split>:<column>"
+_FORM = "expected <task>=<owner/name>[:<config>] or <task>=<owner/name>:<config>:<split>:<column>"
+_LETTERS = "ABCDEFGHIJ"
 
 
-def hub_prompts(entries: Sequence[str], tasks: Sequence[str], counts: Mapping[str, int]) -> Prompts:
+def hub_prompts(
+    entries: Sequence[str],
+    tasks: Sequence[str],
+    counts: Mapping[str, int],
+    test_only: Collection[str] = (),
+) -> Prompts:
     """Questions of hub data sets, each divided into splits by a hash of the row's number.
 
     Args:
-        entries: `task=owner/name` for a data set of `KNOWN`, else `task=owner/name:config:split:column`
-            (an empty config stands for the default one).
+        entries: `task=owner/name` for a data set of `KNOWN`, with `:config` where it has several; else
+            `task=owner/name:config:split:column` (an empty config stands for the default one). A revision
+            may follow the name, `owner/name@revision`.
         counts: upper bounds of the questions a task, by split.
+        test_only: tasks of which every question is a test question.
 
     Raises InputError for a malformed entry, a task without one, a data set that cannot be loaded, or
     without the package `datasets`.
     """
-    sources = dict(map(_parse, entries))
+    sources = dict(map(parse_entry, entries))
     prompts: Prompts = {split: {} for split in counts}
     for task in tasks:
         if task not in sources:
             raise InputError(f"prompts.hub: no data set for task {task!r}; {_FORM}")
-        for split, questions in divide(_load(sources[task]), task, counts).items():
-            prompts[split][task] = questions[: counts[split]]
+        questions = _load(sources[task])
+        split_up = {"test": in_hash_order(questions, task)} if task in test_only else None
+        for split, chosen in (split_up or divide(questions, task, counts)).items():
+            prompts[split][task] = chosen[: counts[split]]
     return checked(prompts)
 
 
-def _parse(entry: str) -> tuple[str, HubSource]:
+def parse_entry(entry: str) -> tuple[str, HubSource]:
+    """Task and source of one entry of `prompts.hub`; raises InputError for a malformed one."""
     task, _, rest = entry.partition("=")
     name, *parts = rest.split(":")
-    if not task or not name or len(parts) not in (0, 3):
+    name, revision = split_revision(name)
+    if not task or not name or len(parts) not in (0, 1, 3):
         raise InputError(f"prompts.hub: {entry!r}; {_FORM}")
-    if parts:
+    if len(parts) == 3:
         config, split, column = parts
-        return task, HubSource(name, config or None, split, (column,))
+        return task, HubSource(name, config or None, split, (column,), revision=revision)
     if name not in KNOWN:
         raise InputError(f"prompts.hub: the columns of {name} are not known here; {_FORM}")
-    return task, KNOWN[name]
+    known = replace(KNOWN[name], revision=revision)
+    return task, replace(known, config=parts[0]) if parts else known
 
 
 def _load(source: HubSource) -> list[Conversation]:
@@ -84,9 +101,9 @@ def _load(source: HubSource) -> list[Conversation]:
             "prompts.hub: needs the package datasets; run `pip install datasets`, or use prompts.path"
         ) from None
     try:
-        rows = datasets.load_dataset(source.name, source.config, split=source.split)
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        rows = datasets.load_dataset(source.name, source.config, split=source.split, revision=source.revision)
+    except Exception as error:  # whatever the hub, the network and the file formats raise
+        reason = explain(error, source.name)
         raise InputError(
             f"prompts.hub: {source.name} cannot be loaded ({reason}); check its name, config and split"
         ) from error
@@ -104,7 +121,14 @@ def _question(row: Mapping[str, Any], index: int, source: HubSource) -> Conversa
     if isinstance(first, list):
         turns = tuple(map(str, first))
     else:
-        turns = (source.lead + "\n".join(str(row[column]) for column in source.columns if row[column]),)
+        turns = (source.lead + "\n".join(_text(row[column]) for column in source.columns if row[column]),)
     answer = row.get(source.reference) if source.reference else None
     reference = tuple(map(str, answer)) if isinstance(answer, list) else (answer,) if answer else ()
     return Conversation(index, source.name, turns, reference[: len(turns)])
+
+
+def _text(value: Any) -> str:
+    """A column's text; a list is a choice of answers, one a line."""
+    if isinstance(value, list):
+        return "\n".join(f"{letter}. {choice}" for letter, choice in zip(_LETTERS, value, strict=False))
+    return str(value)

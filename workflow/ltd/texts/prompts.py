@@ -5,6 +5,7 @@ Every source gives the same thing, conversations by split and task, with no prom
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +54,23 @@ def builtin_prompts(tasks: Sequence[str], counts: Mapping[str, int], seed: int) 
     return checked(prompts)
 
 
-def file_prompts(folder: str | Path, tasks: Sequence[str], counts: Mapping[str, int]) -> Prompts:
+def file_prompts(
+    folder: str | Path, tasks: Sequence[str], counts: Mapping[str, int], test_only: Collection[str] = ()
+) -> Prompts:
     """Questions of `<folder>/<split>/<task>.jsonl`, or of `<folder>/<task>.jsonl` divided here.
 
     Each line is an object in EAGLE's question format: `turns` (a list of strings), optionally
-    `question_id`, `category`, `reference`. `counts` bounds the questions a task of each split. Raises
-    InputError for a missing file, a line that is not such an object, or a prompt in two splits.
+    `question_id`, `category`, `reference`. `counts` bounds the questions a task of each split; those of
+    `test_only` are all test questions. Raises InputError for a missing file, a line that is not such an
+    object, or a prompt in two splits.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"prompts.path: {folder} is not a folder; give one with <task>.jsonl files")
     prompts: Prompts = {split: {} for split in counts}
     for task in tasks:
-        for split, conversations in _read_task(folder, task, counts).items():
+        wanted = {"test": counts["test"]} if task in test_only else counts
+        for split, conversations in _read_task(folder, task, wanted).items():
             prompts[split][task] = conversations[: counts[split]]
     return checked(prompts)
 
@@ -77,7 +82,8 @@ def _read_task(folder: Path, task: str, counts: Mapping[str, int]) -> dict[str, 
     single = folder / f"{task}.jsonl"
     if not single.is_file():
         raise InputError(f"prompts.tasks: no {task}.jsonl in prompts.path {folder}, nor in its split folders")
-    return divide(read_questions(single), task, counts)
+    questions = read_questions(single)
+    return divide(questions, task, counts) if "train" in counts else {"test": in_hash_order(questions, task)}
 
 
 def read_questions(path: str | Path) -> list[Conversation]:
@@ -126,10 +132,9 @@ def divide(
     The same file always gives the same splits. Of questions with the same text the first is kept.
     Raises InputError for fewer than four different questions.
     """
-    different = {world.normalised(question.turns): question for question in reversed(questions)}.values()
-    if len(different) < 4:
-        raise InputError(f"prompts of {task}: {len(different)} different questions; at least 4 are needed")
-    ordered = sorted(different, key=lambda question: _order(task, question.question_id))
+    ordered = in_hash_order(questions, task)
+    if len(ordered) < 4:
+        raise InputError(f"prompts of {task}: {len(ordered)} different questions; at least 4 are needed")
     divided, start = {}, 0
     for split, share in _SHARES.items():
         if split in splits:
@@ -137,6 +142,12 @@ def divide(
             divided[split] = ordered[start:end]
             start = end
     return {"train": ordered[start:], **divided}
+
+
+def in_hash_order(questions: Sequence[Conversation], task: str) -> list[Conversation]:
+    """Questions of different texts, the first of each, in the order of a hash of their ids."""
+    different = {world.normalised(question.turns): question for question in reversed(questions)}.values()
+    return sorted(different, key=lambda question: _order(task, question.question_id))
 
 
 def _order(task: str, question_id: Any) -> str:
@@ -157,24 +168,58 @@ def checked(prompts: Prompts) -> Prompts:
     return prompts
 
 
-def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[str], answers: Sequence[str]) -> list[int]:
-    """Token ids of a chat up to where the next answer starts, as the tokenizer's chat template has it.
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a conversation becomes text: the tokenizer's own chat template, unless said otherwise.
+
+    system: system prompt of every conversation. template: Jinja text instead of the tokenizer's. thinking:
+    the switch `enable_thinking` of templates that have one (Qwen3); None leaves it to the template.
+    """
+
+    system: str | None = None
+    template: str | None = None
+    thinking: bool | None = None
+
+
+def chat_format(system: str | None, template: str | None, thinking: str) -> ChatFormat:
+    """From the options of a stage: a template file, and on, off or template; InputError without the file."""
+    if template is not None and not Path(template).is_file():
+        raise InputError(f"responses.chat_template: {template}: no such file; give one with a Jinja template")
+    text = Path(template).read_text(encoding="utf-8") if template is not None else None
+    return ChatFormat(system, text, {"template": None, "on": True, "off": False}[thinking])
+
+
+OWN_FORMAT = ChatFormat()
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[str],
+    answers: Sequence[str],
+    form: ChatFormat = OWN_FORMAT,
+) -> list[int]:
+    """Token ids of a chat up to where the next answer starts, as the chat template has it.
 
     Args:
         turns: the user's turns so far, the one to be answered last.
         answers: the answers so far, one fewer.
+        form: what differs from the tokenizer's own chat template.
 
-    Raises InputError if the tokenizer has no chat template.
+    Raises InputError if there is no chat template.
     """
-    if not tokenizer.chat_template:
+    if not (form.template or tokenizer.chat_template):
         raise InputError(
             f"target.path: the tokenizer of {tokenizer.name_or_path or 'the target'} has no chat template; "
-            "add chat_template.jinja to its folder"
+            "give responses.chat_template, or add chat_template.jinja to its folder"
         )
-    messages = [{"role": "user", "content": turns[0]}]
+    messages = [{"role": "system", "content": form.system}] if form.system else []
+    messages.append({"role": "user", "content": turns[0]})
     for answer, turn in zip(answers, turns[1:], strict=True):
         messages.append({"role": "assistant", "content": answer})
         messages.append({"role": "user", "content": turn})
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    switches = {} if form.thinking is None else {"enable_thinking": form.thinking}
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=form.template, add_generation_prompt=True, tokenize=False, **switches
+    )
     # The template writes the special tokens itself.
     return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,67 @@
+"""Names of models, and what is said when the hub does not give them."""
+
+import sys
+import types
+
+import pytest
+
+from ltd.errors import InputError
+from ltd.hub import check_name, explain, identity, is_hub_id, local_folder, split_revision
+
+
+class GatedRepoError(OSError):
+    """Stands for huggingface_hub's error of this name."""
+
+
+class LocalEntryNotFoundError(OSError):
+    """Likewise."""
+
+
+def test_revisions(tmp_path):
+    assert split_revision("owner/name@abc") == ("owner/name", "abc")
+    assert split_revision("owner/name") == ("owner/name", None)
+    folder = tmp_path / "a@b"
+    folder.mkdir()
+    assert split_revision(folder) == (str(folder), None)
+    assert is_hub_id("owner/name@0e9e39f") and not is_hub_id("/a/b") and not is_hub_id("a/b/c")
+    with pytest.raises(InputError, match=r"target: \./x is neither a folder nor a hub id"):
+        check_name("target", "./x")
+
+
+@pytest.mark.parametrize(
+    "kind, said", [(GatedRepoError, "accept its licence"), (LocalEntryNotFoundError, "hf download o/n")]
+)
+def test_remedies_are_found_through_wrapped_errors(kind, said):
+    try:
+        try:
+            raise kind("long\ntext")
+        except kind as inner:
+            raise OSError("We could not connect\nand more") from inner
+    except OSError as error:
+        line = explain(error, "o/n@main")
+    assert said in line and "\n" not in line
+    assert explain(ValueError("first\nsecond"), "o/n") == "first"
+
+
+def test_heads_of_the_hub_come_as_a_folder(monkeypatch, tmp_path):
+    asked = []
+
+    def snapshot_download(name, revision, allow_patterns):
+        asked.append((name, revision, "config.json" in allow_patterns))
+        if name == "no/such":
+            raise GatedRepoError("403")
+        return str(tmp_path)
+
+    module = types.ModuleType("huggingface_hub")
+    module.snapshot_download = snapshot_download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    assert local_folder("owner/head@abc") == tmp_path and asked == [("owner/head", "abc", True)]
+    assert local_folder(tmp_path) == tmp_path
+    with pytest.raises(InputError, match=r"no/such: access is restricted; .*huggingface\.co/no/such"):
+        local_folder("no/such")
+
+
+def test_identity_of_models(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert len(identity(tmp_path)) == 16
+    assert identity("owner/name") == "owner/name@main" and identity("owner/name@abc") == "owner/name@abc"

@@ -1,0 +1,166 @@
+"""Loading with memory checked first, random weights from configurations alone, published heads imported."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from engine_models import random_model
+from ltd.draft_head.eagle3 import load_head, save_head
+from ltd.engine import memory
+from ltd.engine.controllers import StaticController
+from ltd.engine.decoding import decode, decode_autoregressive
+from ltd.engine.loading import load_engine
+from ltd.engine.memory import cache_bytes, plan_memory, weight_bytes
+from ltd.engine.model_loading import load_model, number_type
+from ltd.engine.target import TargetModel
+from ltd.errors import InputError
+from ltd.files import read_json
+from ltd.import_draft import ImportDraftOptions, import_draft
+from ltd.profile_latency import LatencyOptions, profile_latency
+from ltd.replay.latency import LatencyProfile
+from ltd.texts.responses import Responses
+from ltd.tracking import StageRun
+from saved_engine import save_engine
+from tiny_engine import tiny_answers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_engine(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shapes(folder, tmp_path_factory):
+    """The configurations alone."""
+    bare = tmp_path_factory.mktemp("shapes")
+    (bare / "draft").mkdir()
+    (bare / "config.json").write_bytes((folder / "target/config.json").read_bytes())
+    (bare / "draft/config.json").write_bytes((folder / "draft/config.json").read_bytes())
+    return bare
+
+
+def test_counted_bytes_are_those_of_the_model():
+    for architecture in ("llama", "qwen2"):  # qwen2 ties its embeddings
+        model = random_model(architecture)
+        counted = sum(weight.numel() * 4 for weight in model.parameters())
+        assert weight_bytes(model.config, torch.float32) == counted
+    target = TargetModel(random_model("qwen3"), max_context=100, max_tree=20, packed=False, script=False)
+    # The buffer's last slot is nobody's.
+    buffer = target.forward.cache.buffer[:, :, :-1]
+    assert cache_bytes(target.model.config, 121, torch.float32) == buffer.numel() * 4
+
+
+def test_a_model_without_room_is_refused_before_it_is_loaded(folder, monkeypatch):
+    plan = plan_memory(
+        AutoConfig.from_pretrained(folder / "target"), dtype=torch.float32, context=64, tree=16
+    )
+    monkeypatch.setattr(memory, "free_bytes", lambda device: plan.total - 1)
+    with pytest.raises(InputError, match=r"^memory: .*target needs about .* GiB .*cpu has .* GiB free; use"):
+        load_model(folder / "target", device="cpu", context=64, tree=16)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: plan.total)
+    assert load_model(folder / "target", device="cpu", context=64, tree=16) is not None
+
+
+def test_number_types(folder):
+    config, cpu = AutoConfig.from_pretrained(folder / "target"), torch.device("cpu")
+    config.dtype = torch.bfloat16
+    assert number_type("auto", config, cpu) == torch.float32
+    assert number_type("auto", config, torch.device("cuda")) == torch.bfloat16
+    assert number_type("float16", config, cpu) == torch.float16
+    assert load_model(folder / "target", device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_quantisation_needs_a_gpu(folder):
+    with pytest.raises(InputError, match="quantisation: 4bit needs a GPU"):
+        load_model(folder / "target", device="cpu", quantisation="4bit")
+
+
+@pytest.mark.parametrize("draft", [True, False], ids=["head's shape", "target's shape"])
+def test_random_weights_need_the_configurations_alone(shapes, draft):
+    target, drafter = load_engine(
+        shapes, shapes / "draft" if draft else None, beam=3, max_depth=3, weights="random", device="cpu"
+    )
+    assert target.tokenizer is None and drafter.head.config.draft_vocab_size == (12 if draft else 14)
+    settings = {"max_new_tokens": 20, "eos_ids": ()}
+    drafted = decode(target, drafter, StaticController(3, 6), [1, 2, 3], **settings)
+    assert drafted.tokens == decode_autoregressive(target, [1, 2, 3], **settings).tokens
+
+
+def test_context_follows_what_is_asked_within_the_models_limit(shapes):
+    settings = {"beam": 3, "max_depth": 3, "weights": "random", "device": "cpu"}
+    assert load_engine(shapes, None, max_context=77, **settings)[0].max_context == 77
+    target, drafter = load_engine(shapes, None, max_context=5000, **settings)
+    assert target.max_context == drafter.max_context == 256
+
+
+def test_a_head_must_be_named(folder):
+    with pytest.raises(InputError, match="draft: none given"):
+        load_engine(folder / "target", None, beam=3, max_depth=3, device="cpu")
+
+
+def test_profile_with_random_weights(shapes, tmp_path):
+    options = LatencyOptions(
+        target=str(shapes),
+        output=tmp_path / "profile.json",
+        weights="random",
+        device="cpu",
+        beam=3,
+        max_depth=3,
+        sizes=(1, 2, 4, 8),
+        context_lengths=(24, 48),
+        repetitions=2,
+        policy_network=(8,),
+    )
+    profile_latency(options, StageRun())
+    written = read_json(tmp_path / "profile.json")
+    assert written["weights"] == "random" and written["date"] and written["draft_hash"] == "random"
+    assert LatencyProfile.load(tmp_path / "profile.json").max_size == 8
+
+
+@pytest.fixture
+def answers(folder, tmp_path):
+    path = tmp_path / "responses.safetensors"
+    Responses.from_sequences(tiny_answers(TargetModel.load(folder / "target"), 4)).save(path)
+    return path
+
+
+def options_for(folder, draft, answers, output, **changes):
+    return ImportDraftOptions(
+        target=str(folder / "target"),
+        draft=str(draft),
+        responses=answers,
+        output=output,
+        probe_answers=3,
+        device="cpu",
+        **changes,
+    )
+
+
+def test_the_better_rotary_base_is_kept(folder, answers, tmp_path):
+    """A head whose configuration claims a base that it does not draft well with, as AngelSlim's do."""
+    target = TargetModel.load(folder / "target", device="cpu")
+    head = load_head(folder / "draft", target)
+    lengths = {}
+    for claimed in (10000.0, 3.0):
+        head.config = dataclasses.replace(head.config, rope_theta=claimed)
+        save_head(head, tmp_path / f"claims {claimed}")
+        output = tmp_path / f"imported {claimed}"
+        import_draft(options_for(folder, tmp_path / f"claims {claimed}", answers, output), StageRun())
+        report = read_json(output / "import.json")
+        lengths |= {float(theta): length for theta, length in report["acceptance_length"].items()}
+    assert set(lengths) == {10000.0, 3.0} and all(length >= 1 for length in lengths.values())
+    best = max(lengths, key=lengths.get)
+    assert report["rope_theta"] == best == load_head(output, target).config.rope_theta
+
+
+def test_a_given_rotary_base_is_not_questioned(folder, answers, tmp_path):
+    import_draft(
+        options_for(folder, folder / "draft", answers, tmp_path / "out", rope_theta=77.0), StageRun()
+    )
+    target = TargetModel.load(folder / "target", device="cpu")
+    assert load_head(tmp_path / "out", target).config.rope_theta == 77.0
+    assert list(read_json(tmp_path / "out/import.json")["acceptance_length"]) == ["77"]
