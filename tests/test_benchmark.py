@@ -89,7 +89,7 @@ def test_finished_prompts_are_not_decoded_again(options, results, monkeypatch):
     for number in (1, 4):
         (state / f"0000{number}.json").unlink()
     profile = LatencyProfile.load(options.profile)
-    engine = make_engine(options, profile, 0.0)
+    engine = make_engine(options, profile, 0.0, longest=20)
     prompts = select_prompts(Responses.load(options.responses), options.test_tasks, 3, options.seed)
     decoded = []
     monkeypatch.setattr(stage, "record", lambda *a: decoded.append(a[1:4]) or RECORD(*a))

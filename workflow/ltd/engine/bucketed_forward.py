@@ -73,6 +73,10 @@ class BucketedForward(LeanForward):
         self.rows = PaddedRows(max_tree + 1, model.device)
         self.row_buckets, self.context_buckets = row_buckets(max_tree + 1), context_buckets(max_context)
         self._one = torch.ones(1, 1, dtype=torch.bool, device=model.device)
+        # All passes leave their results here: one copy in memory, however many graphs there are.
+        self._logits = torch.zeros(max_tree + 1, *model.lm_head.weight.shape[:1]).to(self.mask)
+        width = len(self.network.tap_layers) * model.config.hidden_size
+        self._taps = torch.zeros(max_tree + 1, width).to(self.mask)
         if self.passes.captures:
             self._capture()
 
@@ -113,4 +117,8 @@ class BucketedForward(LeanForward):
         keys, values = self.cache.window(start, self.cache.scratch + context)
         mask = self.rows.mask(rows, context, self.mask.dtype)
         slots = self.cache.slots(start, rows)
-        return self.network(tokens, positions, slots, keys, values, mask, False, False)
+        passed = self.network(tokens, positions, slots, keys, values, mask, False, False)
+        results = self._logits.narrow(0, 0, rows), self._taps.narrow(0, 0, rows)
+        for buffer, result in zip(results, passed, strict=True):
+            buffer.copy_(result)
+        return results
