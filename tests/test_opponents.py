@@ -18,7 +18,7 @@ from ltd.opponents.calibration import calibrate, isotonic
 from ltd.opponents.decisions import Decisions
 from ltd.opponents.folders import load_opponent, load_rule
 from ltd.opponents.stopping import going_on, time_to_go
-from ltd.opponents.supervised import expected_regret
+from ltd.opponents.supervised import soft_cross_entropy
 from ltd.replay.simulator import simulate
 from ltd.replay.traces import Traces, true_path_ranks
 from ltd.rl.evaluation import evaluate
@@ -171,10 +171,26 @@ def test_calibration_undoes_an_overconfident_draft():
     traces = synthetic_traces(seed=3, sequences=300)
     honest = calibrate(traces)
     distorted = calibrate(dataclasses.replace(traces, scores=traces.scores * np.float32(0.5)))
-    for level, chance in product((1, 2), (0.2, 0.5, 0.8)):
-        assert honest.of_level(level, np.log(chance)) == pytest.approx(chance, abs=0.05)
-        assert distorted.of_level(level, np.log(chance) / 2) == pytest.approx(chance, abs=0.05)
-    assert (np.diff(honest.chances, axis=1) >= 0).all()
+    for place, chance in ((0, 0.5), (0, 0.8), (1, 0.2), (1, 0.3), (2, 0.1)):
+        assert honest.of_level(1, np.full((1, 3), np.log(chance)))[0, place] == pytest.approx(
+            chance, abs=0.05
+        )
+        halved = distorted.of_level(1, np.full((1, 3), np.log(chance) / 2))
+        assert halved[0, place] == pytest.approx(chance, abs=0.05)
+    assert (np.diff(honest.chances, axis=-1) >= 0).all()
+
+
+def test_calibration_knows_that_the_best_of_equals_is_better():
+    """All nodes of a level look alike, and only the first is ever right."""
+    traces = synthetic_traces(seed=3, sequences=40)
+    true_node = np.where(traces.true_node >= 0, np.array([0, 4, 20, 36, 52, 68]), -1).astype(np.int32)
+    scores = np.full_like(traces.scores, -2.0)
+    scores[:, [0, 4, 20, 36, 52, 68]] = -1.99
+    share = (true_node[:, 0] >= 0).mean()
+    chances = calibrate(dataclasses.replace(traces, scores=scores, true_node=true_node)).of_level(
+        1, np.full((1, 4), -2.0)
+    )
+    assert chances[0].tolist() == pytest.approx([share, 0, 0, 0], abs=1e-9)
 
 
 def test_the_rule_verifies_a_node_while_its_chance_pays_for_its_time(fitted):
@@ -207,10 +223,12 @@ def test_time_to_go_follows_the_cycles_to_the_end_of_the_answer():
     assert time_to_go(tokens, seconds, np.array([3, 2, 1, 2, 1]))[:5].tolist() == [4, 8, 3, 17, 7]
 
 
-def test_regret_is_zero_for_the_best_action_and_the_loss_for_another():
-    values = torch.tensor([[1.0, 3.0, 2.0]])
-    sure = 50 * torch.eye(3)
-    assert [float(expected_regret(sure[a : a + 1], values)) for a in range(3)] == pytest.approx([2, 0, 1])
+def test_soft_labels_prefer_the_best_mean_to_the_most_frequent_best():
+    """One action is slightly better nine times in ten, the other much better once: that one is worth more."""
+    values = torch.tensor([[0.1, 0.0]] * 9 + [[0.0, 1.5]])
+    outputs = torch.zeros(1, 2, requires_grad=True)
+    soft_cross_entropy(outputs.expand(10, 2), values).backward()
+    assert outputs.grad[0, 1] < 0 < outputs.grad[0, 0]
 
 
 def test_validation_says_what_was_chosen_and_attained(fitted):

@@ -1,8 +1,9 @@
 """Calibration of the draft: how often a node with some cumulative log-probability lies on the target's path.
 
-A head is not calibrated: on deep levels it is too sure of itself. For every level a monotone map from a
-node's cumulative log-probability to the share of such nodes that the target accepts is fitted to recorded
-trees (isotonic regression).
+A head is not calibrated: on deep levels it is too sure of itself, and where it is at a loss its best guess is
+still better than it says. For every level, and for the best node of it, the second and the others apart, a
+monotone map from a node's cumulative log-probability to the share of such nodes that the target accepts is
+fitted to recorded trees (isotonic regression).
 """
 
 from dataclasses import dataclass
@@ -16,24 +17,30 @@ from ltd.replay.traces import Traces, level_starts
 BINS = 64
 LEAST_LOG_PROBABILITY = -16.0
 ROWS_AT_ONCE = 4096
+# The best node of a level, the second, and all others.
+PLACES = 3
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Chance of acceptance by level: knots [B], ascending log-probabilities, and chances [D, B]; float64."""
+    """Chance of acceptance: knots [B], ascending log-probabilities, chances [D, PLACES, B]; float64."""
 
     knots: NDArray
     chances: NDArray
 
     def of_level(self, level: int, scores: NDArray) -> NDArray:
-        """Chances of nodes of `level` (from 1) by cumulative log-probability; linear between knots."""
-        return np.interp(scores, self.knots, self.chances[level - 1])
+        """Chances [N, n] of nodes of `level` (from 1) by log-probability [N, n], the best first."""
+        chances = np.empty(scores.shape)
+        for place, by_score in enumerate(self.chances[level - 1]):
+            nodes = slice(place, place + 1 if place < PLACES - 1 else None)
+            chances[:, nodes] = np.interp(scores[:, nodes], self.knots, by_score)
+        return chances
 
 
 def calibrate(traces: Traces) -> Calibration:
     """Fit to all nodes of the traces; levels that no continuation reaches get chances of zero."""
     starts = [*level_starts(traces.beam, traces.max_depth), traces.scores.shape[1]]
-    nodes = np.zeros((traces.max_depth, BINS))
+    nodes = np.zeros((traces.max_depth, PLACES, BINS))
     accepted = np.zeros_like(nodes)
     for first in range(0, len(traces), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
@@ -41,13 +48,22 @@ def calibrate(traces: Traces) -> Calibration:
         for level in range(traces.max_depth):
             # Past the end of an answer nothing is known about acceptance.
             known = traces.tokens_left[rows] > level
-            drafted = scores[known, starts[level] : starts[level + 1]]
-            nodes[level] += np.bincount(_bin(drafted), minlength=BINS)
+            drafted = -np.sort(-scores[known, starts[level] : starts[level + 1]], axis=1)
+            for place in range(PLACES):
+                these = drafted[:, place : place + 1 if place < PLACES - 1 else None]
+                nodes[level, place] += np.bincount(_bin(these), minlength=BINS)
             found = np.flatnonzero(true_node[:, level] >= 0)
-            accepted[level] += np.bincount(_bin(scores[found, true_node[found, level]]), minlength=BINS)
+            own = scores[found, true_node[found, level]]
+            better = (scores[found, starts[level] : starts[level + 1]] > own[:, None]).sum(axis=1)
+            places = np.minimum(better, PLACES - 1)
+            counts = np.bincount(places * BINS + _bin(own), minlength=PLACES * BINS)
+            accepted[level] += counts.reshape(PLACES, BINS)
     middle = (np.arange(BINS) + 0.5) / BINS
     knots = LEAST_LOG_PROBABILITY * middle[::-1] ** 2
-    chances = [_monotone(hits[::-1], count[::-1], knots) for hits, count in zip(accepted, nodes, strict=True)]
+    chances = [
+        [_monotone(*pair, knots) for pair in zip(hits[:, ::-1], count[:, ::-1], strict=True)]
+        for hits, count in zip(accepted, nodes, strict=True)
+    ]
     return Calibration(knots, np.array(chances))
 
 

@@ -9,7 +9,7 @@ from ltd.engine.controllers import Controller, StaticController
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
 from ltd.opponents import NAMES
-from ltd.opponents.calibration import Calibration
+from ltd.opponents.calibration import PLACES, Calibration
 from ltd.opponents.marginal_rule import MarginalRule, count_of_signs
 from ltd.opponents.rule_controller import RuleController
 from ltd.rl.policies import PolicyController
@@ -64,7 +64,7 @@ def load_rule(folder: Path) -> MarginalRule:
     tables = load_file(folder / TABLES)
     depth, beam = value["max_depth"], value["beam"]
     shapes = {
-        "chances": (depth, *tables["knots"].shape),
+        "chances": (depth, PLACES, *tables["knots"].shape),
         "seconds": (depth + 1, tables["seconds"].shape[1], len(value["sizes"])),
         "forecast": (depth, count_of_signs(beam, len(value["sizes"]))),
     }

@@ -68,7 +68,7 @@ class MarginalRule:
 class Growth:
     """Recalibrated chances of B growing drafts: of the best nodes so far, and of the newest level's beam.
 
-    beam_chances [B, W] descending; zero before the first level.
+    beam_chances [B, W], of the likeliest first; zero before the first level.
     """
 
     def __init__(self, drafts: int, calibration: Calibration, beam: int, sizes: tuple[int, ...]) -> None:
@@ -90,8 +90,9 @@ class Growth:
         """Add the levels up to `depth`; scores [B, pool(max_depth)] in pool order."""
         for level in range(self.depth + 1, depth + 1):
             new = scores[:, pool_size(self.beam, level - 1) : pool_size(self.beam, level)]
+            new = new[self._rows, np.argsort(-new, axis=1, kind="stable")]
             chances = self.calibration.of_level(level, new)
-            self.beam_chances = -np.sort(-chances, axis=1)[:, : self.beam]
+            self.beam_chances = chances[:, : self.beam]
             joined = np.concatenate([self._scores, new], axis=1)
             # Trees are cut by the draft's own scores, ties by place in the pool.
             best = np.argsort(-joined, axis=1, kind="stable")[:, : self._most]

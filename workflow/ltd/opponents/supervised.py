@@ -1,20 +1,24 @@
-"""Supervised policies: two small networks fitted to the best action of every recorded position.
+"""Supervised policies: two small networks fitted to the best actions of every recorded position.
 
-Classification with costs: the target is the action that brought most, and a wrong one costs what it brought
-less, so that positions where all actions are alike count for nothing. Where a draft should stop is learnt in
-rounds: first against the stop that turned out best in hindsight, then against the stops that the network
-itself would choose, because a network that cannot see ahead must not count on the best one.
+Classification with soft labels: an action is the label to a share that grows with what it brought. What was
+best is largely luck, and the action that is best most often need not be the one that brings most on average;
+at a high temperature the shares are nearly linear in what was brought, and so are their averages. Where a
+draft should stop is learnt in rounds, against the stops that the network itself would choose: one that cannot
+see ahead must not count on the stop that turns out best.
 """
 
 from torch import Tensor
 
 from ltd.opponents.stopping import Approach
 
-
-def expected_regret(outputs: Tensor, values: Tensor) -> Tensor:
-    """What is lost against the best action when actions are drawn by the outputs' softmax; mean over rows."""
-    chances = outputs.softmax(dim=-1)
-    return (values.amax(dim=-1) - (chances * values).sum(dim=-1)).mean()
+# In autoregressive steps saved: above most differences between actions.
+TEMPERATURE = 2.0
 
 
-SUPERVISED = Approach(expected_regret, differences=False)
+def soft_cross_entropy(outputs: Tensor, values: Tensor) -> Tensor:
+    """Cross-entropy of the outputs' softmax and the labels that the values of the actions make; mean."""
+    labels = (values / TEMPERATURE).softmax(dim=-1)
+    return -(labels * outputs.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+SUPERVISED = Approach(soft_cross_entropy, differences=False)
