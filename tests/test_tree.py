@@ -2,13 +2,15 @@
 themselves.
 """
 
+import math
+
 import pytest
 import torch
 
 from engine_models import random_drafter, random_head, random_target
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.engine.drafting import Drafter
-from ltd.engine.tree import DraftTree, PoolLayout, level_start, pool_size, tree_rows
+from ltd.engine.tree import DraftTree, TreeLayout, level_start, pool_size, root_paths, tree_rows
 
 CPU = torch.device("cpu")
 
@@ -17,7 +19,7 @@ def random_pool(beam, depth, seed, rounding=None):
     """Scores, tokens, paths, and the parent of every node (-1: the root), built one node at a time."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.full((pool_size(beam, depth),), float("-inf"))
-    parents, paths = [-1] * beam, torch.full((depth * beam, depth), -1)
+    parents, paths = [-1] * beam, root_paths(beam, depth, CPU)
 
     def steps(count):
         values = -torch.rand(count, generator=generator) * 2
@@ -32,7 +34,7 @@ def random_pool(beam, depth, seed, rounding=None):
             chain = [node]
             while parents[chain[-1]] >= 0:
                 chain.append(parents[chain[-1]])
-            paths[slot, : level - 1] = torch.tensor(chain[::-1])
+            paths[slot, 1:level] = torch.tensor(chain[::-1]) + 1
             first = start + rank * beam
             scores[first : first + beam] = scores[node] + steps(beam)
             parents += [node] * beam
@@ -49,11 +51,12 @@ def test_selected_trees_are_closed_and_rightly_connected(beam, depth, rounding):
     """With `rounding`, scores tie within and across levels, zero steps included."""
     for seed in range(3):
         scores, tokens, paths, parents = random_pool(beam, depth, seed, rounding)
-        layout = PoolLayout(beam, depth, CPU)
+        layout = TreeLayout(beam, depth, CPU)
+        with_root = torch.cat([torch.tensor([math.inf]), scores]), torch.cat([torch.tensor([77]), tokens])
         for size in (1, 2, 7, 60, 2000):
             nodes = sorted(sorted(range(len(scores)), key=lambda i: (-scores[i].item(), i))[:size])
-            tables = layout.levels, layout.parent_slots, paths, tokens, torch.tensor([77])
-            tree = DraftTree(*tree_rows(scores, size, *tables))
+            tables = layout.levels, layout.parent_slots, paths, with_root[1]
+            tree = DraftTree(*tree_rows(with_root[0], size, *tables))
             row_of = {-1: 0} | {node: row for row, node in enumerate(nodes, start=1)}
             assert tree.size == min(size, len(scores))
             assert tree.tokens.tolist() == [77, *tokens[nodes].tolist()]

@@ -16,7 +16,7 @@ from ltd.engine.kv_cache import KeyValueCache
 from ltd.engine.lean_forward import WARM_UP
 from ltd.engine.scripting import scripted
 from ltd.engine.target import DEFAULT_CONTEXT
-from ltd.engine.tree import DraftTree, PoolLayout, advance_beam, pool_size, tree_rows
+from ltd.engine.tree import DraftTree, TreeLayout, advance_beam, pool_size, root_paths, tree_rows
 from ltd.errors import InputError
 
 PREFIX_ROWS = 64
@@ -88,15 +88,17 @@ class Drafter:
         self._fresh_mask = own.repeat(1, depth - 1)
         self._mask = torch.zeros(beam, scratch + context, dtype=dtype, device=device)
         self._tree_mask = self._mask.narrow(1, scratch - nodes_seen, nodes_seen)
-        self.layout = PoolLayout(beam, depth, device)
-        nodes = pool_size(beam, depth)
-        self.tokens = torch.zeros(nodes, dtype=torch.int64, device=device)
-        self._paths = torch.full((depth * beam, depth), -1, dtype=torch.int64, device=device)
+        self.layout = TreeLayout(beam, depth, device)
+        # The root stands before the pool, and no node scores as high.
+        nodes = 1 + pool_size(beam, depth)
+        self._tree_tokens = torch.zeros(nodes, dtype=torch.int64, device=device)
+        self._tree_scores = torch.full((nodes,), float("inf"), device=device)
+        self.tokens, scores = self._tree_tokens[1:], self._tree_scores[1:]
+        self._paths = root_paths(beam, depth, device)
         width = 3 * self.head.config.target_hidden_size
         self._pending_taps = torch.zeros(context, width, dtype=dtype, device=device)
         self._pending_tokens = torch.zeros(context, dtype=torch.int64, device=device)
-        scores = torch.full((nodes,), float("-inf"), device=device)
-        self.state = DraftState(max_depth=depth, beam=beam, scores=scores)
+        self.state = DraftState(max_depth=depth, beam=beam, scores=scores.fill_(float("-inf")))
 
     @torch.inference_mode()
     def reset(self) -> None:
@@ -135,7 +137,7 @@ class Drafter:
             self.defer(taps, tokens)
         for first in range(0, self.pending, self.prefix_rows):
             self._prefix_pass(first, min(self.prefix_rows, self.pending - first))
-        self.root = self._pending_tokens.narrow(0, self.pending - 1, 1).clone()
+        self._tree_tokens[:1].copy_(self._pending_tokens.narrow(0, self.pending - 1, 1))
         self.pending = 0
         self._first_level()
 
@@ -173,9 +175,9 @@ class Drafter:
     @torch.inference_mode()
     def select(self, size: int) -> DraftTree:
         """Tree of the best `size` drafted nodes (all, if there are fewer) under the newest token."""
-        layout, scores = self.layout, self.state.scores.narrow(0, 0, self.state.pool)
+        layout, scores = self.layout, self._tree_scores.narrow(0, 0, 1 + self.state.pool)
         rows = self._tree_rows(
-            scores, size, layout.levels, layout.parent_slots, self._paths, self.tokens, self.root
+            scores, size, layout.levels, layout.parent_slots, self._paths, self._tree_tokens
         )
         return DraftTree(*rows)
 

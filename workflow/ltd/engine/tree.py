@@ -60,20 +60,34 @@ class DraftTree:
         return len(self.tokens) - 1
 
 
-class PoolLayout:
-    """Constant tables over the pool of a tree of beam W and maximum depth D."""
+class TreeLayout:
+    """Constant tables over the nodes of a tree of beam W and maximum depth D, the root before the pool.
+
+    Node 0 is the root, node i + 1 the pool's node i: the root is selected, gathered and compared like any
+    other node, which spares a dozen operations a tree.
+    """
 
     def __init__(self, beam: int, max_depth: int, device: torch.device) -> None:
-        """Tables [pool]: `levels` and `parent_slots`, the row of a node's parent in a [D * W] table of beam
-        nodes.
+        """Tables [1 + pool]: `levels`, and `parent_slots`, the row of a node's parent in a [D * W] table of
+        beam nodes.
 
         The first W rows of such a table stand for the root, the next W for the beam of level 1, and so on.
         """
-        indices = torch.arange(pool_size(beam, max_depth), device=device)
+        indices = torch.arange(-1, pool_size(beam, max_depth), device=device)
         deeper = (indices - beam).clamp(min=0)
         first = indices < beam
         self.levels = torch.where(first, 1, deeper // (beam * beam) + 2)
+        self.levels[0] = 0
         self.parent_slots = torch.where(first, 0, beam + deeper // beam)
+
+
+def root_paths(beam: int, max_depth: int, device: torch.device) -> Tensor:
+    """Paths int64 [D * W, 1 + D] of beam nodes before anything is drafted: a beam node's ancestor at each
+    level, itself included, the root at level 0, -1 below it.
+    """
+    paths = torch.full((max_depth * beam, 1 + max_depth), -1, dtype=torch.int64, device=device)
+    paths[:, 0] = 0
+    return paths
 
 
 def advance_beam(
@@ -82,9 +96,8 @@ def advance_beam(
     """Make the best W nodes of `level` its beam; their features [W, H], tokens [W] and scores [W].
 
     scores [pool], tokens [pool]; hidden [rows, H] of the pass that predicted them. Enters the beam in paths
-    int64 [D * W, D] (for every beam node, rows as in `PoolLayout`, the pool index of its ancestor at each
-    level, itself included, -1 below it) and in tree_mask [W, (D - 1) * W] (added to attention scores; the
-    columns of level 1 are the last, those of the newest level already show each node itself alone).
+    (see `root_paths`; rows as in `TreeLayout`) and in tree_mask [W, (D - 1) * W] (added to attention scores;
+    the columns of level 1 are the last, those of the newest level already show each node itself alone).
     """
     beam = tree_mask.shape[0]
     if level == 1:
@@ -99,42 +112,26 @@ def advance_beam(
         earlier.copy_(earlier.index_select(0, ranks))
     rows = paths.narrow(0, level * beam, beam)
     rows.copy_(paths.narrow(0, (level - 1) * beam, beam).index_select(0, ranks))
-    rows.select(1, level - 1).copy_(nodes)
+    rows.select(1, level).copy_(nodes + 1)
     return features, tokens.index_select(0, nodes), scores.index_select(0, nodes)
 
 
 def tree_rows(
-    scores: Tensor,
-    size: int,
-    levels: Tensor,
-    parent_slots: Tensor,
-    paths: Tensor,
-    tokens: Tensor,
-    root: Tensor,
+    scores: Tensor, size: int, levels: Tensor, parent_slots: Tensor, paths: Tensor, tokens: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Fields of the `DraftTree` of the best `size` of the drafted nodes; ancestors never score less than
     they.
 
-    scores [n] of the nodes drafted so far; levels and parent_slots as in `PoolLayout`, paths as in
-    `advance_beam`; tokens int64 [pool]: target ids; root int64 [1]: the token of the root.
+    scores [1 + n] of the root, which is infinite, and of the nodes drafted so far; tokens int64 [1 + pool];
+    levels and parent_slots as in `TreeLayout`, paths as in `root_paths`.
     """
-    nodes = torch.sort(top_nodes(scores, size))[0]
-    count = nodes.shape[0]
-    levels = levels.index_select(0, nodes)
+    nodes = torch.sort(top_nodes(scores, size + 1))[0]
+    depths = levels.index_select(0, nodes)
     parent_paths = paths.index_select(0, parent_slots.index_select(0, nodes))
-    columns = levels - 1
-    own = parent_paths.scatter(1, columns.unsqueeze(1), nodes.unsqueeze(1))
+    own = parent_paths.scatter(1, depths.unsqueeze(1), nodes.unsqueeze(1))
     # Node j is an ancestor of node i, or i itself, when it is what i's path passes at j's level.
-    ancestors = torch.ones([count + 1, count + 1], dtype=torch.bool, device=nodes.device)
-    ancestors.select(0, 0).narrow(0, 1, count).fill_(False)
-    ancestors.narrow(0, 1, count).narrow(1, 1, count).copy_(own.index_select(1, columns) == nodes)
-    above = (columns - 1).clamp(min=0).unsqueeze(1)
-    parent_nodes = parent_paths.gather(1, above).squeeze(1).masked_fill(columns == 0, -1)
-    parents = torch.searchsorted(nodes, parent_nodes, right=True)
-    zero = torch.zeros(1, dtype=torch.int64, device=nodes.device)
-    return (
-        torch.cat([root, tokens.index_select(0, nodes)]),
-        torch.cat([zero, levels]),
-        torch.cat([zero, parents]),
-        ancestors,
-    )
+    ancestors = own.index_select(1, depths) == nodes
+    # The level above; the root is its own parent.
+    above = (depths - 1).clamp_(min=0).unsqueeze(1)
+    parents = torch.searchsorted(nodes, parent_paths.gather(1, above).squeeze(1))
+    return tokens.index_select(0, nodes), depths, parents, ancestors
