@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 def command(*arguments, config=()):
     """Snakemake's command line with the toy configuration and files over it."""
     fixed = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "all"]
-    return [*fixed, "--configfile", str(ROOT / "tests/config.yaml"), *map(str, config), *arguments]
+    # Last, because --configfile takes everything that follows it for a file.
+    return [*fixed, *arguments, "--configfile", str(ROOT / "tests/config.yaml"), *map(str, config)]
 
 
 def environment():

@@ -33,7 +33,7 @@ def results(tmp_path_factory):
             "target": {"path": str(folder / "model")},
             "prompts": {"path": str(PROMPTS), "tasks": TASKS},
             "draft": {"draft_vocab_size": 200, "epochs": 1},
-            "rl": {"train_tasks": TASKS},
+            "rl": {"train_tasks": TASKS, "rounds": 0},
             "benchmark": {"test_tasks": TASKS, "max_new_tokens": 16},
         },
     )

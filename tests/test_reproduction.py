@@ -1,12 +1,16 @@
 """The whole pipeline at toy size, through Snakemake, as a user runs it."""
 
 import json
+import os
+import signal
+import subprocess
+import time
 
 import mlflow
 import pandas
 import pytest
 
-from pipeline import planned_rules, snakemake
+from pipeline import command, environment, planned_rules, snakemake
 
 STAGES = {
     "prepare_prompts",
@@ -90,3 +94,31 @@ def test_typo_stops_before_any_work(reproduction, tmp_path):
     result = snakemake(reproduction, config=[wrong])
     assert result.returncode != 0
     assert "config: rl.learning_rat: unknown key; did you mean learning_rate?" in result.stderr
+
+
+def test_killed_training_goes_on_from_its_checkpoint(reproduction, results, tmp_path):
+    longer = tmp_path / "longer.yaml"
+    longer.write_text("draft: {epochs: 40}\n")
+    checkpoint = results / "state/train_draft/checkpoint.pt"
+    run = subprocess.Popen(
+        command("train_draft", config=[longer]),
+        cwd=reproduction,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not checkpoint.is_file():
+        assert run.poll() is None, "finished before it could be killed"
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (results / "draft/model.safetensors").exists()
+    assert snakemake(reproduction, "--unlock", config=[longer]).returncode == 0
+    result = snakemake(reproduction, "train_draft", config=[longer])
+    assert result.returncode == 0, result.stderr[-5000:]
+    log = (results / "logs/train_draft.log").read_text()
+    assert "epoch 1/40" not in log and "epoch 40/40" in log
+    mlflow.set_tracking_uri(f"sqlite:///{reproduction}/results/mlflow.db")
+    runs = mlflow.search_runs(experiment_names=["smoke"], filter_string="tags.stage = 'train_draft'")
+    assert sorted(runs["status"]) == ["FINISHED", "FINISHED", "KILLED"]
