@@ -208,7 +208,7 @@ def test_batches_cover_every_sequence_once_and_change_by_epoch(inputs):
         ({"tap_layers": (1, 2)}, "train_draft.tap_layers: tapped hidden states"),
         ({"tap_layers": (1, 2, 4)}, "between 0 and 3"),
         ({"max_length": 2}, "no answer of two tokens or more"),
-        ({"target": "no/such/folder"}, "no/such/folder: no such folder"),
+        ({"target": "no/such/folder"}, "target: no/such/folder is neither a folder"),
         ({"responses": Path("nowhere.safetensors")}, "nowhere.safetensors: no such file"),
     ],
 )

@@ -48,7 +48,9 @@ else:
             draft=config["draft"]["path"],
             options=options(
                 "draft",
-                leave_out=[key for key in config["draft"] if key not in IMPORT_OPTIONS],
+                leave_out=[
+                    key for key in config["draft"] if key not in IMPORT_OPTIONS
+                ],
             ),
         shell:
             "python -m ltd.import_draft --target {params.target} --draft {params.draft:q}"
