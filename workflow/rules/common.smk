@@ -122,6 +122,14 @@ def options_of_chain(wildcards):
     return f"{own} {extra[wildcards.chain]}"
 
 
+def options_of_policies():
+    """The rl block, as far as it shapes what policies see, are and may do."""
+    chains_alone = ("paper_preset", "paper_tasks", "step_share")
+    return command_line(
+        {key: value for key, value in config["rl"].items() if key not in chains_alone}
+    )
+
+
 def settings_of_chain(wildcards):
     return f"{RESULTS}/tuning/best.json" if wildcards.chain == "ltd" else []
 

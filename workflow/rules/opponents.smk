@@ -4,14 +4,6 @@ from ltd.opponents import NAMES as OPPONENTS
 OPPONENT = f"{RESULTS}/opponents/{{opponent}}"
 
 
-def options_of_policies():
-    """The rl block, as far as it shapes what policies see, are and may do."""
-    chains_alone = ("paper_preset", "paper_tasks", "step_share")
-    return command_line(
-        {key: value for key, value in config["rl"].items() if key not in chains_alone}
-    )
-
-
 rule fit_opponent:
     input:
         traces=trace_file("train"),
