@@ -20,8 +20,7 @@ def grow(model: LlamaForCausalLM, layers: int, seed: int) -> LlamaForCausalLM:
     """Return a model of `layers` blocks that computes the same function.
 
     `layers` is a multiple of the model's own number of blocks; with factor r, block i becomes block r*i, and
-    r - 1 new silent blocks, drawn with `seed`, follow it. Blocks whose weights are held stay held. Raises
-    InputError when it is not a multiple.
+    r - 1 new silent blocks, drawn with `seed`, follow it. Raises InputError when it is not a multiple.
     """
     blocks = model.model.layers
     if layers % len(blocks):
