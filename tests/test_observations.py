@@ -29,7 +29,7 @@ SCORES = -np.asarray([[1, 2, 3, 4, 5, 6, 0, 0, 0, 0.0]])
 
 
 def test_widths_are_what_is_observed():
-    for part in PARTS:
+    for part in PARTS.keys() - {"machine"}:
         spec = ObservationSpec((part,), 2, 3, SIZES, 4)
         assert spec.observe(view(SCORES, 2)).shape == (1, spec.width), part
 

@@ -2,17 +2,19 @@
 
 The paper's observations (section 4) are the parts `nodes` (size policy) and `level` (depth policy) with
 `depth` and `length`. `levels` is a short summary that grows with the draft: a decision looks at the newest
-level alone, and a small network decides in some twenty microseconds.
+level alone, and a small network decides in some twenty microseconds. `machine` describes where a policy runs
+(`ltd.rl.machine`): it is no part of a draft, and whoever replays or loads such a policy adds it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
+from ltd.rl import machine
 
 # Brings sums of probabilities and entropies to the order of one.
 QUARTER = np.float32(0.25)
@@ -76,6 +78,13 @@ class ObservationSpec:
         for part in self.parts:
             if part not in PARTS:
                 raise InputError(f"observation part {part!r} is unknown; choose from {', '.join(PARTS)}")
+        if machine.PART in self.parts[:-1]:
+            raise InputError(f"observation part {machine.PART!r}: expected once, after all other parts")
+
+    @cached_property
+    def without_machine(self) -> "ObservationSpec":
+        """What changes from decision to decision: all parts but the machine, which comes last."""
+        return replace(self, parts=tuple(part for part in self.parts if part != machine.PART))
 
     @cached_property
     def width(self) -> int:
@@ -148,6 +157,12 @@ def _entropy(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
     out[:, 0] = view.entropy * QUARTER
 
 
+def _machine(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    raise InputError(
+        "observation part 'machine': a draft does not show it; give the policy its latency profile first"
+    )
+
+
 @dataclass(frozen=True)
 class _Part:
     """How wide a part is, and who writes it."""
@@ -165,4 +180,5 @@ PARTS: dict[str, _Part] = {
     "one_hot_depth": _Part(lambda spec: spec.max_depth + 1, _one_hot_depth),
     "length": _Part(lambda spec: 1, _length),
     "entropy": _Part(lambda spec: 1, _entropy),
+    machine.PART: _Part(lambda spec: machine.machine_width(spec.sizes), _machine),
 }

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
+from ltd.replay.latency import LatencyProfile
+from ltd.rl.machine import settled
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
 
 VERSION = 1
@@ -112,7 +114,8 @@ class Policy:
 
     kind `size` chooses among `actions` (sizes, ascending); kind `depth` among stop (0) and continue (1),
     asked at depths first_decision, first_decision + interval, ... below the largest depth; elsewhere drafting
-    goes on. `trained_on` holds hashes of traces, profile, target and draft head.
+    goes on. `trained_on` holds hashes of traces, profile, target and draft head. `machine` are the numbers
+    of the machine it was made for, where it observes the machine (`ltd.rl.machine`); otherwise empty.
     """
 
     kind: str
@@ -122,6 +125,7 @@ class Policy:
     first_decision: int = 0
     interval: int = 1
     trained_on: Mapping[str, str] = field(default_factory=dict)
+    machine: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         wanted = (self.spec.width, len(self.actions))
@@ -142,7 +146,7 @@ class Policy:
 
     def description(self) -> dict[str, Any]:
         """What policy.json says about this policy."""
-        rest = {name: getattr(self, name) for name in ("actions", "first_decision", "interval")}
+        rest = {name: getattr(self, name) for name in ("actions", "first_decision", "interval", "machine")}
         return {"observation": asdict(self.spec)} | rest | {"trained_on": dict(self.trained_on)}
 
 
@@ -173,6 +177,7 @@ def load_policy(folder: str | Path, kind: str) -> Policy:
         first_decision=entry["first_decision"],
         interval=entry["interval"],
         trained_on=entry["trained_on"],
+        machine=tuple(entry.get("machine", ())),
     )
 
 
@@ -195,9 +200,11 @@ class PolicyController:
             self._size_observer = observers[size.spec]
 
     @classmethod
-    def load(cls, folder: str | Path, name: str = "ltd") -> "PolicyController":
-        """Read both policies of a folder."""
-        return cls(load_policy(folder, "depth"), load_policy(folder, "size"), name)
+    def load(
+        cls, folder: str | Path, name: str = "ltd", profile: LatencyProfile | None = None
+    ) -> "PolicyController":
+        """Read both policies of a folder; `profile` is that of the machine to run on (`ltd.rl.machine`)."""
+        return cls(*(settled(load_policy(folder, kind), profile) for kind in ("depth", "size")), name)
 
     @property
     def weights(self) -> dict[str, int]:
