@@ -1,0 +1,141 @@
+"""What an experiment teaches whoever deploys its target and head on another engine.
+
+    python -m ltd.advise --experiment results/default
+
+From traces and latency profile alone: the best static setting in the terms of SGLang, vLLM and TensorRT-LLM,
+what it gains, what adapting every cycle adds, and whether speculation pays. Settings are chosen on the
+validation prompts; gains are replayed on the test prompts, with 95% intervals over prompts.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltd.errors import InputError
+from ltd.options import StageOptions, option, parse_options
+from ltd.replay.chains import chain_profile, chain_traces
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.oracle import oracle
+from ltd.replay.simulator import Simulation, simulate, static_grid
+from ltd.replay.traces import Traces
+from ltd.reporting.advice import Advice, render
+from ltd.rl.policies import DESCRIPTION, PolicyController
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseOptions(StageOptions):
+    """Options of the command."""
+
+    temperature: float = option(0.0, "temperature of the traces to read")
+    policies: Path | None = option(None, "folder of trained policies; none: the experiment's tuned ones")
+    max_size: int = option(60, "largest tree considered, as far as the profile goes")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Traces to choose settings on, traces to measure them on, the machine's profile."""
+
+    choosing: Traces
+    measuring: Traces
+    profile: LatencyProfile
+    held_out: bool
+
+    @classmethod
+    def load(cls, options: AdviseOptions) -> "Evidence":
+        """Read the files of an experiment; raises InputError naming what is missing.
+
+        Without traces of the test prompts the validation prompts serve twice.
+        """
+        profile = LatencyProfile.load(options.experiment / "latency" / "profile.json")
+        name = f"{{}}-t{options.temperature:g}-w{profile.beam}.safetensors"
+        folder = options.experiment / "traces"
+        choosing = Traces.load(folder / name.format("validation"))
+        test = folder / name.format("test")
+        return cls(choosing, Traces.load(test) if test.is_file() else choosing, profile, test.is_file())
+
+
+def best_tree(evidence: Evidence, max_size: int) -> tuple[int, int, float] | None:
+    """Depth, size and throughput of the fastest tree of two nodes or more; None where none was timed."""
+    largest = min(max_size, evidence.profile.max_size)
+    if largest < 2:
+        return None
+    depths = range(1, evidence.choosing.max_depth + 1)
+    return static_grid(evidence.choosing, evidence.profile, depths, range(2, largest + 1)).best()
+
+
+def best_chain(evidence: Evidence) -> tuple[int, float]:
+    """Length and throughput of the fastest chain, what was not recorded of it taken as rejected."""
+    longest = min(evidence.choosing.max_depth, evidence.profile.max_size)
+    chains, _ = chain_traces(evidence.choosing, unknown_accepted=False)
+    grid = static_grid(chains, chain_profile(evidence.profile), range(1, longest + 1), [longest])
+    length, _, throughput = grid.best()
+    return length, throughput
+
+
+def replay_settings(evidence: Evidence, tree: tuple[int, int] | None, chain: int) -> dict[str, Simulation]:
+    """Plain decoding, the settings and the oracle on the measuring traces; chains in both readings."""
+    traces, profile = evidence.measuring, evidence.profile
+    plain = static_grid(traces, profile, [0], [1]).setting(0, 1)
+    found = {"plain": plain, "oracle": oracle(traces, profile, range(1, profile.max_size + 1))}
+    for name, accepted in (("chain", False), ("chain at most", True)):
+        chains, narrow = chain_traces(traces, accepted)[0], chain_profile(profile)
+        found[name] = static_grid(chains, narrow, [chain], [chain]).setting(chain, chain)
+    if tree is not None:
+        found["tree"] = static_grid(traces, profile, [tree[0]], [tree[1]]).setting(*tree)
+    return found
+
+
+def replay_policies(folder: Path, evidence: Evidence) -> Simulation | None:
+    """The trained policies on the measuring traces, their own time charged; None where there are none."""
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    policies = PolicyController.load(folder)
+    weights = policies.weights
+    return simulate(
+        policies,
+        evidence.measuring,
+        evidence.profile.with_networks(weights),
+        depth_policy=policies.asked,
+        size_policy="size" in weights,
+    )
+
+
+def advise(options: AdviseOptions) -> str:
+    """Read, search, replay, and put into words; raises InputError for files that are absent or disagree."""
+    evidence = Evidence.load(options)
+    tree, (chain, of_chain) = best_tree(evidence, options.max_size), best_chain(evidence)
+    # A chain is what every engine can draft, and verified like a tree of its size.
+    tree = tree[:2] if tree is not None and tree[2] > of_chain else None
+    found = replay_settings(evidence, tree, chain)
+    folder = options.policies or options.experiment / "policies" / "ltd" / "best"
+    policies = replay_policies(folder, evidence)
+    if policies is not None:
+        found["policies"] = policies
+    exact = chain_traces(evidence.measuring, unknown_accepted=False)[1]
+    advice = Advice(
+        experiment=options.experiment,
+        profile=evidence.profile,
+        traces=evidence.measuring,
+        held_out=evidence.held_out,
+        tree=tree,
+        chain=chain,
+        chain_exact=float(exact.mean()),
+        simulations=found,
+        seed=options.seed,
+    )
+    return render(advice)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the options and print the advice; wrong input is one line and exit status 2."""
+    options = parse_options(AdviseOptions, __doc__, argv)
+    try:
+        print(advise(options))
+    except InputError as error:
+        print(f"advise: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
