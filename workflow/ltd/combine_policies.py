@@ -11,8 +11,7 @@ from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
 from ltd.rl.policy_folders import SETTINGS, load_pair, save_pair, scalars, validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides
-from ltd.rl.replay_walk import ReplayWorld
-from ltd.train_policy import of_tasks
+from ltd.train_policy import of_tasks, world_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +38,9 @@ def combine_policies(options: CombinePoliciesOptions, run: Any) -> None:
     traces = of_tasks(
         Traces.load(options.validation_traces), settings.train_tasks, str(options.validation_traces)
     )
-    world = ReplayWorld(traces, LatencyProfile.load(options.profile), settings.sizes)
-    world = world.with_networks({kind: trained.policy.network.weights for kind, trained in pair.items()})
+    machine = LatencyProfile.load(options.profile)
+    world = world_of(traces, machine, settings, options.seed, validating=True)
+    world = world.with_networks({kind: trained.policy.weights for kind, trained in pair.items()})
     validation = validate_pair(world, pair)
     save_pair(options.output, pair, validation, settings)
     run.metrics(scalars(validation))

@@ -71,7 +71,7 @@ class PolicyDepth:
         asked = self.policy.asked(walk.depth[lanes])
         lanes = lanes[asked]
         walk.decisions[lanes] += 1
-        rows = self._table.rows(walk.position[lanes], walk.depth[lanes])
+        rows = self._table.rows(walk.position[lanes], walk.depth[lanes], walk.machine[lanes])
         answer[asked] = self.policy.network.logits(rows).argmax(axis=1) == CONTINUE
         return answer
 
@@ -98,7 +98,7 @@ class PolicySize:
 
     def sizes(self, walk: Walk, lanes: np.ndarray) -> np.ndarray:
         """Ask the policy for every lane."""
-        rows = self._table.rows(walk.position[lanes], walk.depth[lanes])
+        rows = self._table.rows(walk.position[lanes], walk.depth[lanes], walk.machine[lanes])
         return self._actions[self.policy.network.logits(rows).argmax(axis=1)]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ltd.replay.simulator import static_grid
 from ltd.rl.choices import FixedSize, PolicyDepth, PolicySize, RandomDepth
 from ltd.rl.evaluation import Evaluation, evaluate, evaluate_choices
+from ltd.rl.machine import PART, machine_numbers
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE, STOP, Policy, PolicyNetwork
 from ltd.rl.policy_settings import PolicySettings
@@ -63,7 +64,8 @@ class Workshop:
         """The same traces and machine for other settings, whose networks are charged as they were timed."""
         workshop = replace(self, settings=settings)
         actions = {"size": len(settings.sizes), "depth": 2}
-        widths = {k: (workshop.spec(k).width, *settings.of(k, "network"), actions[k]) for k in KINDS}
+        seen = {kind: workshop.spec(kind).without_machine.width for kind in KINDS}
+        widths = {kind: (seen[kind], *settings.of(kind, "network"), actions[kind]) for kind in KINDS}
         weights = {kind: sum(a * b for a, b in pairwise(widths[kind])) for kind in KINDS}
         worlds = {name: getattr(self, name).with_networks(weights) for name in ("training", "validation")}
         return replace(workshop, **worlds)
@@ -73,7 +75,10 @@ class Workshop:
         settings = self.settings
         actions = settings.sizes if kind == "size" else (STOP, CONTINUE)
         schedule = (0, 1) if kind == "size" else (settings.first_decision, settings.interval)
-        return Policy(kind, network, self.spec(kind), actions, *schedule, self.trained_on)
+        spec, machine = self.spec(kind), ()
+        if PART in spec.parts:
+            machine = tuple(machine_numbers(self.training.measured, spec.sizes).tolist())
+        return Policy(kind, network, spec, actions, *schedule, self.trained_on, machine)
 
     def fixed_size(self) -> int:
         """The size of the first depth training: as set, otherwise that of the best static setting."""
@@ -83,6 +88,9 @@ class Workshop:
         """The environment in which one policy is trained against its counterpart."""
         world, settings = self.training, self.settings
         reward = Reward(settings.reward, world.step_seconds)
+        if len(world.family) > 1 and len(previous) == len(KINDS):
+            # Machines differ too much to start all from the same rate.
+            reward.attain(*evaluate_pair(world, previous).by_machine())
         common = {"lanes": settings.lanes, "whole_answers": settings.whole_answers, "seed": seed}
         if kind == "size":
             depth = PolicyDepth(previous["depth"].policy, world) if "depth" in previous else None
@@ -148,7 +156,8 @@ def met_observations(evaluation: Evaluation, spec: ObservationSpec, at_most: int
     """Observations [B, width] at the end of drafting of evenly chosen cycles."""
     chosen = np.linspace(0, len(evaluation.depth) - 1, min(at_most, len(evaluation.depth))).astype(int)
     table = evaluation.world.observations(spec)
-    return table.rows(evaluation.position[chosen], evaluation.depth[chosen])
+    machines = evaluation.answer[chosen] % len(evaluation.world.family)
+    return table.rows(evaluation.position[chosen], evaluation.depth[chosen], machines)
 
 
 def train_chain(

@@ -17,7 +17,8 @@ from ltd.rl.replay_walk import ReplayWorld, Walk
 class Evaluation:
     """The cycles of a replay over all answers; C cycles in no particular order.
 
-    answer, position, depth, size, tokens, seconds: [C]; size is 0 for plain steps.
+    answer, position, depth, size, tokens, seconds: [C]; size is 0 for plain steps. Over a family of machines
+    the answers take turns, answer i is decoded by machine i modulo their number.
     """
 
     world: ReplayWorld
@@ -29,6 +30,13 @@ class Evaluation:
     seconds: np.ndarray
 
     @cached_property
+    def plain_seconds(self) -> np.ndarray:
+        """Autoregressive step at every position of the traces, on the machine of its answer."""
+        world = self.world
+        machine = world.traces.sequence % len(world.family)
+        return world.latency.autoregressive[world.column(np.arange(len(machine)), machine)]
+
+    @cached_property
     def throughput(self) -> float:
         """Tokens per second over the whole workload."""
         return float(self.tokens.sum() / self.seconds.sum())
@@ -36,8 +44,7 @@ class Evaluation:
     @cached_property
     def speedup(self) -> float:
         """Throughput over that of plain autoregressive decoding of the same answers."""
-        world = self.world
-        return float(world.latency.autoregressive[world.context_length].sum() / self.seconds.sum())
+        return float(self.plain_seconds.sum() / self.seconds.sum())
 
     @cached_property
     def mean_of_ratios(self) -> float:
@@ -47,15 +54,20 @@ class Evaluation:
     @cached_property
     def task_speedups(self) -> dict[str, float]:
         """Speedup of every task."""
-        world, tasks = self.world, np.asarray(self.world.traces.tasks)
-        plain = world.latency.autoregressive[world.context_length]
-        task_of_position, task_of_cycle = tasks[world.traces.sequence], tasks[self.answer]
+        tasks, plain = np.asarray(self.world.traces.tasks), self.plain_seconds
+        task_of_position, task_of_cycle = tasks[self.world.traces.sequence], tasks[self.answer]
         return {
             str(task): float(
                 plain[task_of_position == task].sum() / self.seconds[task_of_cycle == task].sum()
             )
             for task in np.unique(tasks)
         }
+
+    def by_machine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and seconds on every machine of the family, [P] each."""
+        family = len(self.world.family)
+        tokens, seconds = (np.bincount(self.answer % family, x, family) for x in (self.tokens, self.seconds))
+        return tokens, seconds
 
     def summary(self) -> dict[str, float]:
         """The numbers that training curves show."""
@@ -75,8 +87,8 @@ def evaluate(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> Eva
 
 def evaluate_choices(world: ReplayWorld, depth: DepthChoice, size: SizeChoice) -> Evaluation:
     """As `evaluate`, for any two deciders."""
-    walk = Walk(world, world.starts)
     running = np.arange(len(world.starts))
+    walk = Walk(world, world.starts, running % len(world.family))
     cycles: list[tuple[np.ndarray, ...]] = []
     while len(running):
         draft(walk, running, depth)

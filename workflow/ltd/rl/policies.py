@@ -136,6 +136,12 @@ class Policy:
                 f"the network has {found[0]} and {found[1]}; the two files do not belong together"
             )
 
+    @property
+    def weights(self) -> int:
+        """Multiplications of a decision; the machine, which stands still, is in the bias when it is made."""
+        still = self.spec.width - self.spec.without_machine.width
+        return self.network.weights - still * self.network.layers[0][0].shape[0]
+
     def asked(self, depth: np.ndarray | int) -> np.ndarray | bool:
         """Tell whether the depth policy decides at `depth`; elsewhere drafting continues without it."""
         return (depth >= self.first_decision) & ((depth - self.first_decision) % self.interval == 0)

@@ -26,6 +26,9 @@ class PolicySettings:
     interval: int = option(1, "levels from one depth decision to the next")
     size_observation: tuple[str, ...] = option(COMPACT, "parts of the size policy's observation")
     depth_observation: tuple[str, ...] = option(COMPACT, "parts of the depth policy's observation")
+    machines: int = option(
+        0, "machines drawn around the measured one to train on, for the observation part `machine`; 0: none"
+    )
     top: int = option(3, "nodes of every level in the observation part `levels`")
     size_network: tuple[int, ...] = option((32, 32), "hidden layers of the size policy")
     depth_network: tuple[int, ...] = option((32, 32), "hidden layers of the depth policy")
@@ -99,6 +102,8 @@ def check(settings: PolicySettings) -> None:
         for part in getattr(settings, name):
             if part not in PARTS:
                 raise InputError(f"rl.{name}: {part!r} is unknown; choose from {', '.join(PARTS)}")
+    if settings.machines < 0:
+        raise InputError(f"rl.machines: {settings.machines}: expected 0 or more")
     if settings.reward not in rewards.KINDS:
         raise InputError(f"rl.reward: {settings.reward!r} is unknown; choose from {', '.join(rewards.KINDS)}")
     if settings.first_decision not in (0, 1):

@@ -99,10 +99,7 @@ class _FollowRate(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        env = self.env
-        if env.seconds > 0:
-            env.reward.attain(env.tokens, env.seconds)
-        env.tokens = env.seconds = 0.0
+        self.env.follow_rate()
         self.mean_reward = float(self.model.rollout_buffer.rewards.mean())
 
 
@@ -164,7 +161,7 @@ def _record(
     row = {
         "steps": float(model.num_timesteps),
         "reward": follow.mean_reward,
-        "rate": env.reward.rate,
+        "rate": float(np.mean(env.reward.rate)),
     } | numbers
     best.curves.append(row)
     report(row)

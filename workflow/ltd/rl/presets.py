@@ -1,9 +1,10 @@
-"""Named settings of policy training: the paper's own, a tenth of its steps, and the project's default."""
+"""Named settings of policy training: the project's default, the paper's, a tenth of it, and any machine's."""
 
 import dataclasses
 from typing import Any
 
-from ltd.rl.policy_settings import SettingsType
+from ltd.rl.machine import PART
+from ltd.rl.policy_settings import COMPACT, SettingsType
 
 PAPER: dict[str, Any] = {
     "reward": "throughput",
@@ -33,8 +34,19 @@ PAPER: dict[str, Any] = {
 }
 """The paper's section 4 and appendix; sizes and tasks come from config: they must suit machine and data."""
 
+CONDITIONED: dict[str, Any] = {
+    "machines": 64,
+    "size_observation": (*COMPACT, PART),
+    "depth_observation": (*COMPACT, PART),
+    "size_network": (64, 64),
+    "depth_network": (64, 64),
+    "rehearsal": 800,
+}
+"""Policies that observe the machine and train on a family of them: one pair for any machine."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "conditioned": CONDITIONED,
     "paper": PAPER,
     "paper-short": PAPER | {"size_steps": 10_000, "depth_steps": 100_000, "validations": 10},
 }

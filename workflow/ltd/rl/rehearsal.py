@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ltd.rl.machine import PREFIX_ROWS
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import PolicyNetwork
 from ltd.rl.policy_settings import PolicySettings
@@ -25,8 +26,11 @@ MINIBATCH = 256
 LEARNING_RATE = 3e-3
 # Falls geometrically from the first to the last step: no choice is given up before its outcomes are weighed.
 ENTROPY_COEFFICIENTS = (0.2, 0.01)
-# Tokens of a typical cycle: the rows that the next cycle's prefix pass processes.
-PREFIX_ROWS = 3
+# Share of its weight that an earlier minibatch keeps in the throughput attained: a mean over some twenty of
+# them, over fifty where every machine of a family has but its share of each.
+MEMORY, MEMORY_OF_FAMILY = 0.95, 0.98
+# What a machine has attained before the first minibatch, in plain steps.
+FIRST_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -36,34 +40,45 @@ class Outcomes:
     observations: of the size policy [N, D, F] at depths 1 .. D, of the depth policy [N, K, G] where it is
     asked. tokens, seconds [N, 1 + D, A] of a plain step (the same for all sizes) and of depths 1 .. D with
     each size, decisions included. stops [K + 1]: the depths at which a cycle may stop, the largest last.
+    machines [N], an array: the machine of every position, by its place in the family.
     """
 
     observations: dict[str, Tensor]
     tokens: Tensor
     seconds: Tensor
     stops: Tensor
+    machines: np.ndarray
 
 
 def outcomes(
-    world: ReplayWorld, specs: dict[str, ObservationSpec], settings: PolicySettings, positions: np.ndarray
+    world: ReplayWorld,
+    specs: dict[str, ObservationSpec],
+    settings: PolicySettings,
+    positions: np.ndarray,
+    machines: np.ndarray | None = None,
 ) -> Outcomes:
-    """Look up what can happen at some positions [N] in the replay table and the latency profile."""
-    positions, sizes = positions[:, None], np.asarray(settings.sizes)
+    """Look up what can happen at some positions [N] in the replay table and the latency profile.
+
+    machines: [N] places in the world's family; the first everywhere when None.
+    """
+    machines = np.zeros_like(positions) if machines is None else machines
+    positions, machines, sizes = positions[:, None], machines[:, None], np.asarray(settings.sizes)
     depths = np.arange(world.max_depth + 1)
     asked = np.arange(settings.first_decision, world.max_depth, settings.interval)
     decisions = np.minimum(np.searchsorted(asked, depths) + 1, len(asked))
     cells = positions[..., None], depths[:, None], sizes
-    context = world.context_length[cells[0]]
+    column = world.column(positions, machines)[..., None]
     drafted = (depths > 0)[:, None]
-    seconds = world.latency.cycle_seconds(cells[1], sizes, context, PREFIX_ROWS, decisions[:, None], drafted)
+    seconds = world.latency.cycle_seconds(cells[1], sizes, column, PREFIX_ROWS, decisions[:, None], drafted)
     return Outcomes(
         {
-            "size": _tensor(world.observations(specs["size"]).rows(positions, depths[1:])),
-            "depth": _tensor(world.observations(specs["depth"]).rows(positions, asked)),
+            "size": _tensor(world.observations(specs["size"]).rows(positions, depths[1:], machines)),
+            "depth": _tensor(world.observations(specs["depth"]).rows(positions, asked, machines)),
         },
         _tensor(world.table.tokens(*cells)),
         _tensor(seconds),
         torch.from_numpy(np.append(asked, world.max_depth)),
+        machines[:, 0],
     )
 
 
@@ -88,16 +103,21 @@ def rehearse(
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, settings.rehearsal)
     entropy = np.geomspace(*ENTROPY_COEFFICIENTS, settings.rehearsal)
-    tokens = seconds = 0.0
+    family = len(world.family)
+    memory, first_steps = (MEMORY, 0) if family == 1 else (MEMORY_OF_FAMILY, FIRST_STEPS)
+    tokens, seconds = np.full(family, first_steps), np.full(family, first_steps * world.step_seconds)
     for coefficient in tqdm(entropy.tolist(), desc="rehearsal", unit="step", leave=False):
-        batch = outcomes(world, specs, settings, rng.integers(len(world.traces), size=MINIBATCH))
+        positions = rng.integers(len(world.traces), size=MINIBATCH)
+        machines = rng.integers(family, size=MINIBATCH) if family > 1 else None
+        batch = outcomes(world, specs, settings, positions, machines)
         loss, brought = rehearsal_loss(actors, critics, batch, reward, coefficient)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        # A running mean over some twenty minibatches: the throughput that the policies now attain.
-        tokens, seconds = 0.95 * tokens + brought[0], 0.95 * seconds + brought[1]
+        # The throughput that the policies now attain on every machine.
+        met = [np.bincount(batch.machines, values, family) for values in brought]
+        tokens, seconds = memory * tokens + met[0], memory * seconds + met[1]
         reward.attain(tokens, seconds)
     return {kind: Training(_export(actors[kind]), _export(critics[kind])) for kind in specs}
 
@@ -108,15 +128,17 @@ def rehearsal_loss(
     batch: Outcomes,
     reward: Reward,
     entropy_coefficient: float,
-) -> tuple[Tensor, tuple[float, float]]:
-    """Minus the expected reward, with entropy bonus and critics' errors; and expected tokens and seconds."""
+) -> tuple[Tensor, tuple[np.ndarray, np.ndarray]]:
+    """Minus the expected reward, with entropy bonus and critics' errors; expected tokens and seconds, [N]."""
     seen, stops = batch.observations, batch.stops
     choices = actors["size"](seen["size"]).log_softmax(dim=-1)
     decisions = actors["depth"](seen["depth"]).log_softmax(dim=-1)
     # A plain step has no size: its outcome stands in every column, so any share will do.
     even = torch.full_like(choices[:, :1], 1 / choices.shape[-1])
     shares = torch.cat([even, choices.exp()], dim=1)[:, stops]
-    rewards = torch.from_numpy(reward(batch.tokens.numpy(), batch.seconds.numpy()))
+    rewards = torch.from_numpy(
+        reward(batch.tokens.numpy(), batch.seconds.numpy(), batch.machines[:, None, None])
+    )
     stop_values = (shares * rewards[:, stops]).sum(dim=-1)
     stopping, reach, decision_values = stopping_values(decisions, stop_values)
     drafted = stops > 0
@@ -126,8 +148,10 @@ def rehearsal_loss(
     errors = _critic_error(critics["depth"], seen["depth"], decision_values, reach)
     errors += _critic_error(critics["size"], seen["size"][:, levels], stop_values[:, drafted], verified)
     chances = (stopping[..., None] * shares).detach()
-    tokens, seconds = ((chances * brought[:, stops]).sum() for brought in (batch.tokens, batch.seconds))
-    return (0.5 * errors - gain).mean(), (float(tokens), float(seconds))
+    tokens, seconds = (
+        (chances * brought[:, stops]).sum(dim=(1, 2)).numpy() for brought in (batch.tokens, batch.seconds)
+    )
+    return (0.5 * errors - gain).mean(), (tokens, seconds)
 
 
 def stopping_values(decisions: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:

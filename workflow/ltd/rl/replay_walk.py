@@ -6,15 +6,17 @@ decides when a lane's draft stops and how much of it is verified.
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ltd.replay.dense_latency import dense_for
 from ltd.replay.latency import LatencyProfile
+from ltd.replay.latency_family import side_by_side
 from ltd.replay.table import ReplayTable
 from ltd.replay.traces import Traces
+from ltd.rl import machine
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
 
 # Parts that are cheaper to read from the scores than to keep for every position and depth.
@@ -24,25 +26,43 @@ ROWS_AT_ONCE = 4096
 
 
 class ReplayWorld:
-    """Traces and the latency profile of one machine, ready for look-ups; shared by all walks over them."""
+    """Traces and the latency profile of one machine, ready for look-ups; shared by all walks over them.
 
-    def __init__(self, traces: Traces, profile: LatencyProfile, sizes: tuple[int, ...]) -> None:
-        """Raises InputError when traces and profile do not belong together or the profile lacks a size."""
+    With a family of machines, every lane of a walk may be on another one, named by its place in the family.
+    """
+
+    def __init__(
+        self,
+        traces: Traces,
+        profile: LatencyProfile,
+        sizes: tuple[int, ...],
+        family: Sequence[LatencyProfile] = (),
+    ) -> None:
+        """family: machines to walk on instead of that of `profile`, with its times of decisions.
+
+        Raises InputError when traces and profile do not belong together or the profile lacks a size.
+        """
         self.traces, self.profile, self.sizes = traces, profile, tuple(sizes)
-        self._measured = profile
+        self.measured = profile
+        self.family = tuple(family) or (profile,)
         self.max_depth = traces.max_depth
         self.table = ReplayTable(traces)
-        self.latency = dense_for(traces, profile, max(sizes))
+        self.latency = side_by_side([dense_for(traces, one, max(sizes)) for one in self.family])
+        self._contexts = len(self.latency.autoregressive) // len(self.family)
         self.starts = traces.starts
         self.context_length = np.asarray(traces.context_length, dtype=np.int64)
         self.tokens_left = np.asarray(traces.tokens_left, dtype=np.int64)
         self.step_seconds = float(self.latency.autoregressive[self.context_length].mean())
         self._observations: dict[ObservationSpec, ObservationTable] = {}
 
+    def column(self, positions: np.ndarray, machines: np.ndarray | int = 0) -> np.ndarray:
+        """Column of the latency tables at positions on machines of the family; the two broadcast."""
+        return self.context_length[positions] + np.asarray(machines) * self._contexts
+
     def with_networks(self, weights: Mapping[str, int]) -> "ReplayWorld":
         """The same traces where a decision costs what networks of so many weights, by kind, were timed at."""
         world = copy.copy(self)
-        world.profile = profile = self._measured.with_networks(weights)
+        world.profile = profile = self.measured.with_networks(weights)
         policies = {name: getattr(profile, name) for name in ("depth_policy", "size_policy")}
         world.latency = replace(self.latency, **policies)
         return world
@@ -50,15 +70,21 @@ class ReplayWorld:
     def observations(self, spec: ObservationSpec) -> "ObservationTable":
         """Return the observations of `spec` at every position and depth, made once."""
         if spec not in self._observations:
-            self._observations[spec] = ObservationTable(self.traces, spec)
+            machines = None
+            if machine.PART in spec.parts:
+                machines = np.stack([machine.machine_numbers(one, spec.sizes) for one in self.family])
+            self._observations[spec] = ObservationTable(self.traces, spec.without_machine, machines)
         return self._observations[spec]
 
 
 class ObservationTable:
-    """Observations by (position, depth): summaries are computed once, plain parts when asked for."""
+    """Observations by (position, depth): summaries are computed once, plain parts when asked for.
 
-    def __init__(self, traces: Traces, spec: ObservationSpec) -> None:
-        self.traces, self.spec = traces, spec
+    `machines` [P, M] float32, where the policy observes the machine, are the numbers of each.
+    """
+
+    def __init__(self, traces: Traces, spec: ObservationSpec, machines: np.ndarray | None = None) -> None:
+        self.traces, self.spec, self.machines = traces, spec, machines
         shape = (len(traces), traces.max_depth + 1, spec.width)
         self._rows: np.ndarray | None = None
         if math.prod(shape) * 4 <= MAX_TABLE_BYTES and not PLAIN_PARTS.issuperset(spec.parts):
@@ -74,8 +100,18 @@ class ObservationTable:
                 table[positions, depth] = self._observe(positions, depth, levels)
         return table
 
-    def rows(self, positions: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """Return observations [..., width] float32 of (position, depth) pairs, which broadcast."""
+    def rows(self, positions: np.ndarray, depth: np.ndarray, machines: np.ndarray | int = 0) -> np.ndarray:
+        """Return observations [..., width] float32 of (position, depth) pairs, which broadcast.
+
+        machines: places in the family, of the same shape as the positions, or one for all.
+        """
+        seen = self._of_drafts(positions, depth)
+        if self.machines is None:
+            return seen
+        numbers = self.machines[np.broadcast_to(machines, seen.shape[:-1])]
+        return np.concatenate([seen, numbers], axis=-1)
+
+    def _of_drafts(self, positions: np.ndarray, depth: np.ndarray) -> np.ndarray:
         if self._rows is not None:
             return self._rows[positions, depth]
         positions, depth = np.broadcast_arrays(positions, depth)
@@ -99,12 +135,15 @@ class Walk:
     """L lanes, each somewhere in an answer with a draft of some depth in progress.
 
     position [L] index into the traces, depth [L] levels drafted so far in the running cycle,
-    decisions [L] times the depth policy was asked in it, rows [L] true rows the next prefix pass processes.
+    decisions [L] times the depth policy was asked in it, rows [L] true rows the next prefix pass processes,
+    machine [L] place of each lane's machine in the world's family.
     """
 
-    def __init__(self, world: ReplayWorld, position: np.ndarray) -> None:
+    def __init__(self, world: ReplayWorld, position: np.ndarray, machines: np.ndarray | None = None) -> None:
+        """machines: [L]; the first of the family everywhere when None."""
         self.world = world
         lanes = len(position)
+        self.machine = np.zeros(lanes, dtype=np.int64) if machines is None else machines
         self.position = np.array(position, dtype=np.int64)
         self.depth = np.zeros(lanes, dtype=np.int64)
         self.decisions = np.zeros(lanes, dtype=np.int64)
@@ -132,7 +171,7 @@ class Walk:
         seconds = world.latency.cycle_seconds(
             depth,
             sizes,
-            world.context_length[position],
+            world.column(position, self.machine[lanes]),
             self.rows[lanes],
             self.decisions[lanes],
             size_decisions * (depth > 0),

@@ -21,19 +21,23 @@ class Reward:
 
     step_seconds: seconds of one autoregressive step of the profile.
     rate: tokens per autoregressive step that a cycle's time is worth; `marginal` alone uses it, and the
-    training loop moves it to the throughput that the pair attains.
+    training loop moves it to the throughput that the pair attains. Over a family of P machines every one has
+    its own rate, [P].
     """
 
     kind: str
     step_seconds: float
-    rate: float = 1.0
+    rate: float | np.ndarray = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"reward: {self.kind!r} is unknown; choose from {', '.join(KINDS)}")
 
-    def __call__(self, tokens: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-        """Return the reward of cycles that emitted `tokens` in `seconds`; same shape, float32."""
+    def __call__(self, tokens: np.ndarray, seconds: np.ndarray, machines: np.ndarray | int = 0) -> np.ndarray:
+        """Return the reward of cycles that emitted `tokens` in `seconds`; same shape, float32.
+
+        machines: places in the family, which broadcast.
+        """
         steps = seconds / self.step_seconds
         if self.kind == "throughput":
             value = tokens / steps
@@ -42,12 +46,17 @@ class Reward:
         elif self.kind == "time":
             value = -steps
         else:
-            value = tokens - self.rate * steps
+            rate = self.rate if np.ndim(self.rate) == 0 else self.rate[machines]
+            value = tokens - rate * steps
         return np.asarray(value, dtype=np.float32)
 
-    def attain(self, tokens: float, seconds: float) -> None:
-        """Move the rate to the throughput just attained: one step of Dinkelbach's iteration."""
-        self.rate = float(tokens / seconds * self.step_seconds)
+    def attain(self, tokens: float | np.ndarray, seconds: float | np.ndarray) -> None:
+        """Move the rate to the throughput just attained: one step of Dinkelbach's iteration.
+
+        For a family: tokens and seconds [P] of every machine.
+        """
+        rate = tokens / seconds * self.step_seconds
+        self.rate = rate if np.ndim(rate) else float(rate)
 
 
 def best_rate(tokens: np.ndarray, seconds: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:

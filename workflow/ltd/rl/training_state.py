@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
@@ -57,7 +58,7 @@ class State:
             "fingerprint": self.fingerprint,
             "segment": segment,
             "timesteps": model.num_timesteps,
-            "rate": reward.rate,
+            "rate": np.asarray(reward.rate).tolist(),
             "best_steps": best.best_steps,
             "curves": best.curves,
         }
@@ -83,7 +84,8 @@ class State:
         model.policy.load_state_dict(weights)
         _restore_optimiser(model.policy.optimizer, tensors)
         model.num_timesteps = numbers["timesteps"]
-        reward.rate = numbers["rate"]
+        rate = numbers["rate"]
+        reward.rate = np.array(rate) if isinstance(rate, list) else rate
         networks = [PolicyNetwork.load(self.folder / f"{name}.safetensors") for name in ("actor", "critic")]
         return numbers["segment"], Training(*networks, numbers["best_steps"], numbers["curves"])
 

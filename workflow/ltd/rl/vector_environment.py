@@ -1,8 +1,8 @@
-"""Hundreds of replayed environments stepped at once in numpy, for Stable-Baselines3.
+"""Hundreds of replayed environments stepped at once in numpy, or a live one, for Stable-Baselines3.
 
 Both environments follow the paper's formulation (section 4): the depth policy decides after every draft pass
 and is paid when it stops; the size policy decides once a cycle. The other policy is part of the environment.
-An episode is one cycle or one answer.
+An episode is one cycle or one answer. What a cycle brings and costs is up to the world, replayed or live.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from ltd.rl.choices import DepthChoice, RandomDepth, SizeChoice, draft
+from ltd.rl.live_walk import LiveWalk, LiveWorld
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE
 from ltd.rl.replay_walk import ReplayWorld, Walk
@@ -20,18 +21,23 @@ from ltd.rl.rewards import Reward
 
 # A size environment must not wait for ever for a depth policy that only takes plain steps.
 MAX_PLAIN_STEPS = 32
+# A machine of a family sees few cycles between two updates: earlier ones keep this share of their weight.
+MEMORY = 0.8
+
+World = ReplayWorld | LiveWorld
 
 
 class ReplayVecEnv(VecEnv):
-    """L lanes that walk along the answers of a `ReplayWorld`; what both environments share.
+    """L lanes that walk along the answers of a world; what both environments share. A live world has one.
 
     Observations are float32 [L, spec.width]. Episodes end by themselves and are never cut off, so no terminal
-    observations are given. `tokens` and `seconds` add up cycles finished since they were last set to zero.
+    observations are given. Over a family of machines, every lane is on one, drawn when it is reseeded.
+    `tokens` and `seconds` [P] add up the finished cycles of every machine for the reward's rate.
     """
 
     def __init__(
         self,
-        world: ReplayWorld,
+        world: World,
         spec: ObservationSpec,
         reward: Reward,
         actions: int,
@@ -46,13 +52,30 @@ class ReplayVecEnv(VecEnv):
         super().__init__(lanes, box, spaces.Discrete(actions))
         self.all_lanes = np.arange(lanes)
         self._infos: list[dict[str, Any]] = [{} for _ in range(lanes)]
-        self.tokens = self.seconds = 0.0
+        machines = len(world.family)
+        self.tokens, self.seconds = np.zeros(machines), np.zeros(machines)
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
         """Start all lanes afresh, anywhere in the answers, from a seed."""
         self.rng = np.random.default_rng(seed)
-        self.walk = Walk(self.world, self.rng.integers(len(self.world.traces), size=self.num_envs))
+        roots = self.rng.integers(len(self.world.context_length), size=self.num_envs)
+        if isinstance(self.world, LiveWorld):
+            self.walk = LiveWalk(self.world, roots)
+        else:
+            family = len(self.world.family)
+            machines = self.rng.permutation(self.num_envs) % family if family > 1 else None
+            self.walk = Walk(self.world, roots, machines)
+
+    def follow_rate(self) -> None:
+        """Tell the reward the throughput of the finished cycles, of every machine of a family by itself."""
+        if len(self.tokens) > 1:
+            if self.tokens.all():
+                self.reward.attain(self.tokens, self.seconds)
+                self.tokens, self.seconds = MEMORY * self.tokens, MEMORY * self.seconds
+        elif self.seconds[0] > 0:
+            self.reward.attain(self.tokens[0], self.seconds[0])
+            self.tokens[0] = self.seconds[0] = 0.0
 
     def reset(self) -> np.ndarray:
         """Bring every lane to its next decision."""
@@ -75,15 +98,16 @@ class ReplayVecEnv(VecEnv):
         raise NotImplementedError
 
     def _observe(self) -> np.ndarray:
-        return self._table.rows(self.walk.position, self.walk.depth)
+        return self._table.rows(self.walk.position, self.walk.depth, self.walk.machine)
 
     def _finish(self, lanes: np.ndarray, sizes: np.ndarray, decisions: int) -> tuple[np.ndarray, np.ndarray]:
         """Finish cycles, put lanes whose answer is over at the start of others; return rewards and dones."""
         tokens, seconds, ended = self.walk.finish(lanes, sizes, decisions)
-        self.tokens += tokens.sum()
-        self.seconds += seconds.sum()
+        machines = self.walk.machine[lanes]
+        self.tokens += np.bincount(machines, tokens, len(self.tokens))
+        self.seconds += np.bincount(machines, seconds, len(self.seconds))
         self.walk.place(lanes[ended], self.rng.choice(self.world.starts, size=ended.sum()))
-        return self.reward(tokens, seconds), ended if self.whole_answers else np.ones_like(ended)
+        return self.reward(tokens, seconds, machines), ended if self.whole_answers else np.ones_like(ended)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -113,7 +137,7 @@ class DepthVecEnv(ReplayVecEnv):
 
     def __init__(
         self,
-        world: ReplayWorld,
+        world: World,
         spec: ObservationSpec,
         reward: Reward,
         size: SizeChoice,
@@ -151,7 +175,7 @@ class SizeVecEnv(ReplayVecEnv):
 
     def __init__(
         self,
-        world: ReplayWorld,
+        world: World,
         spec: ObservationSpec,
         reward: Reward,
         depth: DepthChoice | None = None,
