@@ -17,6 +17,7 @@ from ltd.errors import InputError
 from ltd.files import file_hash, read_json
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
+from ltd.replay.latency_family import draw_family
 from ltd.replay.traces import Traces
 from ltd.rl.co_adaptation import KINDS, Pair, Workshop, train_policy_of
 from ltd.rl.policy_folders import load_pair, save_pair, scalars, validate_pair
@@ -67,8 +68,19 @@ def open_workshop(
         "target": training.target_hash,
         "draft": training.draft_hash,
     }
-    worlds = [ReplayWorld(part, machine, settings.sizes) for part in (training, validation)]
+    worlds = [
+        world_of(part, machine, settings, seed, validating)
+        for part, validating in ((training, False), (validation, True))
+    ]
     return Workshop(*worlds, settings, trained_on, seed).with_settings(settings)
+
+
+def world_of(
+    traces: Traces, machine: LatencyProfile, settings: PolicySettings, seed: int, validating: bool
+) -> ReplayWorld:
+    """Replay on the measured machine, or on a family around it; that of validation has other machines."""
+    family = draw_family(machine, settings.machines, (seed, int(validating))) if settings.machines else ()
+    return ReplayWorld(traces, machine, settings.sizes, family)
 
 
 def of_tasks(traces: Traces, tasks: tuple[str, ...], name: str) -> Traces:
