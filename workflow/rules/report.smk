@@ -10,9 +10,36 @@ FIGURES = [
 ]
 
 
+# One answer of the benchmark, cycle by cycle, static and learned side by side.
+rule walk_answer:
+    input:
+        target=TARGET_FILES,
+        runs=rules.benchmark.output.runs,
+        cycles=rules.benchmark.output.cycles,
+        responses=f"{RESULTS}/responses/test-t0.safetensors",
+    output:
+        report(
+            f"{RESULTS}/report/answer.html",
+            caption="../report/answer.rst",
+            category="Report",
+        ),
+    log:
+        f"{RESULTS}/logs/walk_answer.log",
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        target=target_name,
+        options=common_options(threads=1),
+    shell:
+        "python -m ltd.walk_answer --target {params.target} --runs {input.runs}"
+        " --cycles {input.cycles} --responses {input.responses} --output {output}"
+        " {params.options} 2>&1 | tee {log}"
+
+
 rule report:
     input:
         rules.benchmark.output,
+        answer=rules.walk_answer.output,
         grid=rules.grid_search.output,
         profile=rules.profile_latency.output,
         policies=expand(f"{CHAIN}/best", chain=CHAINS),

@@ -51,6 +51,7 @@ def write_report(results: Results, experiment: Path, drawn: set[str]) -> str:
             "of ltd (measured) and of the oracle (replayed) on test prompts; areas are shares of cycles.",
         ),
         _figure("choices", drawn, "What ltd chooses, in cycles that gained little and much (per cent)."),
+        _answer(experiment),
         *_clock(results, drawn),
         *_paper(results),
         *_training(results, drawn),
@@ -59,6 +60,11 @@ def write_report(results: Results, experiment: Path, drawn: set[str]) -> str:
         *_costs(experiment),
     ]
     return "\n\n".join(section for section in sections if section)
+
+
+def _answer(experiment: Path) -> str:
+    found = (experiment / "report" / "answer.html").is_file()
+    return "[A walk through one answer](answer.html), cycle by cycle." if found else ""
 
 
 def _figure(name: str, drawn: set[str], caption: str) -> str:
