@@ -1,10 +1,13 @@
-"""Gymnasium environments `ltd/Depth-v0` and `ltd/Size-v0`: one lane of the vectorised replay.
+"""Gymnasium environments `ltd/Depth-v0` and `ltd/Size-v0`, in replay or on the decoding engine.
 
     import gymnasium, ltd.rl.environments
     env = gymnasium.make("ltd/Depth-v0", traces="train.safetensors", profile="profile.json", size=8)
+    env = gymnasium.make("ltd/Depth-v0", backend="live", target="target", draft="draft",
+                         responses="train.safetensors", profile="profile.json", size=8)
 
 They follow the paper's formulation (section 4): the depth policy answers stop (0) or continue (1) after every
-level and is paid when it stops; the size policy chooses one of `sizes` for every finished draft.
+level and is paid when it stops; the size policy chooses one of `sizes` for every finished draft. The back end
+`live` decodes and measures time, as in the paper; `replay` looks both up and is some thousand times faster.
 """
 
 from pathlib import Path
@@ -14,24 +17,73 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from ltd.engine.drafting import Drafter
+from ltd.engine.loading import load_engine
+from ltd.engine.target import DEFAULT_TREE, TargetModel
+from ltd.errors import InputError
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
 from ltd.rl.choices import FixedDepth, FixedSize
+from ltd.rl.live_walk import LiveWorld
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policy_settings import COMPACT, SIZES
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
-from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv
+from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv, World
+from ltd.texts.responses import Responses
+
+NEEDED = {"replay": ("traces",), "live": ("target", "draft", "responses")}
 
 
-class _ReplayEnv(gymnasium.Env[np.ndarray, np.int64]):
-    """What both environments share: traces and profile from files or as objects, observation, reward."""
+def open_world(
+    backend: str, profile: LatencyProfile | str | Path, sizes: tuple[int, ...], **sources: Any
+) -> World:
+    """Make the world of a back end from files or from objects.
+
+    `replay` needs `traces`; `live` needs `target` (a folder, hub id or `TargetModel`), `draft` (a folder or
+    `Drafter`) and `responses`, and takes `temperature` and the options device, dtype and quantisation of
+    `load_engine`. Raises InputError for an unknown back end or a missing source.
+    """
+    if backend not in NEEDED:
+        raise InputError(f"backend: {backend!r} is unknown; choose from {', '.join(NEEDED)}")
+    missing = [name for name in NEEDED[backend] if sources.get(name) is None]
+    if missing:
+        raise InputError(f"{missing[0]}: missing; the back end {backend} needs {', '.join(NEEDED[backend])}")
+    if not isinstance(profile, LatencyProfile):
+        profile = LatencyProfile.load(profile)
+    if backend == "replay":
+        traces = sources["traces"]
+        return ReplayWorld(traces if isinstance(traces, Traces) else Traces.load(traces), profile, sizes)
+    return _live_world(profile, sizes, **sources)
+
+
+def _live_world(
+    profile: LatencyProfile,
+    sizes: tuple[int, ...],
+    target: TargetModel | str | Path,
+    draft: Drafter | str | Path,
+    responses: Responses | str | Path,
+    temperature: float = 0.0,
+    **options: Any,
+) -> LiveWorld:
+    if not isinstance(responses, Responses):
+        responses = Responses.load(responses)
+    if not isinstance(target, TargetModel):
+        longest = max((len(answer.tokens) for answer in responses.sequences()), default=1)
+        shape = {"beam": profile.beam, "max_depth": profile.max_depth}
+        limits = {"max_context": longest, "max_tree": max(DEFAULT_TREE, *sizes)}
+        target, draft = load_engine(target, draft, **shape, **limits, **options)
+    return LiveWorld(target, draft, responses, profile, sizes, temperature)
+
+
+class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """What both environments share: back end, observation, reward."""
 
     def __init__(
         self,
-        traces: Traces | str | Path,
-        profile: LatencyProfile | str | Path,
         *,
+        profile: LatencyProfile | str | Path,
+        backend: str = "replay",
         sizes: tuple[int, ...] = SIZES,
         observation: tuple[str, ...] = COMPACT,
         top: int = 3,
@@ -39,15 +91,15 @@ class _ReplayEnv(gymnasium.Env[np.ndarray, np.int64]):
         rate: float = 1.0,
         whole_answers: bool = True,
         seed: int = 0,
-        **counterpart: Any,
+        counterpart: dict[str, Any],
+        **sources: Any,
     ) -> None:
-        """rate: what a second is worth under the reward `marginal`, in tokens an autoregressive step."""
-        if not isinstance(traces, Traces):
-            traces = Traces.load(traces)
-        if not isinstance(profile, LatencyProfile):
-            profile = LatencyProfile.load(profile)
-        world = ReplayWorld(traces, profile, tuple(sizes))
-        spec = ObservationSpec(tuple(observation), traces.beam, traces.max_depth, tuple(sizes), top)
+        """rate: what a second is worth under the reward `marginal`, in tokens an autoregressive step;
+        sources: see `open_world`.
+        """
+        sizes = tuple(sizes)
+        world = open_world(backend, profile, sizes, **sources)
+        spec = ObservationSpec(tuple(observation), world.profile.beam, world.max_depth, sizes, top)
         pay = Reward(reward, world.step_seconds, rate)
         common = {"lanes": 1, "whole_answers": whole_answers, "seed": seed}
         self._lane = self._build(world, spec, pay, common, **counterpart)
@@ -55,7 +107,7 @@ class _ReplayEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.action_space = spaces.Discrete(int(self._lane.action_space.n))
 
     def _build(
-        self, world: ReplayWorld, spec: ObservationSpec, reward: Reward, common: dict[str, Any]
+        self, world: World, spec: ObservationSpec, reward: Reward, common: dict[str, Any]
     ) -> ReplayVecEnv:
         raise NotImplementedError
 
@@ -74,38 +126,44 @@ class _ReplayEnv(gymnasium.Env[np.ndarray, np.int64]):
         return observations[0], float(rewards[0]), bool(dones[0]), False, {}
 
 
-class DepthEnv(_ReplayEnv):
+class DepthEnv(_PolicyEnv):
     """Stop or continue after every level, against a fixed size."""
 
+    def __init__(self, *, size: int = 8, first_decision: int = 1, interval: int = 1, **common: Any) -> None:
+        """The other options are those of both environments."""
+        counterpart = {"size": size, "first_decision": first_decision, "interval": interval}
+        super().__init__(counterpart=counterpart, **common)
+
     def _build(
         self,
-        world: ReplayWorld,
+        world: World,
         spec: ObservationSpec,
         reward: Reward,
         common: dict[str, Any],
-        size: int = 8,
-        first_decision: int = 1,
-        interval: int = 1,
+        size: int,
+        **schedule: int,
     ) -> ReplayVecEnv:
-        counterpart = FixedSize(size, decisions=1)
-        schedule = {"first_decision": first_decision, "interval": interval}
-        return DepthVecEnv(world, spec, reward, counterpart, **schedule, **common)
+        return DepthVecEnv(world, spec, reward, FixedSize(size, decisions=1), **schedule, **common)
 
 
-class SizeEnv(_ReplayEnv):
+class SizeEnv(_PolicyEnv):
     """Choose a size for every draft, whose depth is fixed or, when None, drawn uniformly from 1 upwards."""
 
+    def __init__(self, *, depth: int | None = None, **common: Any) -> None:
+        """The other options are those of both environments."""
+        super().__init__(counterpart={"depth": depth}, **common)
+
     def _build(
         self,
-        world: ReplayWorld,
+        world: World,
         spec: ObservationSpec,
         reward: Reward,
         common: dict[str, Any],
-        depth: int | None = None,
+        depth: int | None,
     ) -> ReplayVecEnv:
-        counterpart = None if depth is None else FixedDepth(depth)
-        return SizeVecEnv(world, spec, reward, counterpart, **common)
+        return SizeVecEnv(world, spec, reward, None if depth is None else FixedDepth(depth), **common)
 
 
-gymnasium.register("ltd/Depth-v0", entry_point="ltd.rl.environments:DepthEnv")
-gymnasium.register("ltd/Size-v0", entry_point="ltd.rl.environments:SizeEnv")
+# Live rewards are measured times: the same seed and actions need not give the same ones.
+for _name, _entry in (("Depth", "DepthEnv"), ("Size", "SizeEnv")):
+    gymnasium.register(f"ltd/{_name}-v0", entry_point=f"ltd.rl.environments:{_entry}", nondeterministic=True)
