@@ -8,18 +8,14 @@ min_version("9.0")
 configfile: f"{workflow.basedir}/config.yaml"
 
 
-include: "workflow/rules/common.smk"
-include: "workflow/rules/prompts.smk"
-include: "workflow/rules/target.smk"
-include: "workflow/rules/draft.smk"
-include: "workflow/rules/latency.smk"
-include: "workflow/rules/traces.smk"
-include: "workflow/rules/policies.smk"
-include: "workflow/rules/tuning.smk"
-include: "workflow/rules/baselines.smk"
-include: "workflow/rules/opponents.smk"
-include: "workflow/rules/benchmark.smk"
-include: "workflow/rules/report.smk"
+# Both give OUTCOME, open_parent_run, close_parent_run and print_outcome.
+if config.get("experiments"):
+
+    include: "workflow/experiments.smk"
+
+else:
+
+    include: "workflow/experiment.smk"
 
 
 onstart:
@@ -43,4 +39,4 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report/report.md",
+        OUTCOME,

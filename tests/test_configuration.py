@@ -120,7 +120,7 @@ BLOCKS = {
 # Keys that choose inputs in the rules, and are no option of the stage.
 RULE_KEYS = {
     "target": {"path"},
-    "draft": {"path", "rope_theta", "probe_answers"},
+    "draft": {"path", "rope_theta", "probe_answers", "processes"},
     "rl": {"paper_preset", "paper_tasks"},
 }
 

@@ -173,7 +173,8 @@ def stage_run(stage: str, options: Any) -> Iterator[StageRun]:
     A stage that runs several times within a reproduction (one policy after another) is told apart by its
     `output` option, which becomes part of the run's name.
     """
-    if mlflow is None:
+    # Of several processes of one training the first speaks for all.
+    if mlflow is None or int(os.environ.get("RANK", "0")) > 0:
         yield StageRun(active=False)
         return
     experiment = Path(options.experiment)

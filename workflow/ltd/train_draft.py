@@ -18,6 +18,7 @@ from torch import Tensor
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.draft_head.features import cache_bytes, cached_source, online_source
 from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, target_like
+from ltd.draft_head.processes import Processes
 from ltd.draft_head.trainer import Corpus, Recipe, Trainer, chain_count
 from ltd.draft_head.training import choose_draft_vocabulary
 from ltd.engine.model_loading import load_model
@@ -62,7 +63,13 @@ class TrainDraftOptions(StageOptions):
 def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     """Train, validate, write the best epoch. Raises InputError for options that cannot work."""
     _check_options(options)
+    processes = Processes.join(options.device)
     model = load_target(options)
+    if processes.count > 1 and hasattr(model, "hf_device_map"):
+        raise InputError(
+            f"draft.processes: {processes.count} processes need the target whole on each GPU, and it "
+            "does not fit; use 1, which spreads it over all of them"
+        )
     shape = head_config(model, options)
     train = load_sequences(options.responses, shape.vocab_size, options.max_length)
     validation = load_sequences(options.validation, shape.vocab_size, options.max_length)
@@ -71,11 +78,15 @@ def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     head = initial_head(shape, model, ids)
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     key = _input_key(options)
-    trainer = Trainer(recipe, head, _output_weight(model)[ids], options.state, key, run)
-    history = trainer.train(
-        _corpus("train", train, model, shape, options, key),
-        _corpus("validation", validation, model, shape, options, key),
+    trainer = Trainer(recipe, head, _output_weight(model)[ids], options.state, key, run, processes)
+    named = (("train", train), ("validation", validation))
+    corpora = processes.main_first(
+        lambda: [_corpus(name, sequences, model, shape, options, key) for name, sequences in named]
     )
+    history = trainer.train(*corpora)
+    processes.part()
+    if not processes.main:
+        return
     best = trainer.best_epoch()
     run.figure(acceptance_figure(history, best), "acceptance.png")
     _write(

@@ -29,6 +29,7 @@ def check_configuration():
 check_configuration()
 
 RESULTS = f"results/{config['experiment']}"
+OUTCOME = f"{RESULTS}/report/report.md"
 # The head learns from the answers to `draft`, the policies from those to `train`.
 REPLAYED = ["train", "validation", "test"]
 SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED
@@ -75,6 +76,12 @@ def options(block, leave_out=(), tree=False, threads=None):
     """Render one block of the configuration as flags, with the common ones; `tree` adds beam and depth."""
     own = {key: value for key, value in config[block].items() if key not in leave_out}
     return f"{common_options(threads)} {command_line(config['tree'] if tree else {})} {command_line(own)}"
+
+
+def program(module, processes):
+    """Start a stage, in several processes of this machine when asked to."""
+    several = f"torch.distributed.run --standalone --nproc-per-node {processes} -m"
+    return f"python -m {several} {module}" if processes > 1 else f"python -m {module}"
 
 
 def prompt_files(split):

@@ -16,13 +16,14 @@ if config["draft"]["path"] is None:
             "../../envs/ltd.yaml"
         threads: workflow.cores
         resources:
-            gpu=1,
+            gpu=config["draft"]["processes"],
         params:
             target=target_name,
+            program=program("ltd.train_draft", config["draft"]["processes"]),
             state=f"{RESULTS}/state/train_draft",
-            options=options("draft", leave_out=["path", *IMPORT_OPTIONS]),
+            options=options("draft", leave_out=["path", "processes", *IMPORT_OPTIONS]),
         shell:
-            "python -m ltd.train_draft --target {params.target} --responses {input.train}"
+            "{params.program} --target {params.target} --responses {input.train}"
             " --validation {input.validation} --output {output} --state {params.state}"
             " {params.options} 2>&1 | tee {log}"
 

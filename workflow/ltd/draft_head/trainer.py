@@ -13,7 +13,8 @@ from tqdm import tqdm
 from ltd.draft_head.checkpoint import EMBEDDING
 from ltd.draft_head.eagle3 import Eagle3Head, save_head
 from ltd.draft_head.features import FeatureSource, pad_tokens
-from ltd.draft_head.training import acceptance, plan_chains, unroll, unroll_hits, unroll_loss
+from ltd.draft_head.processes import Processes
+from ltd.draft_head.training import acceptance, plan_chains, taught_rows, unroll, unroll_hits, unroll_loss
 from ltd.files import atomic_path
 from ltd.target_training.muon import Muon
 from ltd.texts.responses import Sequence
@@ -91,9 +92,17 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, head: Eagle3Head, output_weight: Tensor, state: Path, key: str, run: StageRun
+        self,
+        recipe: Recipe,
+        head: Eagle3Head,
+        output_weight: Tensor,
+        state: Path,
+        key: str,
+        run: StageRun,
+        processes: Processes | None = None,
     ) -> None:
         self.recipe, self.head, self.run, self.key = recipe, head, run, key
+        self.processes = processes or Processes()
         self.output_weight, self.target_dtype = output_weight.float(), output_weight.dtype
         self.device = head.fc.weight.device
         self.checkpoint, self.best_folder = state / "checkpoint.pt", state / "best"
@@ -104,15 +113,22 @@ class Trainer:
     def train(self, train: Corpus, validation: Corpus) -> list[dict[str, Any]]:
         """Train to the end, from the last checkpoint if any; returns the validation of every epoch."""
         self._resume()
+        self.processes.wait()  # nobody reads what the main process already writes
         while self.epoch < self.recipe.epochs:
             batches = epoch_batches(train.sequences, self.recipe.batch_rows, self.recipe.seed, self.epoch)
             progress = tqdm(
-                batches, desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}", unit="batch", mininterval=2
+                batches,
+                desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}",
+                unit="batch",
+                mininterval=2,
+                disable=not self.processes.main,
             )
             for index, members in enumerate(progress):
                 if index < self.done:
                     continue
-                loss = self._step(self._batch(train, members), index / len(batches))
+                share = self.processes.share(members)
+                batch = self._batch(train, share) if share else None
+                loss = self._step(batch, index / len(batches))
                 self.done += 1
                 if self.done % CHECKPOINT_EVERY == 0 and self.done < len(batches):
                     self._save()
@@ -126,13 +142,24 @@ class Trainer:
         """The validation of the epoch that was kept."""
         return max(self.history, key=lambda row: row["acceptance_length"])
 
-    def _step(self, batch: Batch, position: float) -> float:
+    def _step(self, batch: Batch | None, position: float) -> float:
+        """One optimiser step on this process's share of a batch; returns the loss of the whole batch."""
         factor = self._rate((self.epoch + position) / self.recipe.epochs)
         for optimiser, rate in self.optimisers:
             optimiser.param_groups[0]["lr"] = rate * factor
             optimiser.zero_grad()
+        loss, rows = (None, 0) if batch is None else self._backward(batch)
+        mean = self.processes.average(self.head.parameters(), loss, rows)
+        for optimiser, _ in self.optimisers:
+            optimiser.step()
+        self.step += 1
+        return mean
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, int]:
+        """Add the gradient of the mean loss; return that mean and the number of rows it is over."""
         # A generator for every step: a continued run draws what an undisturbed one would.
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        seed = self.recipe.seed * 1_000_003 + self.step
+        generator = torch.Generator().manual_seed(seed + 1_000_000_007 * self.processes.rank)
         steps, weight = self.recipe.unroll_steps, self.recipe.step_weight
         chains = plan_chains(batch.prompt_lengths, batch.lengths, steps, weight, generator)
         teacher, teacher_rows = self._teacher(batch)
@@ -140,10 +167,8 @@ class Trainer:
             outputs = unroll(self.head, self.head.fuse(batch.taps), batch.tokens, chains)
             loss = unroll_loss(self.head, outputs, chains, teacher, teacher_rows)
         loss.backward()
-        for optimiser, _ in self.optimisers:
-            optimiser.step()
-        self.step += 1
-        return loss.item()
+        wanted = taught_rows(chains, teacher_rows, len(outputs)) if self.processes.count > 1 else []
+        return loss, sum(int((row >= 0).sum()) for row in wanted)
 
     @torch.no_grad()
     def _teacher(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -177,7 +202,8 @@ class Trainer:
 
     def _finish_epoch(self, validation: Corpus) -> None:
         row = {"epoch": self.epoch + 1} | self.validate(validation)
-        if not self.history or row["acceptance_length"] > self.best_epoch()["acceptance_length"]:
+        better = not self.history or row["acceptance_length"] > self.best_epoch()["acceptance_length"]
+        if better and self.processes.main:
             # Half precision: decoding may pack the weights, and drafts must not depend on whether it does.
             half = torch.bfloat16 if self.target_dtype == torch.bfloat16 else torch.float16
             save_head(self.head, self.best_folder, half)
@@ -211,6 +237,8 @@ class Trainer:
         return {"acceptance": mean, "acceptance_length": length, "tasks": tasks}
 
     def _save(self) -> None:
+        if not self.processes.main:
+            return
         state = {
             "key": self.key,
             "head": {name: value for name, value in self.head.state_dict().items() if name != EMBEDDING},

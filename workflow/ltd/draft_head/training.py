@@ -137,18 +137,21 @@ def unroll_loss(
     teacher [N, Vd]: distributions of the target within the draft vocabulary. teacher_rows [B, S] says
     which of them follows each token of a sequence, -1 where none counts.
     """
-    hidden, wanted = [], []
-    for step, states in enumerate(outputs):
-        alive = chains.alive(step)
-        after = (chains.rows[:, : alive.shape[1]] + 1 + step).clamp(max=teacher_rows.shape[1] - 1)
-        teacher_row = teacher_rows.gather(1, after)
-        select = alive & (teacher_row >= 0)
-        hidden.append(states[select])
-        wanted.append(teacher_row[select])
-    rows = torch.cat(hidden)
+    wanted = taught_rows(chains, teacher_rows, len(outputs))
+    rows = torch.cat([states[row >= 0] for states, row in zip(outputs, wanted, strict=True)])
     if not len(rows):
         return rows.sum()
-    return F.cross_entropy(head.logits(rows), teacher[torch.cat(wanted)])
+    return F.cross_entropy(head.logits(rows), teacher[torch.cat([row[row >= 0] for row in wanted])])
+
+
+def taught_rows(chains: Chains, teacher_rows: Tensor, steps: int) -> list[Tensor]:
+    """For every step the teacher's row of every chain, aligned with `chains.alive(step)`; -1: none counts."""
+    wanted = []
+    for step in range(steps):
+        alive = chains.alive(step)
+        after = (chains.rows[:, : alive.shape[1]] + 1 + step).clamp(max=teacher_rows.shape[1] - 1)
+        wanted.append(teacher_rows.gather(1, after).where(alive, -1))
+    return wanted
 
 
 @torch.no_grad()

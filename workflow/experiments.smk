@@ -1,0 +1,92 @@
+# Several experiments in one DAG, the rules of each under its name, and a table across them.
+import sys
+from pathlib import Path
+
+from ltd import experiment_files, tracking
+from ltd.errors import InputError
+from ltd.options import command_line
+
+try:
+    EXPERIMENTS = experiment_files.configurations(
+        config, Path(workflow.basedir) / "workflow"
+    )
+except InputError as error:
+    sys.exit(f"config: {error}")
+
+OVERVIEW = "results/overview.md"
+OUTCOME = [
+    OVERVIEW,
+    *(f"results/{experiment}/report/report.md" for experiment in EXPERIMENTS),
+]
+
+
+def for_every_experiment(settings):
+    """Repeat settings by rule (of a profile, say) for the rules of every experiment."""
+    own = {
+        f"{experiment}_{rule}": value
+        for experiment in EXPERIMENTS
+        for rule, value in settings.items()
+    }
+    return {**settings, **own}
+
+
+limits = workflow.resource_settings
+limits.overwrite_threads = for_every_experiment(limits.overwrite_threads)
+limits.overwrite_resources = for_every_experiment(limits.overwrite_resources)
+
+for name, settings in EXPERIMENTS.items():
+    module_name, prefix = f"experiment_{name}", f"{name}_"
+
+    module:
+        name: module_name
+        snakefile:
+            "experiment.smk"
+        config:
+            settings
+
+    use rule * from module_name as prefix*
+
+
+# Reads what every experiment's report reads.
+rule overview:
+    input:
+        [f"results/{experiment}/report/report.md" for experiment in EXPERIMENTS],
+    output:
+        table="results/overview.csv",
+        text=report(OVERVIEW, caption="report/overview.rst", category="Overview"),
+    log:
+        "results/overview.log",
+    conda:
+        "../envs/ltd.yaml"
+    params:
+        output=lambda wildcards, output: str(Path(output.table).parent),
+        options=command_line(
+            {
+                "experiments": [f"results/{experiment}" for experiment in EXPERIMENTS],
+                "targets": [
+                    experiment_files.target_label(c) for c in EXPERIMENTS.values()
+                ],
+                "heads": [
+                    experiment_files.head_label(c) for c in EXPERIMENTS.values()
+                ],
+            }
+        ),
+    shell:
+        "python -m ltd.overview --output {params.output} {params.options} 2>&1 | tee {log}"
+
+
+def open_parent_run():
+    for experiment, settings in EXPERIMENTS.items():
+        tracking.open_parent(Path("results") / experiment, settings)
+
+
+def close_parent_run(status):
+    for experiment in EXPERIMENTS:
+        tracking.close_parent(Path("results") / experiment, status)
+
+
+def print_outcome():
+    """Print the table across experiments, when there is one."""
+    if Path(OVERVIEW).is_file():
+        print(Path(OVERVIEW).read_text())
+        print("reports: results/<experiment>/report/report.md")

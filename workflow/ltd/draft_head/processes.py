@@ -1,0 +1,88 @@
+"""Data-parallel training: several processes, one a GPU, each with its share of every batch.
+
+Started by `torchrun` or `accelerate launch`, which say through the environment who is who; without them there
+is one process and nothing here does anything. Every process holds target and head whole. The sum over
+processes is that of one process with the whole batch: gradients are weighed by the rows that they come from.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ltd.devices import resolve_device
+
+# One process may compute the target's features while the others wait.
+PATIENCE = timedelta(hours=12)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Processes:
+    """The processes of one training: `count` of them, this one number `rank`."""
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
+
+    @classmethod
+    def join(cls, device: str) -> "Processes":
+        """Meet the others, where the environment says that there are any; choose this process's GPU."""
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count == 1:
+            return cls()
+        cuda = resolve_device(device).type == "cuda"
+        if cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+        return cls(dist.get_rank(), count)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of a batch; neighbours, alike in length, go to different processes."""
+        return items[self.rank :: self.count]
+
+    def average(self, parameters: Iterable[nn.Parameter], loss: Tensor | None, rows: int) -> float:
+        """Replace gradients of a mean over this process's `rows` by those over everybody's; return that loss.
+
+        A process whose share is empty comes with no loss and no rows.
+        """
+        if self.count == 1:
+            return loss.item()
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        mean = torch.zeros((), device=trained[0].device) if loss is None else loss.detach().float()
+        sums = torch.stack([mean * rows, torch.full_like(mean, rows)])
+        dist.all_reduce(sums)
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.mul_(rows / sums[1].clamp(min=1))
+            dist.all_reduce(parameter.grad)
+        return (sums[0] / sums[1].clamp(min=1)).item()
+
+    def main_first(self, work: Callable[[], Result]) -> Result:
+        """Do `work` in the main process, then in the others, which find its files."""
+        if self.main:
+            result = work()
+        self.wait()
+        return result if self.main else work()
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def part(self) -> None:
+        """Wait once more, then leave the group."""
+        if self.count > 1:
+            self.wait()
+            dist.destroy_process_group()

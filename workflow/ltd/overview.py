@@ -1,0 +1,139 @@
+"""Write the table across experiments: what each one's learned policies gain, on which machine.
+
+Reads what the experiments' benchmarks left behind and computes nothing new but the ratio of the policies to
+the best static setting, with its interval over prompts.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ltd.errors import InputError
+from ltd.files import atomic_path
+from ltd.measurement.summary import BASELINE, MEAN_TASK, compare
+from ltd.options import option, parse_options
+from ltd.reporting.findings import GRID, LEARNED, ORACLE, bullet_list, markdown
+from ltd.reporting.results import Results
+
+FORMATS = dict.fromkeys(("grid", "ltd", "oracle"), ".2f") | {"tokens/s": ".0f"}
+INTRODUCTION = (
+    "Speedups are ratios of tokens per second over autoregressive decoding on the same engine and machine, "
+    "means of the tasks. `grid` is the best static setting, `over grid` what the learned policies gain over "
+    "it, with 95% intervals from paired resampling of prompts; the clairvoyant `oracle` is replayed."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverviewOptions:
+    """Options of the overview."""
+
+    experiments: tuple[Path, ...] = option(help="folders of the experiments")
+    targets: tuple[str, ...] = option(help="what to call the target of each")
+    heads: tuple[str, ...] = option(help="what to call the draft head of each")
+    output: Path = option(help="folder to write overview.csv and overview.md to")
+
+
+def overview(options: OverviewOptions) -> None:
+    """Write overview.csv and overview.md. Raises InputError for a folder without a benchmark."""
+    if not len(options.experiments) == len(options.targets) == len(options.heads):
+        raise InputError("overview: experiments, targets and heads differ in number; give one of each")
+    named = zip(options.experiments, options.targets, options.heads, strict=True)
+    rows = [overview_row(folder.name, Results.load(folder), target, head) for folder, target, head in named]
+    table = pd.DataFrame(rows)
+    with atomic_path(options.output / "overview.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    with atomic_path(options.output / "overview.md") as temporary:
+        temporary.write_text(overview_text(table), encoding="utf-8")
+
+
+def overview_row(experiment: str, results: Results, target: str, head: str) -> dict[str, Any]:
+    """One experiment in numbers; a method that it did not decode with has none."""
+    mean = results.summary[results.summary["task"] == MEAN_TASK].set_index(["source", "method"])
+    profile, best = results.profile, results.facts["grid"]
+
+    def number(source: str, method: str, column: str = "speedup") -> float:
+        return float(mean[column].get((source, method), float("nan")))
+
+    over = {"ratio": float("nan"), "low": float("nan"), "high": float("nan")}
+    if {LEARNED, GRID} <= set(results.runs["method"]):
+        compared = compare(results.runs, LEARNED, GRID, results.facts["seed"]).set_index("task")
+        over = compared.loc[MEAN_TASK].to_dict()
+    measured = results.summary[results.summary["source"] == "measured"]
+    return {
+        "experiment": experiment,
+        "target": target,
+        "head": head,
+        "machine": f"{profile['device']}, {profile['dtype']}, {profile['threads']} threads",
+        "temperature": results.temperature,
+        "tokens_per_second": number("measured", BASELINE, "tokens_per_second"),
+        "grid_depth": best["depth"],
+        "grid_size": best["size"],
+        "grid": number("measured", GRID),
+        "ltd": number("measured", LEARNED),
+        "ltd_low": number("measured", LEARNED, "speedup_low"),
+        "ltd_high": number("measured", LEARNED, "speedup_high"),
+        "over_grid": over["ratio"],
+        "over_grid_low": over["low"],
+        "over_grid_high": over["high"],
+        "oracle": number("replay", ORACLE),
+        "lossless": bool(measured["lossless"].all()),
+    }
+
+
+def overview_text(table: pd.DataFrame) -> str:
+    """overview.md: the table for reading, and what the intervals say."""
+    shown = pd.DataFrame(
+        {
+            "experiment": table["experiment"],
+            "target": table["target"],
+            "head": table["head"],
+            "machine": table["machine"],
+            "tokens/s": table["tokens_per_second"],
+            "grid": table["grid"],
+            "of depth, size": [f"{row.grid_depth}, {row.grid_size}" for row in table.itertuples()],
+            "ltd": table["ltd"],
+            "over grid": [_interval(row) for row in table.itertuples()],
+            "oracle": table["oracle"],
+            "lossless": ["yes" if flag else "NO" for flag in table["lossless"]],
+        }
+    )
+    parts = ["# Overview", INTRODUCTION, markdown(shown, FORMATS), bullet_list(verdicts(table))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def verdicts(table: pd.DataFrame) -> list[str]:
+    """One sentence a group: where the policies are faster than the best static setting, slower, neither."""
+    compared = table[table["over_grid"].notna()]
+    faster, slower = compared["over_grid_low"] > 1, compared["over_grid_high"] < 1
+    groups = {
+        "ltd is faster than the best static setting": compared[faster],
+        "ltd is slower than the best static setting": compared[slower],
+        "no significant difference between ltd and the best static setting": compared[~faster & ~slower],
+    }
+    return [
+        f"{sentence} on {len(rows)} of {len(compared)}: {', '.join(rows['experiment'])}."
+        for sentence, rows in groups.items()
+        if len(rows)
+    ]
+
+
+def _interval(row: Any) -> str:
+    if pd.isna(row.over_grid):
+        return ""
+    return f"{row.over_grid:.3f} ({row.over_grid_low:.3f} to {row.over_grid_high:.3f})"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    try:
+        overview(parse_options(OverviewOptions, __doc__, argv))
+    except InputError as error:
+        print(f"overview: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
