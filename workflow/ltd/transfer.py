@@ -1,0 +1,153 @@
+"""Move policies to another machine, in replay: what those of the old machine, those for any machine and newly
+trained ones attain there.
+
+The grid is searched again for the machine on the validation prompts; all methods decode the test prompts. The
+retrained pair has the settings of the old one, the same traces and the new latency profile: its seconds are
+what a move costs whoever wants nothing but the best.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ltd.files import atomic_path, file_hash, read_json, write_json
+from ltd.measurement.summary import BASELINE, MEAN_TASK, compare
+from ltd.options import StageOptions, option, run_stage
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.oracle import oracle
+from ltd.replay.simulator import Simulation, static_grid
+from ltd.replay.traces import Traces
+from ltd.reporting.transfer import (
+    CONDITIONED,
+    FACTS,
+    GRID,
+    LEARNED,
+    MOVED,
+    ORACLE,
+    RATIOS,
+    RETRAINED,
+    RUNS,
+)
+from ltd.rl.co_adaptation import KINDS, train_chain
+from ltd.rl.evaluation import evaluate
+from ltd.rl.machine import settled
+from ltd.rl.policies import Policy, load_policy, save_policies
+from ltd.rl.policy_folders import SETTINGS
+from ltd.rl.policy_settings import PolicySettings, with_overrides
+from ltd.rl.replay_walk import ReplayWorld
+from ltd.train_policy import open_workshop
+
+Policies = dict[str, Policy]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferOptions(StageOptions):
+    """Options of one move."""
+
+    traces: Path = option(help="traces of the training prompts")
+    validation_traces: Path = option(help="traces of the validation prompts")
+    test_traces: Path = option(help="traces of the test prompts")
+    profile: Path = option(help="latency profile of the machine to move to")
+    policies: Path = option(help="folder of a pair trained for another machine; the new one has its settings")
+    conditioned: Path = option(help="folder of a pair that observes the machine")
+    output: Path = option(help="folder of the results; its name is the machine's")
+    max_size: int = option(60, "largest tree of the grid; every size from 1 to this one is tried")
+
+
+def transfer(options: TransferOptions, run: Any) -> None:
+    """Replay every method on the machine; write what every prompt took, ratios with intervals, and facts."""
+    machine, test = LatencyProfile.load(options.profile), Traces.load(options.test_traces)
+    pairs = {MOVED: load(options.policies), CONDITIONED: load(options.conditioned)}
+    grid = static_grid(
+        Traces.load(options.validation_traces),
+        machine,
+        range(test.max_depth + 1),
+        range(1, options.max_size + 1),
+    )
+    depth, size, _ = grid.best()
+    facts: dict[str, Any] = {"machine": options.output.name, "device": machine.device}
+    facts |= {"grid": {"depth": depth, "size": size}}
+    if pairs[MOVED]["depth"].trained_on["profile"] == file_hash(options.profile):
+        pairs[RETRAINED] = pairs[MOVED]  # at home
+    else:
+        pairs[RETRAINED], facts["retraining"] = retrain(options)
+    static = static_grid(test, machine, sorted({0, depth}), [size])
+    simulations = {BASELINE: static.setting(0, size), GRID: static.setting(depth, size)}
+    for name, pair in pairs.items():
+        simulations[name], facts[name] = replay(pair, test, machine)
+    simulations[ORACLE] = oracle(test, machine, range(1, options.max_size + 1))
+    runs = pd.concat([runs_of(name, simulation, test) for name, simulation in simulations.items()])
+    ratios = pd.concat(compared(runs, options.seed), ignore_index=True)
+    with atomic_path(options.output) as folder:
+        folder.mkdir()
+        save_policies(folder, *pairs[RETRAINED].values())
+        runs.to_csv(folder / RUNS, index=False)
+        ratios.to_csv(folder / RATIOS, index=False)
+        write_json(folder / FACTS, facts)
+    means = ratios[ratios["task"] == MEAN_TASK]
+    run.metrics({f"{row.method}.over_{row.baseline}": row.ratio for row in means.itertuples()})
+    run.metrics(facts.get("retraining", {}))
+    run.artifact(options.output)
+    print(means.drop(columns="task").round(4).to_string(index=False))
+
+
+def load(folder: Path) -> Policies:
+    """Read both policies of a folder."""
+    return {kind: load_policy(folder, kind) for kind in KINDS}
+
+
+def retrain(options: TransferOptions) -> tuple[Policies, dict[str, float]]:
+    """Train a pair for the machine; also the seconds it took, by the clock and of the processor."""
+    clock, processor = time.perf_counter(), time.process_time()
+    source = options.policies / SETTINGS
+    settings = with_overrides(PolicySettings(), read_json(source), str(source))
+    paths = options.traces, options.validation_traces, options.profile
+    workshop = open_workshop(settings, *paths, options.seed)
+    pair, _ = train_chain(workshop, settings.rounds, seed=options.seed)
+    spent = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - processor}
+    return {kind: trained.policy for kind, trained in pair.items()}, spent
+
+
+def replay(pair: Policies, traces: Traces, machine: LatencyProfile) -> tuple[Simulation, dict[str, float]]:
+    """Decode all answers with a pair on a machine; also its mean depth and size."""
+    pair = {kind: settled(policy, machine) for kind, policy in pair.items()}
+    world = ReplayWorld(traces, machine, pair["size"].actions)
+    world = world.with_networks({kind: policy.weights for kind, policy in pair.items()})
+    evaluation = evaluate(world, pair["depth"], pair["size"])
+    answers, count = evaluation.answer, len(traces.starts)
+    seconds, cycles = np.bincount(answers, evaluation.seconds, count), np.bincount(answers, minlength=count)
+    simulation = Simulation(traces.tasks, traces.answer_tokens, seconds, cycles)
+    return simulation, {name: evaluation.summary()[name] for name in ("mean_depth", "mean_size")}
+
+
+def runs_of(name: str, simulation: Simulation, traces: Traces) -> pd.DataFrame:
+    """Tokens and seconds of every answer, as `ltd.measurement.summary.compare` takes them."""
+    rows = [
+        {"task": answer["task"], "prompt": str(answer["question_id"]), "turn": answer["turn"]}
+        for answer in traces.sequences
+    ]
+    labels = pd.DataFrame(rows).assign(method=name, source="replay", temperature=traces.temperature)
+    return labels.assign(tokens=simulation.tokens, seconds=simulation.seconds)
+
+
+def compared(runs: pd.DataFrame, seed: int) -> Iterator[pd.DataFrame]:
+    """Throughput ratios of all methods to plain decoding, of learned ones to the grid and the retrained."""
+    for method in (GRID, *LEARNED, ORACLE):
+        baselines = (BASELINE, GRID, RETRAINED) if method in LEARNED else (BASELINE,)
+        for baseline in baselines:
+            if method != baseline:
+                yield compare(runs, method, baseline, seed).assign(method=method, baseline=baseline)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_stage("transfer", TransferOptions, transfer, __doc__, argv)
+
+
+if __name__ == "__main__":
+    main()
