@@ -1,0 +1,66 @@
+# Policies on machines that they were not trained for, in replay: as they are, made for any machine, retrained.
+MACHINES = {
+    "measured": f"{RESULTS}/latency/profile.json",
+    **{
+        f"slower-{factor:g}": f"{RESULTS}/latency/slower-{factor:g}.json"
+        for factor in config["transfer"]["slower_growth"]
+    },
+    **{
+        Path(profile).stem: (
+            profile if Path(profile).exists() else f"{workflow.basedir}/{profile}"
+        )
+        for profile in config["transfer"]["profiles"]
+    },
+}
+
+
+# The measured machine with a verification that grows more slowly, as where arithmetic is to spare.
+rule vary_profile:
+    input:
+        profile=rules.profile_latency.output,
+    output:
+        f"{RESULTS}/latency/slower-{{factor}}.json",
+    log:
+        f"{RESULTS}/logs/vary_profile-{{factor}}.log",
+    wildcard_constraints:
+        factor=r"[0-9.e+-]+",
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        options=common_options(threads=1),
+    shell:
+        "python -m ltd.vary_profile --profile {input.profile} --output {output}"
+        " --slower-growth {wildcards.factor} {params.options} 2>&1 | tee {log}"
+
+
+rule transfer_to_machine:
+    input:
+        traces=trace_file("train"),
+        validation=trace_file("validation"),
+        test=trace_file("test"),
+        profile=lambda wildcards: MACHINES[wildcards.machine],
+        policies=f"{RESULTS}/policies/default/best",
+        conditioned=f"{RESULTS}/policies/conditioned/best",
+    output:
+        directory(f"{RESULTS}/transfer/{{machine}}"),
+    log:
+        f"{RESULTS}/logs/transfer-{{machine}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/transfer-{{machine}}.tsv"
+    wildcard_constraints:
+        machine="|".join(MACHINES),
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        max_size=config["grid"]["max_size"],
+        options=common_options(threads=1),
+    shell:
+        "python -m ltd.transfer --traces {input.traces} --validation-traces {input.validation}"
+        " --test-traces {input.test} --profile {input.profile} --policies {input.policies}"
+        " --conditioned {input.conditioned} --output {output} --max-size {params.max_size}"
+        " {params.options} 2>&1 | tee {log}"
+
+
+rule transfer:
+    input:
+        expand(f"{RESULTS}/transfer/{{machine}}", machine=MACHINES),
