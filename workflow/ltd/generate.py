@@ -24,6 +24,7 @@ from ltd.engine.model_loading import load_tokenizer
 from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
+from ltd.replay.latency import LatencyProfile
 from ltd.rl.policies import Policy, PolicyController
 from ltd.texts.prompts import OWN_FORMAT, ChatFormat, chat_format, render
 
@@ -40,6 +41,9 @@ class GenerateOptions(StageOptions):
     target: str | None = option(None, "target model, folder or hub id; none: the experiment's own")
     draft: str | None = option(None, "Eagle3 head, folder or hub id; none: the experiment's own")
     policies: Path | None = option(None, "folder of trained policies; none: the experiment's tuned ones")
+    profile: Path | None = option(
+        None, "latency profile of this machine, for policies that observe it; none: that of their training"
+    )
     depth: int | None = option(None, "fixed draft depth instead of policies; needs --size")
     size: int | None = option(None, "fixed number of verified nodes instead of policies; needs --depth")
     beam: int = option(10, "beam of a fixed depth and size; policies bring their own")
@@ -127,7 +131,8 @@ def choose_controller(options: GenerateOptions) -> tuple[Controller, int, int]:
     folder = options.policies or options.experiment / "policies" / "ltd" / "best"
     if not folder.is_dir():
         raise InputError(f"{folder}: no trained policies there; give --policies, or --depth and --size")
-    controller = PolicyController.load(folder)
+    machine = None if options.profile is None else LatencyProfile.load(options.profile)
+    controller = PolicyController.load(folder, profile=machine)
     policy = next(p for p in (controller.depth, controller.size) if isinstance(p, Policy))
     return controller, policy.spec.beam, policy.spec.max_depth
 
