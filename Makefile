@@ -2,10 +2,13 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: reproduce smoke test lint ui setup
+.PHONY: reproduce paper smoke test lint ui setup
 
 reproduce: setup  ## the full reproduction: results/default/report/report.md
 	snakemake --cores all
+
+paper: setup  ## all methods and all ablations, as the paper has them: results/paper/report/report.md
+	snakemake --cores all --configfile workflow/experiments/paper.yaml
 
 smoke: setup  ## the whole pipeline at toy size, in .smoke/
 	snakemake --cores all --configfile tests/config.yaml --directory .smoke

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from ltd.ablations.policy_methods import load_policy_controller
 from ltd.baselines.catalogue import load_controller, method_names
 from ltd.devices import device_name, resolve_device
 from ltd.engine.controllers import Controller, StaticController
@@ -34,7 +35,6 @@ from ltd.opponents.folders import load_opponent
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
-from ltd.rl.policies import PolicyController
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 
@@ -113,14 +113,16 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
         BASELINE: lambda: None,
         "eagle3": lambda: StaticController(options.default_depth, options.default_size),
         "eagle3_grid": lambda: StaticController(grid["depth"], grid["size"]),
-        "ltd:paper": lambda: PolicyController.load(options.policies / "paper" / "best", name="ltd:paper"),
-        "ltd": lambda: PolicyController.load(options.policies / "ltd" / "best", name="ltd"),
     }
+    learned = [name for name in options.methods if name.partition(":")[0] == "ltd"]
+    makers |= {name: partial(load_policy_controller, options.policies, name, grid) for name in learned}
     makers |= {name: partial(load_controller, options.baselines, name) for name in method_names()}
     makers |= {name: partial(load_opponent, options.opponents, name) for name in OPPONENTS}
     for method in options.methods:
         if method not in makers:
-            raise InputError(f"benchmark.methods: {method!r} is unknown; choose from {', '.join(makers)}")
+            raise InputError(
+                f"benchmark.methods: {method!r} is unknown; choose from ltd, {', '.join(makers)}"
+            )
     return {method: makers[method]() for method in options.methods}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from ltd.ablations import catalogue as ablations
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.hub import check_name
@@ -71,6 +72,7 @@ def check_values(config: Config) -> None:
                     f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
                 )
     check_train_tasks(config)
+    ablations.check(config)
     sizes, fitted = config["rl"]["sizes"], config["baselines"]
     for block in ("rl", "baselines"):
         listed = config[block]["sizes"]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ltd.files import atomic_path
 from ltd.measurement.summary import MEAN_TASK
 from ltd.options import StageOptions, option, run_stage
-from ltd.reporting import figures, findings, training_figures
+from ltd.reporting import ablations, figures, findings, training_figures
 from ltd.reporting.results import Results
 from ltd.reporting.text import write_report
 from ltd.tracking import StageRun
@@ -25,17 +25,19 @@ class ReportOptions(StageOptions):
     """Options of the report."""
 
     output: Path = option(help="folder of report.md, summary.txt and the figures")
+    ablations: tuple[str, ...] = option((), "ablations to show, as evaluated")
 
 
 def report(options: ReportOptions, run: StageRun) -> None:
     """The stage: figures, report.md, and the main table as text for the terminal."""
     results = Results.load(options.experiment)
+    shown = ablations.read_ablations(options.experiment, options.ablations)
     with figures.style():
-        drawn = draw(results)
+        drawn = draw(results) | ablations.draw(shown)
         for name, figure in drawn.items():
             figures.save(figure, options.output, name)
             run.figure(figure, f"{name}.png")
-    text = write_report(results, options.experiment, set(drawn))
+    text = write_report(results, options.experiment, set(drawn), ablations.sections(shown))
     main_table = findings.main_rows(results.summary)
     for name, content in (("report.md", text), ("summary.txt", main_table.round(2).to_string(index=False))):
         with atomic_path(options.output / name) as temporary:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ltd.ablations.catalogue import overrides
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json
 from ltd.options import StageOptions, option, run_stage
@@ -39,19 +40,25 @@ class TrainPolicyOptions(StageOptions, PolicySettings):
     output: Path = option(help="folder of the trained policy, or of the pair")
     previous: Path | None = option(None, "folder of the previous pair; none for the initial trainings")
     preset: str = option("default", "settings that replace those given", choices=tuple(PRESETS))
-    settings: Path | None = option(None, "JSON file whose `settings` replace those given: tuning/best.json")
+    settings: Path | None = option(None, "JSON file of settings that replace those given: tuning/best.json")
+    variant: str | None = option(None, "what an ablation varies, over all other settings")
     step_share: float = option(1.0, "share of a training's steps to take; below 1 for a quick look")
     state: Path | None = option(None, "folder of checkpoints for resuming; none keeps nothing")
 
 
 def chain_settings(options: TrainPolicyOptions) -> TrainPolicyOptions:
-    """Apply the preset, then the settings file, then the share of steps."""
+    """Apply the preset, then the settings file, then what an ablation varies, then the share of steps."""
     options = with_preset(options, options.preset)
     if options.settings is not None:
         value = read_json(options.settings)
-        if not isinstance(value, dict) or not isinstance(value.get("settings"), dict):
+        # That of a tuning study, or settings.json beside trained policies.
+        settings = value.get("settings", value) if isinstance(value, dict) else None
+        if not isinstance(settings, dict):
             raise InputError(f"{options.settings}: settings: missing; expected an object")
-        options = with_overrides(options, value["settings"], str(options.settings))
+        options = with_overrides(options, settings, str(options.settings))
+    if options.variant is not None:
+        varied = overrides(options.variant, options.values())
+        options = with_overrides(options, varied, f"variant {options.variant}")
     return with_step_share(options, options.step_share)
 
 

@@ -25,7 +25,14 @@ rule benchmark:
         draft=DRAFT_FILES,
         profile=rules.profile_latency.output,
         grid=rules.grid_search.output,
-        policies=expand(f"{CHAIN}/best", chain=CHAINS),
+        policies=list(
+            dict.fromkeys(
+                [
+                    *expand(f"{CHAIN}/best", chain=CHAINS),
+                    *policies_of(config["benchmark"]["methods"]),
+                ]
+            )
+        ),
         baselines=expand(BASELINE, baseline=asked(BASELINES)),
         opponents=[
             f"{RESULTS}/opponents/{method}"

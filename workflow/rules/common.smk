@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from ltd import configuration, tracking
+from ltd.ablations import catalogue as ablations
 from ltd.errors import InputError
 from ltd.options import command_line
 
@@ -45,6 +46,8 @@ IMPORT_OPTIONS = ["rope_theta", "probe_answers"]
 
 # Chains of policies: the rl block as it is, the paper's formulation, the tuning study's winner.
 CHAINS = ["default", "paper", "ltd"]
+# Ablations and the benchmark may ask for variants of the last two.
+VARIANTS = r"variants/(paper|ltd)-[A-Za-z0-9_-]+"
 # Published methods that are fitted to the traces, each in a folder of its own.
 BASELINES = ["ddd", "svip", "gammatune", "disco", "specdecpp", "c2t"]
 
@@ -52,7 +55,7 @@ BASELINES = ["ddd", "svip", "gammatune", "disco", "specdecpp", "c2t"]
 wildcard_constraints:
     split="|".join(SPLITS),
     temperature=r"[0-9.]+",
-    chain="|".join(CHAINS),
+    chain="|".join([*CHAINS, VARIANTS]),
     iteration=r"\d+",
     policy=r"size|depth",
     baseline="|".join(BASELINES),
@@ -111,7 +114,15 @@ def trace_file(split):
 
 
 def options_of_chain(wildcards):
-    """The rl block; the paper's chain puts its preset over it, the tuned one the study's winner."""
+    """The rl block; the paper's chain puts its preset over it, the tuned one the study's winner.
+
+    A variant's chain has all settings of its base, and over them what it varies.
+    """
+    if wildcards.chain not in CHAINS:
+        method = ablations.parse_chain(wildcards.chain)
+        base = f"{RESULTS}/policies/{method.base}/best/settings.json"
+        seed = ablations.seed_of(method.variant, config["seed"])
+        return f"{common_options(threads=1)} --settings {base} --variant {method.variant} --seed {seed}"
     paper = {
         "preset": config["rl"]["paper_preset"],
         "train_tasks": [
@@ -138,7 +149,14 @@ def options_of_policies():
 
 
 def settings_of_chain(wildcards):
+    if wildcards.chain not in CHAINS:
+        return f"{RESULTS}/policies/{ablations.parse_chain(wildcards.chain).base}/best"
     return f"{RESULTS}/tuning/best.json" if wildcards.chain == "ltd" else []
+
+
+def policies_of(methods):
+    """Folders of the policies that methods decode with."""
+    return ablations.needed_folders(methods, f"{RESULTS}/policies")
 
 
 def previous_pair(wildcards):

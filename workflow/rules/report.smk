@@ -7,6 +7,11 @@ FIGURES = [
     "choices",
     "iterations",
     *(f"policies_{chain}" for chain in CHAINS),
+    *(
+        f"ablation_{name}"
+        for name in config["ablations"]["run"]
+        if name.startswith(("iterations", "generalisation"))
+    ),
 ]
 
 
@@ -44,6 +49,7 @@ rule report:
         profile=rules.profile_latency.output,
         policies=expand(f"{CHAIN}/best", chain=CHAINS),
         tuning=rules.tune.output,
+        ablations=rules.evaluate_ablations.input,
     output:
         figures=[
             report(
@@ -66,5 +72,6 @@ rule report:
     params:
         output=folder_of_output,
         options=common_options(threads=1),
+        ablations=command_line({"ablations": config["ablations"]["run"]}),
     shell:
-        "python -m ltd.report --output {params.output} {params.options} 2>&1 | tee {log}"
+        "python -m ltd.report --output {params.output} {params.ablations} {params.options} 2>&1 | tee {log}"

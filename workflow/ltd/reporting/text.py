@@ -1,6 +1,7 @@
 """The text of the report, section by section, in Markdown."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -26,8 +27,8 @@ MAIN_FORMATS = {
 }
 
 
-def write_report(results: Results, experiment: Path, drawn: set[str]) -> str:
-    """Assemble report.md."""
+def write_report(results: Results, experiment: Path, drawn: set[str], ablations: Sequence[str] = ()) -> str:
+    """Assemble report.md; `ablations` are sections that are ready."""
     summary, facts = results.summary, results.facts
     sentences = findings.findings(summary, results.runs, results.spread, facts["grid"], facts["seed"])
     if sentence := findings.paper_sentence(summary, results.temperature):
@@ -54,6 +55,7 @@ def write_report(results: Results, experiment: Path, drawn: set[str]) -> str:
         _answer(experiment),
         *_clock(results, drawn),
         *_paper(results),
+        *ablations,
         *_training(results, drawn),
         "## What was run",
         findings.bullet_list(what_was_run(results)),

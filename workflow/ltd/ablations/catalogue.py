@@ -1,0 +1,216 @@
+"""The ablations by name, the methods that each compares, and the variants of the policies among them.
+
+A method of policies is `ltd` (the tuned chain), `ltd:paper` (the paper's formulation), or a variant of one of
+these two bases, `ltd:<variant>` or `ltd:paper-<variant>`. Variants that recombine policies of the base:
+
+    no-depth, no-size               one policy of the pair, in the place of the other the static grid's choice
+    constant-depth, constant-size   the same with the constant that serves best beside the one that stays
+    iteration-<n>                   the pair after n rounds of co-adaptation
+
+Variants that are a chain of their own, trained with the base's settings but for what their name says:
+
+    reward-<kind>, observe-<part>-<part>..., network-<width>-<width>..., trained-on-<task>, seed-<n>
+
+Snakemake reads this module for its plan, so it imports nothing heavy.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltd.errors import InputError
+from ltd.rl.rewards import KINDS
+
+TUNED, PAPER = "ltd", "paper"
+GRID = "eagle3_grid"
+SEEDS = 5
+# What the paper varies: cumulative probabilities, depth and length; then with entropy.
+OBSERVATIONS = (
+    ("scores",),
+    ("depth",),
+    ("length",),
+    ("scores", "length"),
+    ("scores", "depth"),
+    ("depth", "length"),
+    ("scores", "depth", "length"),
+)
+WITH_ENTROPY = (("entropy",), ("scores", "depth", "length", "entropy"))
+# The parts of an observation that say the same thing; where a base has none of them, the first is taken.
+SYNONYMS = {
+    "scores": ("levels", "nodes", "level", "mass"),
+    "depth": ("one_hot_depth", "depth"),
+    "length": ("length",),
+    "entropy": ("entropy",),
+}
+# Hidden layers of the size policy: small ones, and the paper's three.
+NETWORKS = ((32, 32), (128, 64), (1024,), (1024, 256), (1024, 512, 256))
+RECOMBINED = ("no-depth", "no-size", "constant-depth", "constant-size")
+TRAINED = ("reward", "observe", "network", "trained-on", "seed")
+# Ablations that also make sense over the paper's formulation, as `<name>-paper`.
+OVER_BOTH = ("components", "iterations", "rewards", "observations", "networks", "seeds")
+NAMES = (
+    "components",
+    "iterations",
+    "overhead",
+    "rewards",
+    "observations",
+    "networks",
+    "generalisation",
+    "seeds",
+)
+ALL_NAMES = (*NAMES, *(f"{name}-{PAPER}" for name in OVER_BOTH))
+
+
+@dataclass(frozen=True)
+class PolicyMethod:
+    """A method of policies: its base, `ltd` or `paper`, and the variant of it, empty for the base itself."""
+
+    base: str
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method's name in benchmark and tables."""
+        inner = "-".join(part for part in ((self.base == PAPER) * PAPER, self.variant) if part)
+        return f"{TUNED}:{inner}" if inner else TUNED
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the variant is a chain of its own."""
+        return any(self.variant.startswith(f"{prefix}-") for prefix in TRAINED)
+
+    @property
+    def chain(self) -> str:
+        """The chain's folder under policies/."""
+        return f"variants/{self.base}-{self.variant}" if self.is_trained else self.base
+
+    @property
+    def folder(self) -> str:
+        """The folder of its pair under policies/; variants without one policy take the base's best."""
+        return f"{self.chain}/{self.variant if self.variant.startswith('iteration-') else 'best'}"
+
+
+def parse_method(name: str) -> PolicyMethod:
+    """Read a method's name; raises InputError when it names no policies."""
+    head, _, inner = name.partition(":")
+    base = PAPER if inner == PAPER or inner.startswith(f"{PAPER}-") else TUNED
+    variant = inner.removeprefix(PAPER).removeprefix("-") if base == PAPER else inner
+    method = PolicyMethod(base, variant)
+    recombined = variant in ("", *RECOMBINED) or re.fullmatch(r"iteration-\d+", variant)
+    if head != TUNED or method.name != name or not (recombined or method.is_trained):
+        raise InputError(
+            f"{name!r} names no policies; expected ltd, ltd:paper, ltd:<{'|'.join(RECOMBINED)}>, "
+            f"ltd:iteration-<n> or a trained variant ltd:<{'|'.join(TRAINED)}>-<value>"
+        )
+    if method.is_trained:
+        overrides(variant, {"size_observation": (), "depth_observation": ()})
+    return method
+
+
+def parse_chain(chain: str) -> PolicyMethod:
+    """The method of a variant's chain, `variants/<base>-<variant>`."""
+    base, _, variant = chain.removeprefix("variants/").partition("-")
+    return PolicyMethod(base, variant)
+
+
+def overrides(variant: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trained variant changes in the base's `settings`; raises InputError when it is unknown."""
+    prefix = next((p for p in TRAINED if variant.startswith(f"{p}-")), "")
+    value = variant.removeprefix(f"{prefix}-")
+    if prefix == "reward" and value in KINDS:
+        return {"reward": value}
+    if prefix == "observe" and set(value.split("-")) <= set(SYNONYMS):
+        kinds = ("size_observation", "depth_observation")
+        return {kind: observed(value.split("-"), settings[kind]) for kind in kinds}
+    if prefix == "network" and re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", value):
+        return {"size_network": [int(width) for width in value.split("-")]}
+    if prefix == "trained-on" and value:
+        return {"train_tasks": [value]}
+    if prefix == "seed" and re.fullmatch(r"[1-9]\d*", value):
+        return {}
+    raise InputError(
+        f"variant {variant!r} is unknown; expected reward-<{'|'.join(KINDS)}>, observe-<parts of "
+        f"{', '.join(SYNONYMS)} joined by ->, network-<widths joined by ->, trained-on-<task> "
+        "or seed-<1 or more>"
+    )
+
+
+def observed(wanted: list[str], base: tuple[str, ...]) -> list[str]:
+    """The parts of an observation, in the way the base sees them; what is not varied stays."""
+    varied = {part for parts in SYNONYMS.values() for part in parts}
+    parts = [part for part in base if part not in varied]
+    for name in wanted:
+        parts += [part for part in base if part in SYNONYMS[name]] or [SYNONYMS[name][0]]
+    return parts
+
+
+def seed_of(variant: str, seed: int) -> int:
+    """The seed of a variant's chain, by that of the pipeline."""
+    return seed + int(variant.removeprefix("seed-")) if variant.startswith("seed-") else seed
+
+
+def methods(ablation: str, rounds: int, entropy: bool, train_task: str) -> list[str]:
+    """The methods that an ablation compares, the one that the others are compared with first.
+
+    rounds of co-adaptation after the first pair; entropy: whether the traces hold it; train_task: the one
+    task that the policies of `generalisation` are trained on.
+    """
+    base = PAPER if ablation.endswith(f"-{PAPER}") else TUNED
+    observations = OBSERVATIONS + (WITH_ENTROPY if entropy else ())
+    variants = {
+        "components": ["", *RECOMBINED, "iteration-0"],
+        "iterations": [f"iteration-{number}" for number in range(rounds + 1)],
+        "overhead": [""],
+        "rewards": ["", *(f"reward-{kind}" for kind in KINDS)],
+        "observations": ["", *(f"observe-{'-'.join(parts)}" for parts in observations)],
+        "networks": ["", *(f"network-{'-'.join(map(str, widths))}" for widths in NETWORKS)],
+        "generalisation": ["", f"trained-on-{train_task}"],
+        "seeds": ["", *(f"seed-{number}" for number in range(1, SEEDS))],
+    }[ablation.removesuffix(f"-{PAPER}")]
+    names = [PolicyMethod(base, variant).name for variant in variants]
+    if ablation == "overhead":
+        names.append(PolicyMethod(PAPER).name)
+    return [GRID, *names] if ablation == "generalisation" else [*names, GRID]
+
+
+def methods_of(config: Mapping[str, Any], ablation: str) -> list[str]:
+    """`methods` for a configuration."""
+    return methods(ablation, config["rl"]["rounds"], config["traces"]["entropy"], lone_task(config))
+
+
+def trainable_tasks(config: Mapping[str, Any]) -> list[str]:
+    """Tasks that have training prompts."""
+    return [task for task in config["prompts"]["tasks"] if task not in config["prompts"]["test_only"]]
+
+
+def lone_task(config: Mapping[str, Any]) -> str:
+    """The one task to train on: the paper's where it has training prompts, otherwise the first that has."""
+    tasks = trainable_tasks(config)
+    return next((task for task in config["rl"]["paper_tasks"] if task in tasks), tasks[0])
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise InputError when `benchmark.methods` names policies that this configuration cannot train."""
+    for name in config["benchmark"]["methods"]:
+        if name.partition(":")[0] != TUNED:
+            continue
+        try:
+            variant = parse_method(name).variant
+        except InputError as error:
+            raise InputError(f"benchmark.methods: {error}") from error
+        if variant.startswith("observe-") and "entropy" in variant and not config["traces"]["entropy"]:
+            raise InputError(f"traces.entropy: false, but the method {name} observes it; set it to true")
+        task = variant.removeprefix("trained-on-")
+        if task != variant and task not in trainable_tasks(config):
+            raise InputError(
+                f"benchmark.methods: {name}: {task!r} has no training prompts; "
+                f"{', '.join(trainable_tasks(config))} have"
+            )
+
+
+def needed_folders(names: list[str], policies: str | Path) -> list[str]:
+    """The folders of policies that methods decode with, once each."""
+    found = [parse_method(name) for name in names if name.partition(":")[0] == TUNED]
+    return list(dict.fromkeys(f"{policies}/{method.folder}" for method in found))

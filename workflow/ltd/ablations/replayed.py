@@ -1,0 +1,80 @@
+"""Methods in replay on the test prompts: what every answer and every cycle took, as tables."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ltd.ablations.catalogue import GRID
+from ltd.ablations.policy_methods import load_choices
+from ltd.measurement.summary import BASELINE
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.oracle import oracle
+from ltd.replay.simulator import Simulation
+from ltd.replay.traces import Traces
+from ltd.rl.evaluation import Evaluation, evaluate
+from ltd.rl.policies import Policy, PolicyController
+from ltd.rl.replay_walk import ReplayWorld
+
+ORACLE = "oracle"
+RUN_KEYS = ["method", "task", "prompt", "turn", "temperature", "source"]
+
+
+def replay(
+    methods: tuple[str, ...],
+    traces: Traces,
+    profile: LatencyProfile,
+    grid: Mapping[str, int],
+    policies: Path,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Replay plain decoding, the best static setting, the oracle and every one of `methods`.
+
+    Returns:
+        runs, a row an answer: method, task, prompt, turn, temperature, source, tokens, seconds.
+        cycles, a row a cycle: method, task, depth, verified, tokens, seconds, and the seconds of both
+        policies, depth_policy and size_policy.
+    """
+    world = ReplayWorld(traces, profile, tuple(range(1, profile.max_size + 1)))
+    choices: dict[str, tuple[Policy | int, Policy | int]] = {
+        BASELINE: (0, 1),
+        GRID: (grid["depth"], grid["size"]),
+    }
+    choices |= {name: load_choices(policies, name, grid) for name in methods if name not in choices}
+    logs = {name: _cycles(_charged(world, *pair), *pair) for name, pair in choices.items()}
+    logs[ORACLE] = _oracle_cycles(oracle(traces, profile, world.sizes))
+    cycles = pd.concat([log.assign(method=name) for name, log in logs.items()], ignore_index=True)
+    labels = pd.DataFrame(
+        [{"task": s["task"], "prompt": str(s["question_id"]), "turn": s["turn"]} for s in traces.sequences]
+    ).assign(temperature=traces.temperature, source="replay")
+    cycles = cycles.join(labels, on="answer")
+    runs = cycles.groupby(RUN_KEYS, sort=False)[["tokens", "seconds"]].sum().reset_index()
+    return runs, cycles
+
+
+def _charged(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> ReplayWorld:
+    """The world in which a decision costs what the networks of these policies take."""
+    return world.with_networks(PolicyController(depth, size).weights)
+
+
+def _cycles(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> pd.DataFrame:
+    log = evaluate(world, depth, size)
+    table = pd.DataFrame({name: getattr(log, name) for name in ("answer", "depth", "tokens", "seconds")})
+    verified = np.minimum(log.size, world.latency.pool[log.depth])
+    size_policy = world.latency.size_policy * (log.depth > 0) * isinstance(size, Policy)
+    return table.assign(verified=verified, depth_policy=depth_seconds(log, depth), size_policy=size_policy)
+
+
+def depth_seconds(log: Evaluation, depth: Policy | int) -> np.ndarray:
+    """Seconds of the depth decisions of every cycle; the last one is that at which drafting stopped."""
+    if isinstance(depth, int):
+        return np.zeros(len(log.depth))
+    levels = np.arange(log.world.max_depth)
+    decisions = np.concatenate([[0], np.cumsum(depth.asked(levels))])
+    return decisions[np.minimum(log.depth + 1, log.world.max_depth)] * log.world.latency.depth_policy
+
+
+def _oracle_cycles(simulation: Simulation) -> pd.DataFrame:
+    names = ("depth", "verified", "tokens", "seconds")
+    table = pd.DataFrame({name: getattr(simulation.log, name) for name in names})
+    return table.assign(answer=simulation.log.sequence, depth_policy=0.0, size_policy=0.0)
