@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ltd.files import atomic_path
 from ltd.measurement.summary import MEAN_TASK
 from ltd.options import StageOptions, option, run_stage
-from ltd.reporting import ablations, figures, findings, training_figures
+from ltd.reporting import ablations, figures, findings, training_figures, transfer
 from ltd.reporting.results import Results
 from ltd.reporting.text import write_report
 from ltd.tracking import StageRun
@@ -26,18 +26,21 @@ class ReportOptions(StageOptions):
 
     output: Path = option(help="folder of report.md, summary.txt and the figures")
     ablations: tuple[str, ...] = option((), "ablations to show, as evaluated")
+    machines: tuple[str, ...] = option((), "machines whose transfer to show, as evaluated")
 
 
 def report(options: ReportOptions, run: StageRun) -> None:
     """The stage: figures, report.md, and the main table as text for the terminal."""
     results = Results.load(options.experiment)
     shown = ablations.read_ablations(options.experiment, options.ablations)
+    moves = transfer.read_moves(options.experiment, options.machines)
     with figures.style():
-        drawn = draw(results) | ablations.draw(shown)
+        drawn = draw(results) | ablations.draw(shown) | transfer.draw(moves)
         for name, figure in drawn.items():
             figures.save(figure, options.output, name)
             run.figure(figure, f"{name}.png")
-    text = write_report(results, options.experiment, set(drawn), ablations.sections(shown))
+    sections = ablations.sections(shown) + transfer.sections(moves)
+    text = write_report(results, options.experiment, set(drawn), sections)
     main_table = findings.main_rows(results.summary)
     for name, content in (("report.md", text), ("summary.txt", main_table.round(2).to_string(index=False))):
         with atomic_path(options.output / name) as temporary:

@@ -46,6 +46,8 @@ IMPORT_OPTIONS = ["rope_theta", "probe_answers"]
 
 # Chains of policies: the rl block as it is, the paper's formulation, the tuning study's winner.
 CHAINS = ["default", "paper", "ltd"]
+# Policies that observe the machine, for any machine.
+CONDITIONED = "conditioned"
 # Ablations and the benchmark may ask for variants of the last two.
 VARIANTS = r"variants/(paper|ltd)-[A-Za-z0-9_-]+"
 # Published methods that are fitted to the traces, each in a folder of its own.
@@ -55,7 +57,7 @@ BASELINES = ["ddd", "svip", "gammatune", "disco", "specdecpp", "c2t"]
 wildcard_constraints:
     split="|".join(SPLITS),
     temperature=r"[0-9.]+",
-    chain="|".join([*CHAINS, VARIANTS]),
+    chain="|".join([*CHAINS, CONDITIONED, VARIANTS]),
     iteration=r"\d+",
     policy=r"size|depth",
     baseline="|".join(BASELINES),
@@ -118,7 +120,7 @@ def options_of_chain(wildcards):
 
     A variant's chain has all settings of its base, and over them what it varies.
     """
-    if wildcards.chain not in CHAINS:
+    if wildcards.chain not in [*CHAINS, CONDITIONED]:
         method = ablations.parse_chain(wildcards.chain)
         base = f"{RESULTS}/policies/{method.base}/best/settings.json"
         seed = ablations.seed_of(method.variant, config["seed"])
@@ -135,6 +137,7 @@ def options_of_chain(wildcards):
         "default": "",
         "paper": command_line(paper),
         "ltd": f"--settings {RESULTS}/tuning/best.json",
+        CONDITIONED: "--preset conditioned",
     }
     own = options("rl", leave_out=["paper_preset", "paper_tasks"], threads=1)
     return f"{own} {extra[wildcards.chain]}"
@@ -149,7 +152,7 @@ def options_of_policies():
 
 
 def settings_of_chain(wildcards):
-    if wildcards.chain not in CHAINS:
+    if wildcards.chain not in [*CHAINS, CONDITIONED]:
         return f"{RESULTS}/policies/{ablations.parse_chain(wildcards.chain).base}/best"
     return f"{RESULTS}/tuning/best.json" if wildcards.chain == "ltd" else []
 
@@ -177,7 +180,10 @@ def asked(names):
 
 
 def open_parent_run():
-    tracking.open_parent(Path(RESULTS), config)
+    try:
+        tracking.open_parent(Path(RESULTS), config)
+    except InputError as error:
+        sys.exit(str(error))
 
 
 def close_parent_run(status):

@@ -15,6 +15,10 @@ FIGURES = [
 ]
 
 
+if config["transfer"]["in_report"]:
+    FIGURES.append("transfer")
+
+
 # One answer of the benchmark, cycle by cycle, static and learned side by side.
 rule walk_answer:
     input:
@@ -50,6 +54,7 @@ rule report:
         policies=expand(f"{CHAIN}/best", chain=CHAINS),
         tuning=rules.tune.output,
         ablations=rules.evaluate_ablations.input,
+        transfer=rules.transfer.input if config["transfer"]["in_report"] else [],
     output:
         figures=[
             report(
@@ -73,5 +78,9 @@ rule report:
         output=folder_of_output,
         options=common_options(threads=1),
         ablations=command_line({"ablations": config["ablations"]["run"]}),
+        machines=command_line(
+            {"machines": list(MACHINES) if config["transfer"]["in_report"] else []}
+        ),
     shell:
-        "python -m ltd.report --output {params.output} {params.ablations} {params.options} 2>&1 | tee {log}"
+        "python -m ltd.report --output {params.output} {params.ablations} {params.machines}"
+        " {params.options} 2>&1 | tee {log}"

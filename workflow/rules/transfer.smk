@@ -1,4 +1,12 @@
 # Policies on machines that they were not trained for, in replay: as they are, made for any machine, retrained.
+def profile_of_machine(path):
+    """A latency profile as the configuration names it: from here, or from beside the Snakefile."""
+    found = [p for p in (Path(path), Path(workflow.basedir) / path) if p.is_file()]
+    if not found:
+        sys.exit(f"config: transfer.profiles: {path}: no such file")
+    return str(found[0])
+
+
 MACHINES = {
     "measured": f"{RESULTS}/latency/profile.json",
     **{
@@ -6,10 +14,8 @@ MACHINES = {
         for factor in config["transfer"]["slower_growth"]
     },
     **{
-        Path(profile).stem: (
-            profile if Path(profile).exists() else f"{workflow.basedir}/{profile}"
-        )
-        for profile in config["transfer"]["profiles"]
+        Path(path).stem: profile_of_machine(path)
+        for path in config["transfer"]["profiles"]
     },
 }
 
