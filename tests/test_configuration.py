@@ -122,6 +122,7 @@ RULE_KEYS = {
     "target": {"path"},
     "draft": {"path", "rope_theta", "probe_answers", "processes"},
     "rl": {"paper_preset", "paper_tasks"},
+    "tune": {"workers"},
 }
 
 

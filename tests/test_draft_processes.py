@@ -64,7 +64,7 @@ def in_two_processes(inputs, folder):  # noqa: F811
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-c", WORKER, str(inputs), str(folder)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads((folder / "losses-0.json").read_text())
 

@@ -76,8 +76,11 @@ rule overview:
 
 
 def open_parent_run():
-    for experiment, settings in EXPERIMENTS.items():
-        tracking.open_parent(Path("results") / experiment, settings)
+    try:
+        for experiment, settings in EXPERIMENTS.items():
+            tracking.open_parent(Path("results") / experiment, settings)
+    except InputError as error:
+        sys.exit(str(error))
 
 
 def close_parent_run(status):

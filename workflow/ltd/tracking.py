@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ltd.errors import InputError
 from ltd.files import read_json, write_json
 
 # Set before mlflow is imported: it neither reports usage nor mistakes an undeclared id for ours.
@@ -81,8 +82,17 @@ def tracking_uri(results: Path) -> str:
 def _connect(experiment: Path) -> str:
     """Select the store and the MLflow experiment of `results/<experiment>`; return the experiment's id."""
     results = experiment.resolve().parent
+    results.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri(results))
-    known = mlflow.get_experiment_by_name(experiment.name)
+    try:
+        with _few_retries():
+            known = mlflow.get_experiment_by_name(experiment.name)
+    except Exception as error:  # of MLflow, of the network, of the database's driver
+        line = str(error).strip().splitlines()[0][:200]
+        raise InputError(
+            f"MLFLOW_TRACKING_URI: nothing answers there ({line}); start it, correct it, or unset it for "
+            f"{results / 'mlflow.db'}"
+        ) from error
     if known is not None:
         return known.experiment_id
     # A server decides itself where artifacts go; for a database the folder is named, because MLflow would
@@ -90,6 +100,20 @@ def _connect(experiment: Path) -> str:
     server = tracking_uri(results).startswith("http")
     location = None if server else (results / "mlflow_artifacts" / experiment.name).as_uri()
     return mlflow.create_experiment(experiment.name, artifact_location=location)
+
+
+@contextmanager
+def _few_retries() -> Iterator[None]:
+    """The first contact: MLflow's own patience of minutes is for servers that are known to be there."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    chosen = name in os.environ
+    if not chosen:
+        os.environ[name] = "2"
+    try:
+        yield
+    finally:
+        if not chosen:
+            del os.environ[name]
 
 
 def config_hash(config: dict[str, Any]) -> str:

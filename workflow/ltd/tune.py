@@ -3,11 +3,16 @@
 Every trial is a short chain of co-adaptation in this process; its value is the validation speedup of its best
 iteration, and it is pruned after an iteration that falls behind the median of the trials before. The first
 trial has the settings of the chain `default`. The winner is retrained with full steps as the chain `ltd`.
+
+The study lives in a journal file, or in the database that OPTUNA_STORAGE names. Workers, processes on one
+machine or many, share it: each takes the next trial, until there are enough.
 """
 
 import csv
 import hashlib
 import json
+import os
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +21,7 @@ from typing import Any
 
 import optuna
 from matplotlib import pyplot
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
@@ -33,6 +38,9 @@ from ltd.train_policy import open_workshop
 # What a rehearsal depends on: trials that agree in these start from the same pair.
 REHEARSED = ("reward", "observation", "network", "rehearsal")
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+# An environment variable, as the address may hold a password; Optuna's own command line reads it, too.
+DATABASE = "OPTUNA_STORAGE"
+WORKER = "worker"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +50,12 @@ class TuneOptions(StageOptions):
     traces: Path = option(help="traces of the training prompts")
     validation_traces: Path = option(help="traces of the validation prompts")
     profile: Path = option(help="latency profile of the machine")
-    output: Path = option(help="folder of best.json, trials.csv and the plots")
+    output: Path = option(help="folder of best.json, trials.csv and the plots; a worker's own file")
     state: Path = option(help="folder of the study's journal; an interrupted study goes on from it")
     settings: Path | None = option(None, "settings.json of the chain to improve; none: built-in defaults")
+    worker: int | None = option(
+        None, "number of a worker that only adds trials; none: write the results, too"
+    )
     trials: int = option(30, "finished or pruned trials of the study")
     step_share: float = option(0.2, "share of a full training's steps that a trial spends")
     startup_trials: int = option(6, "trials before the sampler learns from results and pruning begins")
@@ -63,35 +74,66 @@ def tune(options: TuneOptions, run: Any) -> None:
         objective = chain_objective(options, base)
         limit = optuna.study.MaxTrialsCallback(options.trials, states=DONE)
         study.optimize(objective, callbacks=[limit, lambda _, trial: announce(trial, options.trials, run)])
+    if options.worker is not None:
+        write_json(options.output, {"study": study.study_name, "trials": trials_of(study, options.worker)})
+        return
     write_results(study, options.output)
     run.metrics({"best_speedup": study.best_value, "first_trial_speedup": study.trials[0].value or 0.0})
     run.artifact(options.output)
 
 
+def open_storage(state: Path) -> BaseStorage:
+    """Open the database, or the journal where none is named; raises InputError when there is no database."""
+    if address := os.environ.get(DATABASE):
+        for attempt in (1, 2):
+            try:
+                return RDBStorage(address)
+            except (
+                Exception
+            ) as error:  # of SQLAlchemy, of the database's driver, of the import of that driver
+                line = str(error).strip().splitlines()[0]
+                if attempt == 2:
+                    raise InputError(
+                        f"{DATABASE}: no database there ({line}); start it or correct it"
+                    ) from error
+                time.sleep(
+                    1
+                )  # two workers that find an empty database both make the tables, one of them fails
+    state.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(state / "journal.log")))
+
+
 def open_study(options: TuneOptions, base: PolicySettings) -> optuna.Study:
-    """Open the journal; trials that were running when the last process died are tried again."""
+    """Open the study; trials that this worker was running when it died are tried again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options.state.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(options.state / "journal.log")))
+    storage = open_storage(options.state)
     name = study_name(options, base)
     known = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
     done = len(optuna.load_study(study_name=name, storage=storage).trials) if name in known else 0
-    startup = options.startup_trials
+    startup, worker = options.startup_trials, options.worker or 0
     study = optuna.create_study(
         study_name=name,
         storage=storage,
         load_if_exists=True,
         direction="maximize",
-        # A resumed study must not draw its first points again.
-        sampler=optuna.samplers.TPESampler(seed=options.seed + done, n_startup_trials=startup),
+        # Neither a resumed study nor another worker may draw the same first points again.
+        sampler=optuna.samplers.TPESampler(
+            seed=options.seed + done + 1_000_003 * worker, n_startup_trials=startup
+        ),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=startup),
     )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.enqueue_trial(trial.params)
-        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.user_attrs.get(WORKER, worker) == worker:
+            study.enqueue_trial(trial.params)
+            study.tell(trial.number, state=TrialState.FAIL)
     if done == 0 and (first := as_values(base)) is not None:
-        study.enqueue_trial(first)
+        study.enqueue_trial(first, skip_if_exists=True)
     return study
+
+
+def trials_of(study: optuna.Study, worker: int) -> list[int]:
+    """Numbers of the trials that a worker finished."""
+    return [trial.number for trial in study.get_trials(states=DONE) if trial.user_attrs.get(WORKER) == worker]
 
 
 def study_name(options: TuneOptions, base: PolicySettings) -> str:
@@ -108,6 +150,7 @@ def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[opt
     rehearsed: dict[tuple, Pair] = {}
 
     def objective(trial: optuna.Trial) -> float:
+        trial.set_user_attr(WORKER, options.worker or 0)
         settings = shortened(replace(base, **as_settings(suggest(trial))), options.step_share)
 
         def after_iteration(iteration: int, evaluation: Evaluation) -> None:

@@ -1,0 +1,76 @@
+"""A real PostgreSQL holds the runs and the study of several workers."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import mlflow
+import pytest
+
+from ltd import tracking, tune
+from ltd.errors import InputError
+from ltd.files import read_json
+from ltd.rl.search_space import SPACE
+from postgres import postgres
+from test_tracking import Options, children
+from test_tune import TINY, Run, base, options  # noqa: F401 (a fixture)
+
+
+@pytest.fixture(scope="module")
+def database():
+    with postgres() as new:
+        yield new
+
+
+def test_workers_share_a_study(options, database, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("OPTUNA_STORAGE", database("study"))
+    monkeypatch.setitem(SPACE, "rehearsal", [0])
+    options.settings.write_text(json.dumps(TINY | {"rehearsal": 0}))
+    parts = [replace(options, worker=worker, output=options.state / f"{worker}.json") for worker in (0, 1)]
+    with ThreadPoolExecutor(2) as workers:
+        list(workers.map(tune.tune, [replace(part, trials=4) for part in parts], [Run(), Run()]))
+    own = [read_json(part.output)["trials"] for part in parts]
+    assert all(own) and not set(own[0]) & set(own[1])
+    study = tune.open_study(options, base(options))
+    done = sorted(trial.number for trial in study.get_trials(states=tune.DONE))
+    assert done == sorted([*own[0], *own[1]]) and 4 <= len(done) <= 5
+    tune.tune(replace(options, trials=4), Run())  # writes the results, adds nothing
+    assert read_json(options.output / "best.json")["trials"] == len(done)
+    assert not (options.state / "journal.log").exists()
+
+
+def test_a_worker_leaves_the_trials_of_others_alone(options, database, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("OPTUNA_STORAGE", database("restart"))
+    first, second = (replace(options, worker=worker) for worker in (0, 1))
+    study = tune.open_study(second, base(options))
+    trial = study.ask()
+    trial.set_user_attr("worker", 1)
+    assert tune.open_study(first, base(options)).trials[trial.number].state.name == "RUNNING"
+    assert tune.open_study(second, base(options)).trials[trial.number].state.name == "FAIL"
+
+
+def test_runs_are_tracked(tmp_path, database, monkeypatch):
+    experiment = tmp_path / "results/toy"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database("tracking"))
+    tracking.open_parent(experiment, {"seed": 1})
+    with tracking.stage_run("train_draft", Options(experiment, experiment / "draft")) as run:
+        run.metrics({"loss": 0.5}, step=3)
+        run.text("text", "note.txt")
+    tracking.close_parent(experiment, "FINISHED")
+    child = children(experiment).iloc[0]
+    assert child["metrics.loss"] == 0.5 and child["status"] == "FINISHED"
+    assert mlflow.get_run(child["tags.mlflow.parentRunId"]).info.status == "FINISHED"
+    assert mlflow.artifacts.load_text(f"{child['artifact_uri']}/note.txt") == "text"
+    assert not (tmp_path / "results/mlflow.db").exists()
+
+
+def test_no_database_is_said_in_one_line(options, tmp_path, monkeypatch):  # noqa: F811
+    nowhere = f"postgresql+psycopg2://ltd:secret@/study?host={tmp_path}"
+    monkeypatch.setenv("OPTUNA_STORAGE", nowhere)
+    with pytest.raises(InputError, match="OPTUNA_STORAGE: no database there") as refusal:
+        tune.tune(options, Run())
+    assert "\n" not in str(refusal.value) and "secret" not in str(refusal.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: nothing answers there") as refusal:
+        tracking.open_parent(tmp_path / "results/toy", {})
+    assert "\n" not in str(refusal.value)
