@@ -1,6 +1,7 @@
 """Ablations: what a variant changes, replay of recombined pairs, tables, findings, and the plan."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from ltd.ablations.comparison import comparison
 from ltd.ablations.findings import finding, seed_numbers
 from ltd.ablations.policy_methods import load_choices, load_policy_controller
 from ltd.ablations.replayed import ORACLE, replay
+from ltd.benchmark import BenchmarkOptions, make_controllers
 from ltd.errors import InputError
 from ltd.evaluate_ablation import EvaluateAblationOptions, evaluate_ablation, measured_overhead
 from ltd.files import read_json, write_json
@@ -35,6 +37,7 @@ from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import KINDS
 from ltd.tracking import StageRun
 from ltd.train_policy import TrainPolicyOptions, chain_settings
+from pipeline import snakemake
 from saved_experiment import BEAM, MAX_DEPTH, SIZES, random_policies
 from synthetic import synthetic_profile, synthetic_traces
 
@@ -188,6 +191,21 @@ def test_table_is_relative_to_plain_decoding_reference_and_oracle(world, policie
     assert table.loc[("ltd", MEAN_TASK), "speedup"] == pytest.approx(headline)
 
 
+def test_the_benchmark_decodes_with_them(policies, tmp_path):
+    write_json(tmp_path / "grid.json", {"best": BEST})
+    names = ("ltd", "ltd:paper", "ltd:no-depth", "ltd:no-size", "ltd:iteration-1", "ltd:trained-on-code")
+    paths = dict.fromkeys(
+        ("draft", "profile", "baselines", "opponents", "responses", "traces", "output", "state")
+    )
+    files = {"target": "", "grid": tmp_path / "grid.json", "policies": policies}
+    options = BenchmarkOptions(methods=(BASELINE, *names), **files, **paths)
+    controllers = make_controllers(options)
+    assert [controllers[name].name for name in names] == list(names)
+    assert controllers["ltd:no-depth"].depth == 2 and controllers["ltd:no-size"].size == 4
+    with pytest.raises(InputError, match="reward-joy"):
+        make_controllers(dataclasses.replace(options, methods=("ltd:reward-joy",)))
+
+
 def made_up(ratios):
     """Table and runs in which every method's throughput is known, with intervals of a hundredth."""
     rows, runs = [], []
@@ -336,3 +354,15 @@ def test_the_papers_configuration_asks_for_everything(config):
     assert {"policies/ltd/best", "policies/paper/best", "policies/ltd/iteration-0"} == set(folders)
     config["prompts"]["tasks"] = ["chat", "maths"]
     assert catalogue.lone_task(config) == "chat" and PolicyMethod("ltd").name == "ltd"
+
+
+def test_variants_are_planned_after_their_base(tmp_path):
+    """The seed of a variant is its own, and its chain starts from the settings of the base's."""
+    (tmp_path / "mine.yaml").write_text("ablations: {run: [seeds]}\n")
+    result = snakemake(tmp_path, "--dry-run", config=[tmp_path / "mine.yaml"])
+    assert result.returncode == 0, result.stderr
+    plan = result.stdout + result.stderr
+    base = "--settings results/smoke/policies/ltd/best/settings.json"
+    for number in range(1, 5):
+        assert f"{base} --variant seed-{number} --seed {number}" in plan
+    assert "--ablations seeds" in plan and "ltd:no-depth" not in plan

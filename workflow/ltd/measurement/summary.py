@@ -7,6 +7,7 @@ counts in neither. Replayed methods bring rows of the same form and are told apa
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -94,10 +95,15 @@ def speedup_samples(
     prompt_count = len(columns)
     if prompt_count == 0:
         return np.nan, np.full(RESAMPLES, np.nan), np.nan
-    draws = np.random.default_rng([seed, *task.encode()]).multinomial(
-        prompt_count, np.full(prompt_count, 1 / prompt_count), size=RESAMPLES
-    )
+    draws = _draws(seed, task, prompt_count)
     return float(_ratio(columns.sum(axis=0))), _ratio(draws @ columns), float(_ratio(columns).mean())
+
+
+@lru_cache(maxsize=16)
+def _draws(seed: int, task: str, prompts: int) -> np.ndarray:
+    """How often each prompt of a task is in each resample, [RESAMPLES, prompts]."""
+    rng = np.random.default_rng([seed, *task.encode()])
+    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES).astype(float)
 
 
 def compare(runs: pd.DataFrame, method: str, baseline: str, seed: int = 0) -> pd.DataFrame:
