@@ -1,12 +1,12 @@
 """What the rewards lead to, on a problem whose optimum is known in closed form.
 
-The draft is a chain of 8 tokens. At every root, with even odds, all of it is accepted or nothing is, and the
-draft's probabilities tell which. A cycle that verifies 3, 7 or 8 nodes takes 1, 2.2 or 3 steps of time:
+The draft is a chain of 10 tokens. At every root, with even odds, all of it is accepted or nothing is, and the
+draft's probabilities tell which. A cycle that verifies 3, 7 or 10 nodes takes 1, 2.2 or 3.6 steps of time:
 
     size where all is accepted   its own ratio     tokens / time over both kinds of root
     3                            4 / 1   = 4       (1 + 4) / (1 + 1)   = 2.5
     7                            8 / 2.2 = 3.64    (1 + 8) / (1 + 2.2) = 2.8125, the optimum
-    8                            9 / 3   = 3       (1 + 9) / (1 + 3)   = 2.5
+    10                           11 / 3.6 = 3.06   (1 + 11) / (1 + 3.6) = 2.61
 
 The mean of ratios prefers the first. Tokens - rate * time prefers the second at the rate it attains, but the
 third at the rate 1 that training starts from.
@@ -28,7 +28,7 @@ from ltd.rl.rewards import Reward, best_rate
 from ltd.rl.vector_environment import SizeVecEnv
 from synthetic import synthetic_profile
 
-DEPTH, SIZES = 8, (3, 7, 8)
+DEPTH, SIZES = 10, (3, 7, 10)
 SPEC = ObservationSpec(("nodes",), 1, DEPTH, SIZES)
 
 
@@ -64,7 +64,7 @@ def chain_traces(seed=0, answers=16, tokens=400):
 def world():
     """A step takes 1 ms, a cycle as above; drafting and deciding take none."""
     profile = synthetic_profile(beam=1, max_depth=DEPTH, max_size=DEPTH)
-    times = {"autoregressive_step": ([1], [1.0]), "verify": ([1, 3, 7, 8], [1.0, 1.0, 2.2, 3.0])}
+    times = {"autoregressive_step": ([1], [1.0]), "verify": ([1, 3, 7, 10], [1.0, 1.0, 2.2, 3.6])}
     for name, table in profile.tables.items():
         axis, ms = times.get(name, (table.axis, [0.0] * len(table.axis)))
         rows = [[value] * len(profile.context_lengths) for value in ms]
@@ -75,8 +75,8 @@ def world():
 def attained(world, reward):
     """Tokens a step of the policy that PPO ends with, and the rate that the reward ends with."""
     settings = PolicySettings(
-        sizes=SIZES, size_steps=16_384, lanes=64, rollout=2048, minibatch=512, epochs=4, learning_rate=3e-3,
-        entropy_coefficient=0.0, validations=2, size_network=(16,), critic_network=(16,), rehearsal=0,
+        sizes=SIZES, size_steps=24_576, lanes=64, rollout=2048, minibatch=512, epochs=4, learning_rate=3e-3,
+        entropy_coefficient=0.02, validations=2, size_network=(16,), critic_network=(16,), rehearsal=0,
     )  # fmt: skip
     env = SizeVecEnv(world, SPEC, Reward(reward, world.step_seconds), FixedDepth(DEPTH), lanes=64)
     throughputs = []
@@ -91,7 +91,7 @@ def attained(world, reward):
 
 
 def test_marginal_reward_attains_the_optimum_and_the_mean_of_ratios_does_not(world):
-    tokens, steps = np.array([[1.0, 1.0, 1.0], [4.0, 8.0, 9.0]]), np.array([[1.0, 2.2, 3.0]] * 2)
+    tokens, steps = np.array([[1.0, 1.0, 1.0], [4.0, 8.0, 11.0]]), np.array([[1.0, 2.2, 3.6]] * 2)
     optimum, actions = best_rate(tokens, steps, np.ones(2))
     assert optimum == pytest.approx(2.8125) and actions.tolist() == [0, 1]
     speedup, rate = attained(world, "marginal")
