@@ -2,13 +2,16 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: reproduce paper smoke test lint ui setup
+.PHONY: reproduce paper paper-rl smoke test lint ui setup
 
 reproduce: setup  ## the full reproduction: results/default/report/report.md
 	snakemake --cores all
 
 paper: setup  ## all methods and all ablations, as the paper has them: results/paper/report/report.md
 	snakemake --cores all --configfile workflow/experiments/paper.yaml
+
+paper-rl: setup  ## policies by the paper's own training, all 2.3 million steps: results/default/policies/paper-full
+	snakemake --cores all train_paper_policies
 
 smoke: setup  ## the whole pipeline at toy size, in .smoke/
 	snakemake --cores all --configfile tests/config.yaml --directory .smoke

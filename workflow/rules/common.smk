@@ -3,7 +3,7 @@ import os
 import sys
 from pathlib import Path
 
-from ltd import configuration, tracking
+from ltd import configuration, preflight, tracking
 from ltd.ablations import catalogue as ablations
 from ltd.errors import InputError
 from ltd.options import command_line
@@ -48,6 +48,9 @@ IMPORT_OPTIONS = ["rope_theta", "probe_answers"]
 CHAINS = ["default", "paper", "ltd"]
 # Policies that observe the machine, for any machine.
 CONDITIONED = "conditioned"
+# The paper's formulation with all of its steps, beside the short one: `make paper-rl`.
+PAPER_FULL = "paper-full"
+NAMED_CHAINS = [*CHAINS, CONDITIONED, PAPER_FULL]
 # Ablations and the benchmark may ask for variants of the last two.
 VARIANTS = r"variants/(paper|ltd)-[A-Za-z0-9_-]+"
 # Published methods that are fitted to the traces, each in a folder of its own.
@@ -57,7 +60,7 @@ BASELINES = ["ddd", "svip", "gammatune", "disco", "specdecpp", "c2t"]
 wildcard_constraints:
     split="|".join(SPLITS),
     temperature=r"[0-9.]+",
-    chain="|".join([*CHAINS, CONDITIONED, VARIANTS]),
+    chain="|".join([*NAMED_CHAINS, VARIANTS]),
     iteration=r"\d+",
     policy=r"size|depth",
     baseline="|".join(BASELINES),
@@ -120,7 +123,7 @@ def options_of_chain(wildcards):
 
     A variant's chain has all settings of its base, and over them what it varies.
     """
-    if wildcards.chain not in [*CHAINS, CONDITIONED]:
+    if wildcards.chain not in NAMED_CHAINS:
         method = ablations.parse_chain(wildcards.chain)
         base = f"{RESULTS}/policies/{method.base}/best/settings.json"
         seed = ablations.seed_of(method.variant, config["seed"])
@@ -138,6 +141,7 @@ def options_of_chain(wildcards):
         "paper": command_line(paper),
         "ltd": f"--settings {RESULTS}/tuning/best.json",
         CONDITIONED: "--preset conditioned",
+        PAPER_FULL: command_line(paper | {"preset": "paper"}),
     }
     own = options("rl", leave_out=["paper_preset", "paper_tasks"], threads=1)
     return f"{own} {extra[wildcards.chain]}"
@@ -152,7 +156,7 @@ def options_of_policies():
 
 
 def settings_of_chain(wildcards):
-    if wildcards.chain not in [*CHAINS, CONDITIONED]:
+    if wildcards.chain not in NAMED_CHAINS:
         return f"{RESULTS}/policies/{ablations.parse_chain(wildcards.chain).base}/best"
     return f"{RESULTS}/tuning/best.json" if wildcards.chain == "ltd" else []
 
@@ -181,6 +185,7 @@ def asked(names):
 
 def open_parent_run():
     try:
+        preflight.check_models(config)
         tracking.open_parent(Path(RESULTS), config)
     except InputError as error:
         sys.exit(str(error))

@@ -99,3 +99,9 @@ rule choose_policies:
 rule train_policies:
     input:
         expand(f"{CHAIN}/best", chain=["default", "paper"]),
+
+
+# What no other stage needs: the paper's own training, 2.3 million steps.
+rule train_paper_policies:
+    input:
+        f"{RESULTS}/policies/{PAPER_FULL}/best",
