@@ -149,7 +149,7 @@ def options_of_chain(wildcards):
 
 def options_of_policies():
     """The rl block, as far as it shapes what policies see, are and may do."""
-    chains_alone = ("paper_preset", "paper_tasks", "step_share")
+    chains_alone = ("paper_preset", "paper_tasks", "step_share", "machines")
     return command_line(
         {key: value for key, value in config["rl"].items() if key not in chains_alone}
     )
