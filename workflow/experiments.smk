@@ -2,7 +2,7 @@
 import sys
 from pathlib import Path
 
-from ltd import experiment_files, tracking
+from ltd import experiment_files, preflight, tracking
 from ltd.errors import InputError
 from ltd.options import command_line
 
@@ -77,6 +77,8 @@ rule overview:
 
 def open_parent_run():
     try:
+        for settings in EXPERIMENTS.values():
+            preflight.check_models(settings)
         for experiment, settings in EXPERIMENTS.items():
             tracking.open_parent(Path("results") / experiment, settings)
     except InputError as error:

@@ -19,8 +19,10 @@ from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.draft_head.features import cache_bytes, cached_source, online_source
 from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, target_like
 from ltd.draft_head.processes import Processes
-from ltd.draft_head.trainer import Corpus, Recipe, Trainer, chain_count
+from ltd.draft_head.trainer import Corpus, Recipe, Trainer, chain_count, epoch_batches
 from ltd.draft_head.training import choose_draft_vocabulary
+from ltd.draft_head.training_memory import described, largest_batch, training_parts
+from ltd.engine.memory import GIB, free_bytes
 from ltd.engine.model_loading import load_model
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
@@ -73,6 +75,7 @@ def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     shape = head_config(model, options)
     train = load_sequences(options.responses, shape.vocab_size, options.max_length)
     validation = load_sequences(options.validation, shape.vocab_size, options.max_length)
+    check_training_memory(model, shape, train, options, processes)
     ids = choose_draft_vocabulary([s.answer for s in train], shape.vocab_size, shape.draft_vocab_size)
     torch.manual_seed(options.seed)
     head = initial_head(shape, model, ids)
@@ -151,6 +154,26 @@ def load_sequences(path: Path, vocab_size: int, max_length: int) -> list[Sequenc
             f"{path}: token {largest} is not in the target's vocabulary of {vocab_size}; make it anew"
         )
     return sequences
+
+
+def check_training_memory(
+    model, shape: Eagle3Config, train: list[Sequence], options: TrainDraftOptions, processes: Processes
+) -> None:
+    """Say what the training will take; raises InputError when that is more than there is."""
+    batches = epoch_batches(train, options.batch_rows, options.seed, 0)
+    lengths, chains = [len(s.tokens) for s in train], [chain_count(s) for s in train]
+    batch = largest_batch(lengths, chains, [processes.share(b) for b in batches if processes.share(b)])
+    target = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    kept = 2 if model.device.type == "cuda" else 4
+    parts = training_parts(shape, batch, target, options.unroll_steps, options.step_weight, kept)
+    free = free_bytes(model.device)
+    if processes.main:
+        print(f"memory: about {described(parts)}; {free / GIB:.2f} GiB are free beside the target")
+    if sum(parts.values()) - target > free:
+        raise InputError(
+            f"memory: training needs about {described(parts)}, {free / GIB:.2f} GiB are free beside the "
+            "target; use less draft.batch_rows, draft.max_length or draft.unroll_steps, or more draft.processes"
+        )
 
 
 def initial_head(config: Eagle3Config, model, ids: Tensor) -> Eagle3Head:
