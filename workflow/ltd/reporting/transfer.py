@@ -67,7 +67,8 @@ def draw(moves: list[Move]) -> dict[str, Figure]:
         axes.bar(place, rows["ratio"], 0.24, yerr=ends, capsize=2, label=method, **look)
     axes.axhline(1.0, color=INK, linewidth=0.6)
     axes.set_xticks(range(len(moves)), [move.name for move in moves])
-    axes.set(ylabel="throughput over the grid's", ylim=(0.8, None))
+    lowest = min(move.ratios.loc[(method, GRID), "low"] for move in moves for method in LEARNED)
+    axes.set(ylabel="throughput over the grid's", ylim=(min(0.8, lowest - 0.05), None))
     figure.legend(loc="outside upper center", ncols=len(LEARNED))
     return {FIGURE: figure}
 
@@ -105,7 +106,8 @@ def findings(move: Move) -> list[str]:
     if trained is None:
         return [f"{sentence}."]
     moved = f"the moved ones {move.shown(MOVED, RETRAINED)}{_judged(move, MOVED)}"
-    return [f"{sentence}, {moved}; retraining took {trained['seconds']:.0f} s."]
+    spent = f"{trained['seconds']:.0f} s ({trained['cpu_seconds']:.0f} s of processor time)"
+    return [f"{sentence}, {moved}; retraining took {spent}."]
 
 
 def _judged(move: Move, method: str) -> str:
