@@ -65,6 +65,7 @@ def make_experiment(folder, prompts=6):
         policies=folder / "policies",
         baselines=folder / "baselines",
         opponents=folder / "opponents",
+        lookup=folder / "lookup",
         responses=responses,
         traces=traces,
         output=folder / "benchmark",

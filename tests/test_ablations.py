@@ -195,7 +195,7 @@ def test_the_benchmark_decodes_with_them(policies, tmp_path):
     write_json(tmp_path / "grid.json", {"best": BEST})
     names = ("ltd", "ltd:paper", "ltd:no-depth", "ltd:no-size", "ltd:iteration-1", "ltd:trained-on-code")
     paths = dict.fromkeys(
-        ("draft", "profile", "baselines", "opponents", "responses", "traces", "output", "state")
+        ("draft", "profile", "baselines", "opponents", "lookup", "responses", "traces", "output", "state")
     )
     files = {"target": "", "grid": tmp_path / "grid.json", "policies": policies}
     options = BenchmarkOptions(methods=(BASELINE, *names), **files, **paths)

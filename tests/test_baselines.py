@@ -334,7 +334,8 @@ def test_stage_writes_what_the_benchmark_reads(options, tmp_path, capsys):
     stage.fit_baselines(options, StageRun())
     assert "svip fitted: validation speedup" in capsys.readouterr().out
     write_json(tmp_path / "grid.json", {"best": {"depth": 2, "size": 3}})
-    paths = dict.fromkeys(("draft", "policies", "opponents", "responses", "output", "state"), tmp_path)
+    folders = ("draft", "policies", "opponents", "lookup", "responses", "output", "state")
+    paths = dict.fromkeys(folders, tmp_path)
     benchmark = BenchmarkOptions(
         **paths, target="", profile=options.profile, grid=tmp_path / "grid.json", traces=options.traces,
         baselines=tmp_path / "baselines", methods=("autoregressive", "svip", "svip:published"),

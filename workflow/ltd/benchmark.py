@@ -7,7 +7,7 @@ every method: `lossless` in the summary says whether they were.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from ltd.engine.controllers import Controller, StaticController
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import load_engine
+from ltd.engine.lookup_drafting import LookupDrafter
+from ltd.engine.lookup_folder import LOOKUP, load_lookup
 from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
@@ -63,6 +65,7 @@ class BenchmarkOptions(StageOptions):
     policies: Path = option(help="folder with one folder a chain of policies")
     baselines: Path = option(help="folder with one folder a published baseline; only those asked for")
     opponents: Path = option(help="folder with one folder an opponent of the policies; only those asked for")
+    lookup: Path = option(help="folder of the look-up drafter; only where it is asked for")
     responses: Path = option(help="the target's answers to the test prompts; their prompts are decoded")
     traces: Path = option(help="traces of the same answers, for the replayed rows and the oracle")
     output: Path = option(help="folder of cycles.parquet, runs.parquet, summary.csv and benchmark.json")
@@ -83,13 +86,17 @@ class BenchmarkOptions(StageOptions):
 
 @dataclass(frozen=True)
 class Engine:
-    """What decodes: the target, the drafter, and a controller a method (None: autoregressive)."""
+    """What decodes: the target, the drafter, and a controller a method (None: autoregressive).
+
+    `own_drafters` are those of methods that do not draft with the head.
+    """
 
     target: TargetModel
     drafter: Drafter
     controllers: dict[str, Controller | None]
     max_new_tokens: int
     temperature: float
+    own_drafters: dict[str, LookupDrafter] = field(default_factory=dict)
 
     def run(self, method: str, prompt: Sequence) -> Generation:
         """Decode one prompt with one method."""
@@ -103,7 +110,8 @@ class Engine:
         controller = self.controllers[method]
         if controller is None:
             return decode_autoregressive(self.target, tokens, **settings)
-        return decode(self.target, self.drafter, controller, tokens, **settings)
+        drafter = self.own_drafters.get(method, self.drafter)
+        return decode(self.target, drafter, controller, tokens, **settings)
 
 
 def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
@@ -118,6 +126,7 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
     makers |= {name: partial(load_policy_controller, options.policies, name, grid) for name in learned}
     makers |= {name: partial(load_controller, options.baselines, name) for name in method_names()}
     makers |= {name: partial(load_opponent, options.opponents, name) for name in OPPONENTS}
+    makers[LOOKUP] = lambda: load_lookup(options.lookup)[0].controller()
     for method in options.methods:
         if method not in makers:
             raise InputError(
@@ -230,7 +239,7 @@ def tables(records: list[dict[str, Any]], methods: tuple[str, ...]) -> tuple[pd.
 
 def open_state(options: BenchmarkOptions) -> Path:
     """Return the folder of finished prompts, emptied when it belongs to other settings or files."""
-    ignored = {"experiment", "output", "state", "traces", "profile", "baselines", "opponents"}
+    ignored = {"experiment", "output", "state", "traces", "profile", "baselines", "opponents", "lookup"}
     paths = ("draft", "grid", "policies", "responses")
     settings = {key: str(value) for key, value in asdict(options).items() if key not in ignored}
     settings |= {name: file_hash(getattr(options, name)) for name in paths}
@@ -238,6 +247,8 @@ def open_state(options: BenchmarkOptions) -> Path:
     settings |= {name: file_hash(options.baselines / name) for name in fitted}
     asked = [name for name in OPPONENTS if name in options.methods]
     settings |= {name: file_hash(options.opponents / name) for name in asked}
+    if LOOKUP in options.methods:
+        settings[LOOKUP] = file_hash(options.lookup)
     if Path(options.target).is_dir():
         settings["target"] = file_hash(options.target)
     file = options.state / "settings.json"
@@ -265,7 +276,9 @@ def make_engine(
         max_tree=max(DEFAULT_TREE, profile.max_size),
     )
     target.check_prompt(longest)
-    return Engine(target, drafter, controllers, options.max_new_tokens, temperature)
+    own = {LOOKUP: load_lookup(options.lookup)} if LOOKUP in options.methods else {}
+    drafters = {name: found[0].drafter(found[1], target.device) for name, found in own.items()}
+    return Engine(target, drafter, controllers, options.max_new_tokens, temperature, drafters)
 
 
 def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
@@ -279,7 +292,9 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     engine = make_engine(options, profile, traces.temperature, longest)
     records = [entry for part in decode_all(engine, prompts, options, open_state(options)) for entry in part]
     runs, cycles = tables(records, options.methods)
-    replayed = replay_rows(engine.controllers, traces, profile, prompts)
+    # Traces and profile are the head's.
+    with_head = {name: c for name, c in engine.controllers.items() if name not in engine.own_drafters}
+    replayed = replay_rows(with_head, traces, profile, prompts)
     summary = summarise(
         pd.concat([runs, replayed.runs]), pd.concat([cycles, replayed.cycles]), seed=options.seed
     )

@@ -1,3 +1,6 @@
+from ltd.engine.lookup_folder import LOOKUP
+
+
 # The best static setting, chosen on validation prompts in replay: the baseline that counts.
 rule grid_search:
     input:
@@ -18,6 +21,31 @@ rule grid_search:
         " --output {output} {params.options} 2>&1 | tee {log}"
 
 
+# A second drafter for the same target, look-up in its answers, for `lookup/grid` among the methods.
+rule fit_lookup:
+    input:
+        target=TARGET_FILES,
+        texts=f"{RESULTS}/responses/{SPLITS[0]}-t0.safetensors",
+        validation=f"{RESULTS}/responses/validation-t0.safetensors",
+        profile=rules.profile_latency.output,
+    output:
+        directory(f"{RESULTS}/lookup"),
+    log:
+        f"{RESULTS}/logs/fit_lookup.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fit_lookup.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        target=target_name,
+        tree=command_line(config["tree"]),
+        options=common_options(threads=1),
+    shell:
+        "python -m ltd.fit_lookup --target {params.target} --texts {input.texts}"
+        " --validation {input.validation} --profile {input.profile} --output {output}"
+        " {params.tree} {params.options} 2>&1 | tee {log}"
+
+
 # Real decoding, every method on every test prompt, interleaved. Takes all cores and the GPU.
 rule benchmark:
     input:
@@ -25,20 +53,14 @@ rule benchmark:
         draft=DRAFT_FILES,
         profile=rules.profile_latency.output,
         grid=rules.grid_search.output,
-        policies=list(
-            dict.fromkeys(
-                [
-                    *expand(f"{CHAIN}/best", chain=CHAINS),
-                    *policies_of(config["benchmark"]["methods"]),
-                ]
-            )
-        ),
+        policies=policies_of(config["benchmark"]["methods"]),
         baselines=expand(BASELINE, baseline=asked(BASELINES)),
         opponents=[
             f"{RESULTS}/opponents/{method}"
             for method in config["benchmark"]["methods"]
             if method in OPPONENTS
         ],
+        lookup=f"{RESULTS}/lookup" if LOOKUP in config["benchmark"]["methods"] else [],
         responses=f"{RESULTS}/responses/test-t0.safetensors",
         traces=trace_file("test"),
     output:
@@ -63,9 +85,10 @@ rule benchmark:
     params:
         target=target_name,
         draft=draft_name,
-        policies=lambda wildcards, input: str(Path(input.policies[0]).parents[1]),
+        policies=f"{RESULTS}/policies",
         baselines=f"{RESULTS}/baselines",
         opponents=f"{RESULTS}/opponents",
+        lookup=f"{RESULTS}/lookup",
         output=folder_of_output,
         state=f"{RESULTS}/state/benchmark",
         options=options("benchmark"),
@@ -73,6 +96,6 @@ rule benchmark:
         "python -m ltd.benchmark --target {params.target} --draft {params.draft}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
         " --baselines {params.baselines}"
-        " --opponents {params.opponents}"
+        " --opponents {params.opponents} --lookup {params.lookup}"
         " --responses {input.responses} --traces {input.traces} --output {params.output}"
         " --state {params.state} {params.options} 2>&1 | tee {log}"

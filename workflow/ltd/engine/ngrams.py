@@ -114,6 +114,11 @@ class NgramModel:
         scored = sorted((-self._probability(mixed, token), token) for token in candidates)[:count]
         return [token for _, token in scored], [math.log(-negative) for negative, _ in scored]
 
+    def log_probability(self, token: int) -> float:
+        """Of `token` after the present text."""
+        mixed = [self._mixture(*pair) for pair in self._orders(self.tokens[-self.order :])]
+        return math.log(self._probability(mixed, token))
+
     def _orders(self, history: list[int]) -> list[tuple[Followers, Followers]]:
         """Followers in the texts and in the present text, shortest history first."""
         found = []

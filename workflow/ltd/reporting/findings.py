@@ -11,7 +11,7 @@ from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
 from ltd.reporting.paper_results import SOURCE, main_table, ratio_to_grid
 
-GRID, LEARNED, ORACLE = "eagle3_grid", "ltd", "oracle"
+GRID, LEARNED, ORACLE, LOOKUP = "eagle3_grid", "ltd", "oracle", "lookup/grid"
 
 
 def markdown(rows: pd.DataFrame, formats: dict[str, str | Callable[[Any], str]] | None = None) -> str:
@@ -103,7 +103,12 @@ def findings(
         sentences.append(
             f"{GRID} is depth {grid['depth']}, size {grid['size']}: the best static setting on validation."
         )
-    pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper")]
+    if LOOKUP in measured.index:
+        sentences.append(
+            f"{LOOKUP} is another drafter for the same target: look-up of n-grams in its answers and in the "
+            "present text, with the best static tree of its own."
+        )
+    pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper"), (LOOKUP, GRID)]
     pairs += [(LEARNED, opponent) for opponent in OPPONENTS]
     for method, baseline in pairs:
         if {method, baseline} <= set(measured.index):

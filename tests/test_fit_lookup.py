@@ -1,0 +1,157 @@
+"""The look-up drafter's traces and its fit: replay equals live decoding, and the fit finds what is best."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine_models import RandomController
+from ltd.benchmark import benchmark
+from ltd.engine.controllers import StaticController
+from ltd.engine.decoding import decode
+from ltd.engine.lookup_folder import LOOKUP, LookupSettings, load_lookup, save_lookup
+from ltd.engine.ngrams import NgramCounts
+from ltd.errors import InputError
+from ltd.files import read_json
+from ltd.fit_lookup import FitLookupOptions, fit_lookup
+from ltd.measurement.summary import mark_lossless, summarise
+from ltd.replay.lookup_traces import LookupRecorder, lookup_profile
+from ltd.replay.simulator import simulate, static_grid
+from ltd.replay.traces import check
+from ltd.reporting.findings import findings
+from ltd.texts.responses import Responses
+from ltd.tracking import StageRun
+from saved_engine import save_engine
+from saved_experiment import make_experiment
+from synthetic import synthetic_profile
+from synthetic_runs import make_runs
+from tiny_engine import VOCAB, tiny_answers, tiny_target
+
+BEAM, DEPTH = 3, 4
+HEADER = {"temperature": 0.0, "target_hash": "target", "draft_hash": "lookup"}
+
+
+@pytest.fixture(scope="module")
+def target():
+    return tiny_target()
+
+
+@pytest.fixture(scope="module")
+def answers(target):
+    return [answer for answer in tiny_answers(target, 6, max_new_tokens=40) if len(answer.answer) > 1]
+
+
+@pytest.fixture(scope="module")
+def others(target):
+    """Texts to learn from."""
+    return [answer.tokens.tolist() for answer in tiny_answers(target, 4, seed=7)]
+
+
+@pytest.fixture(scope="module")
+def recorded(answers, others):
+    """A drafter that has learned from other answers, its traces and their profile."""
+    settings = LookupSettings(VOCAB, 3, 2, BEAM, DEPTH, depth=1, size=1)
+    drafter = settings.drafter(NgramCounts.of_texts(others, 3))
+    recorder = LookupRecorder(drafter)
+    traces = recorder.record(answers, HEADER)
+    machine = synthetic_profile(beam=BEAM, max_depth=DEPTH, max_size=24)
+    return drafter, traces, lookup_profile(machine, recorder.pass_seconds(), "lookup")
+
+
+def test_traces_are_well_formed(recorded, answers):
+    _, traces, _ = recorded
+    check(traces, "traces")
+    assert len(traces) == sum(len(answer.answer) - 1 for answer in answers)
+    assert (traces.true_node >= 0).any(axis=0).all()
+    assert np.isfinite(traces.entropy).all()
+
+
+@pytest.mark.parametrize("seed", (None, 0, 1))
+def test_replay_is_live_decoding(recorded, target, answers, seed):
+    drafter, traces, profile = recorded
+
+    def controller():
+        return StaticController(3, 6) if seed is None else RandomController(seed, max_size=12)
+
+    ours = controller()
+    live = [
+        (cycle.context_length, cycle.depth, cycle.verified, cycle.tokens)
+        for answer in answers
+        for cycle in decode(
+            target, drafter, ours, answer.tokens[: answer.prompt_length], max_new_tokens=40, eos_ids=[0]
+        ).cycles
+    ]
+    log = simulate(controller(), traces, profile).log
+    replayed = list(zip(log.context_length, log.depth, log.verified, log.tokens, strict=True))
+    assert live == [tuple(map(int, cycle)) for cycle in replayed]
+
+
+def test_the_profile_has_the_drafters_own_times(recorded):
+    _, traces, profile = recorded
+    machine = synthetic_profile(beam=BEAM, max_depth=DEPTH, max_size=24)
+    assert profile.verify(4, 64) == machine.verify(4, 64)
+    assert profile.draft_step(2, 16) == profile.draft_step(2, 256) > 0
+    assert profile.draft_prefix(5, 64) == profile.draft_prefix(1, 64)
+    assert static_grid(traces, profile, [0, 2], [4]).throughput().shape == (2, 1)
+
+
+def test_the_fit_writes_a_drafter(tmp_path, answers):
+    folder, _ = save_engine(tmp_path)
+    texts, validation = tmp_path / "texts.safetensors", tmp_path / "validation.safetensors"
+    Responses.from_sequences(answers[:4]).save(texts)
+    Responses.from_sequences(answers[4:]).save(validation)
+    profile = tmp_path / "profile.json"
+    synthetic_profile(beam=7, max_depth=DEPTH, max_size=24).save(profile)
+    options = FitLookupOptions(
+        target=str(folder),
+        texts=texts,
+        validation=validation,
+        profile=profile,
+        output=tmp_path / "lookup",
+        beam=BEAM,
+        max_depth=DEPTH,
+        orders=(1, 3),
+        context_weights=(1, 4),
+    )
+    fit_lookup(options, StageRun())
+    settings, counts = load_lookup(options.output)
+    found = read_json(options.output / "validation.json")
+    best = max(found["tried"], key=lambda entry: entry["mean_log_probability"])
+    assert (settings.order, settings.context_weight) == (best["order"], best["context_weight"])
+    assert (settings.depth, settings.size) == (found["depth"], found["size"])
+    assert settings.vocab_size == VOCAB and counts.order == settings.order
+    assert found["oracle_speedup"] >= found["speedup"] > 0
+    assert settings.drafter(counts).beam == BEAM
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"lookup\.json: no such file"):
+        load_lookup(tmp_path)
+    save_lookup(tmp_path, LookupSettings(VOCAB, 2, 1, 2, 3, 1, 1), [[1, 2, 3]])
+    (tmp_path / "texts.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="fit it again"):
+        load_lookup(tmp_path)
+
+
+def test_the_benchmark_decodes_with_it(tmp_path, others):
+    options = make_experiment(tmp_path)
+    save_lookup(options.lookup, LookupSettings(VOCAB, 3, 2, BEAM, DEPTH, depth=3, size=5), others)
+    methods = ("autoregressive", "eagle3_grid", LOOKUP)
+    options = replace(options, methods=methods, repeats=1, prompts_per_task=2)
+    benchmark(options, StageRun())
+    cycles = pd.read_parquet(options.output / "cycles.parquet")
+    ours = cycles[cycles["method"] == LOOKUP]
+    assert (ours["depth"] == 3).all() and (ours["size"] == 5).all() and ours["accepted"].any()
+    summary = pd.read_csv(options.output / "summary.csv")
+    assert summary["lossless"].all()
+    # The traces are the head's: nothing is replayed on them.
+    assert set(summary.loc[summary["method"] == LOOKUP, "source"]) == {"measured"}
+
+
+def test_the_report_has_a_sentence_about_it():
+    runs, cycles = make_runs({"autoregressive": 1.0, "eagle3_grid": 1.2, LOOKUP: 1.5})
+    runs = mark_lossless(runs)
+    text = "\n".join(findings(summarise(runs, cycles), runs, 0.01, {"depth": 2, "size": 2}, 0))
+    assert "lookup/grid is another drafter" in text
+    assert "lookup/grid against eagle3_grid: 1.250x in the mean" in text
