@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head
+from ltd.engine.compiled.drafting import CompiledDrafter
 from ltd.engine.drafting import Drafter
 from ltd.engine.target import TargetModel
 
@@ -77,21 +78,22 @@ def random_model(architecture="llama", seed=0, vocab=VOCAB, layers=5, half_weigh
     return model
 
 
+# How a target may compute on a CPU: options of `random_target`, compiled ones for the drafter, too.
+FORWARDS = {"compiled": {"compiled": True}, "lean": {}, "model": {"lean": False}}
+
+
 def random_target(
     architecture="llama",
     seed=0,
     max_context=160,
     max_tree=64,
-    packed=False,
     lean=True,
-    script=False,
+    compiled=False,
     **changes,
 ):
     """A `TargetModel` over `random_model`."""
     model = random_model(architecture, seed, **changes)
-    return TargetModel(
-        model, max_context=max_context, max_tree=max_tree, packed=packed, lean=lean, script=script
-    )
+    return TargetModel(model, max_context=max_context, max_tree=max_tree, lean=lean, compiled=compiled)
 
 
 def random_head(target, seed=1, draft_vocab=None):
@@ -117,12 +119,11 @@ def random_head(target, seed=1, draft_vocab=None):
     return head.to(target.dtype).requires_grad_(False)
 
 
-def random_drafter(target, seed=1, beam=5, max_depth=5, draft_vocab=None, packed=False, script=False):
-    """A `Drafter` over `random_head`."""
+def random_drafter(target, seed=1, beam=5, max_depth=5, draft_vocab=None, compiled=False):
+    """A `Drafter` or `CompiledDrafter` over `random_head`."""
     head = random_head(target, seed, draft_vocab)
-    return Drafter(
-        head, beam=beam, max_depth=max_depth, max_context=target.max_context, packed=packed, script=script
-    )
+    kind = CompiledDrafter if compiled else Drafter
+    return kind(head, beam=beam, max_depth=max_depth, max_context=target.max_context)
 
 
 class RandomController:

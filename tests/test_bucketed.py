@@ -66,10 +66,10 @@ class RecordedPasses(Passes):
 def engines(architecture="llama", seed=0, beam=5, max_depth=5, max_context=600, draft_vocab=None):
     """The same models twice: the usual way, and in recorded passes of fixed shapes."""
     usual = random_target(architecture, seed, max_context=max_context)
-    fixed = TargetModel(usual.model, max_context=max_context, max_tree=64, packed=False, bucketed=True)
+    fixed = TargetModel(usual.model, max_context=max_context, max_tree=64, bucketed=True)
     head = random_head(usual, draft_vocab=draft_vocab)
-    settings = {"beam": beam, "max_depth": max_depth, "max_context": usual.max_context, "packed": False}
-    drafters = Drafter(head, **settings, script=False), BucketedDrafter(head, **settings)
+    settings = {"beam": beam, "max_depth": max_depth, "max_context": usual.max_context}
+    drafters = Drafter(head, **settings), BucketedDrafter(head, **settings)
     fixed.forward.passes, drafters[1].passes = RecordedPasses(), RecordedPasses()
     for target in (usual, fixed):
         for layer in target.forward.network.layers:
@@ -114,7 +114,7 @@ def test_drafted_trees_are_the_same(rows):
             one.expand()
     torch.testing.assert_close(fixed.state.scores, drafter.state.scores, rtol=1e-4, atol=1e-4)
     assert torch.equal(fixed.tokens, drafter.tokens)
-    assert fixed.cache.length == drafter.cache.length == 7 + rows
+    assert fixed.length == drafter.length == 7 + rows
     trees = drafter.select(20), fixed.select(20)
     assert torch.equal(trees[0].tokens, trees[1].tokens) and torch.equal(*(t.ancestors for t in trees))
     torch.testing.assert_close(fixed.state.feature, drafter.state.feature, rtol=1e-4, atol=1e-4)

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from engine_models import ARCHITECTURES, RandomController, random_drafter, random_model, random_target
+from engine_models import (
+    ARCHITECTURES,
+    FORWARDS,
+    RandomController,
+    random_drafter,
+    random_model,
+    random_target,
+)
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.target import TargetModel
@@ -23,19 +30,20 @@ CONTROLLERS = {
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_autoregressive_decoding_is_that_of_transformers(architecture):
     model = random_model(architecture)
-    target = TargetModel(model, max_context=160, packed=False, script=False)
+    target = TargetModel(model, max_context=160)
     ours = decode_autoregressive(target, PROMPT, max_new_tokens=80).tokens
     theirs = model.generate(torch.tensor([PROMPT]), max_new_tokens=80, do_sample=False)[0, len(PROMPT) :]
     assert ours == theirs.tolist()
 
 
-@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("forward", FORWARDS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_greedy_output_is_autoregressive_output(architecture, lean):
+def test_greedy_output_is_autoregressive_output(architecture, forward):
     cycles = accepted = 0
     for seed, prompt in enumerate(([7], PROMPT)):
-        target = random_target(architecture, seed, lean=lean)
-        drafter = random_drafter(target, seed, beam=8, draft_vocab=15 if seed else None)
+        target = random_target(architecture, seed, **FORWARDS[forward])
+        vocabulary, compiled = 15 if seed else None, forward == "compiled"
+        drafter = random_drafter(target, seed, beam=8, draft_vocab=vocabulary, compiled=compiled)
         expected = decode_autoregressive(target, prompt, max_new_tokens=50).tokens
         for make in CONTROLLERS.values():
             result = decode(target, drafter, make(), prompt, max_new_tokens=50)
@@ -46,11 +54,11 @@ def test_greedy_output_is_autoregressive_output(architecture, lean):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
-def test_packed_and_scripted_decoding_is_lossless_too(architecture):
+def test_decoding_with_weights_in_half_precision_is_lossless_too(architecture):
     shapes = {"half_weights": True, "hidden_size": 384, "intermediate_size": 400, "vocab": 50}
-    target = random_target(architecture, packed=True, script=True, **shapes)
+    target = random_target(architecture, compiled=True, **shapes)
     assert target.packed_layers
-    drafter = random_drafter(target, packed=True, script=True)
+    drafter = random_drafter(target, compiled=True)
     expected = decode_autoregressive(target, PROMPT, max_new_tokens=60).tokens
     for make in CONTROLLERS.values():
         assert decode(target, drafter, make(), PROMPT, max_new_tokens=60).tokens == expected
@@ -137,7 +145,7 @@ def test_draft_cache_has_a_row_for_every_token_but_the_newest():
 
     class Watcher(RandomController):
         def continue_drafting(self, state):
-            assert state.context_length == target.length == drafter.cache.length + drafter.pending
+            assert state.context_length == target.length == drafter.length + drafter.pending
             lengths.append(target.length) if state.depth == 0 else None
             return super().continue_drafting(state)
 

@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from engine_models import random_target
 from head_layouts import LAYOUTS, rewrite
 from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, load_head, rotary_of, save_head
+from ltd.engine.compiled.drafting import CompiledDrafter
 from ltd.engine.drafting import Drafter
 from ltd.errors import InputError
 from ltd.export_draft import ExportDraftOptions, export_draft
@@ -133,9 +134,10 @@ def test_norms_stand_where_the_flags_say(norms, target):
 
 
 @pytest.mark.parametrize("changes", [*NORMS.values(), {"rope_scaling": LLAMA3}], ids=[*NORMS, "llama3"])
-def test_the_engine_drafts_with_every_variant_as_replay_does(changes, target):
+@pytest.mark.parametrize("kind", [Drafter, CompiledDrafter])
+def test_the_engine_drafts_with_every_variant_as_replay_does(changes, target, kind):
     head = make_head(target, **changes)
-    drafter = Drafter(head, beam=3, max_depth=4, max_context=64, packed=False, script=False)
+    drafter = kind(head, beam=3, max_depth=4, max_context=64)
     prompt = torch.tensor([3, 14, 15, 9, 2, 6])
     _, taps = target.forward_sequences(prompt[None])
     drafter.prefill(taps[0, :-1], prompt[:-1])

@@ -48,7 +48,7 @@ def test_counted_bytes_are_those_of_the_model():
         model = random_model(architecture)
         counted = sum(weight.numel() * 4 for weight in model.parameters())
         assert weight_bytes(model.config, torch.float32) == counted
-    target = TargetModel(random_model("qwen3"), max_context=100, max_tree=20, packed=False, script=False)
+    target = TargetModel(random_model("qwen3"), max_context=100, max_tree=20, compiled=False)
     # The buffer's last slot is nobody's.
     buffer = target.forward.cache.buffer[:, :, :-1]
     assert cache_bytes(target.model.config, 121, torch.float32) == buffer.numel() * 4

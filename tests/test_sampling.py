@@ -130,7 +130,7 @@ def exact_three(target, prompt):
 
 def test_whole_runs_keep_the_joint_distribution(small_target):
     prompt = [1, 5, 2]
-    drafter = random_drafter(small_target, beam=4, max_depth=2, script=True)
+    drafter = random_drafter(small_target, beam=4, max_depth=2, compiled=True)
     counts = torch.zeros(VOCAB**3)
     accepted = 0
     for seed in range(3000):

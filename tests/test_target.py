@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from engine_models import ARCHITECTURES, random_drafter, random_model, random_target
+from engine_models import ARCHITECTURES, FORWARDS, random_drafter, random_model, random_target
 from ltd.engine.model_forward import ModelForward
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
@@ -28,11 +28,11 @@ def path_to(tree, row):
     return tree.ancestors[row].nonzero()[:, 0].tolist()
 
 
-@pytest.mark.parametrize("script", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_lean_forward_computes_the_model(architecture, script):
+def test_the_forward_computes_the_model(architecture, compiled):
     model = random_model(architecture)
-    target = TargetModel(model, max_context=64, max_tree=16, packed=False, script=script)
+    target = TargetModel(model, max_context=64, max_tree=16, compiled=compiled)
     tokens = torch.randint(0, 23, (40,), generator=torch.Generator().manual_seed(5))
     expected = model(tokens[None], output_hidden_states=True)
     taps = torch.cat([expected.hidden_states[index][0] for index in target.tap_layers], dim=-1)
@@ -57,13 +57,13 @@ def test_packed_layers_compute_the_same_model():
 
 def test_weights_beyond_half_precision_are_not_packed():
     model = random_model(hidden_size=384, intermediate_size=700, head_dim=64)
-    assert TargetModel(model, max_context=64, script=False).packed_layers == 0
+    assert TargetModel(model, max_context=64).packed_layers == 0
 
 
-@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("forward", FORWARDS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_tree_logits_are_chain_logits(architecture, lean):
-    target = random_target(architecture, lean=lean)
+def test_tree_logits_are_chain_logits(architecture, forward):
+    target = random_target(architecture, **FORWARDS[forward])
     tree = random_tree(target)
     logits, taps = target.verify(tree.tokens, tree.depths, tree.ancestors)
     assert tree.depths.max() >= 3
@@ -88,6 +88,33 @@ def test_cache_after_compaction_is_that_of_a_fresh_prefill(architecture):
     target.prefill(torch.cat([PROMPT, tree.tokens[rows]]))
     fresh = cache.buffer[:, :, cache.scratch : cache.scratch + target.length]
     torch.testing.assert_close(kept, fresh, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compiled_rows_of_a_tree_are_steps_to_the_last_bit(architecture, size):
+    """However many rows are verified with it, a token gets the logits of plain decoding: no near-ties."""
+    target = random_target(architecture, compiled=True)
+    tree = random_tree(target, size=size)
+    logits, taps = target.verify(tree.tokens, tree.depths, tree.ancestors)
+    for row in range(tree.size + 1):
+        target.prefill(PROMPT)
+        for token in tree.tokens[path_to(tree, row)]:
+            expected, expected_taps = target.step(token[None])
+        assert torch.equal(logits[row], expected) and torch.equal(taps[row], expected_taps[0])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compiled_steps_after_a_kept_path_are_those_of_a_plain_sequence(architecture):
+    target = random_target(architecture, compiled=True)
+    tree = random_tree(target)
+    target.verify(tree.tokens, tree.depths, tree.ancestors)
+    rows = torch.tensor(path_to(tree, tree.depths.argmax().item()))
+    target.keep(rows, tree.size + 1)
+    logits, taps = target.step(torch.tensor([4]))
+    target.prefill(torch.cat([PROMPT, tree.tokens[rows]]))
+    expected, expected_taps = target.step(torch.tensor([4]))
+    assert torch.equal(logits, expected) and torch.equal(taps, expected_taps)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral"])
@@ -144,11 +171,11 @@ def test_wrong_prompts_are_refused():
 
 def test_sliding_windows_smaller_than_the_context_are_refused():
     model = random_model("mistral", sliding_window=32)
-    TargetModel(model, max_context=32, script=False)
+    TargetModel(model, max_context=32)
     with pytest.raises(InputError, match="sliding_attention"):
         TargetModel(model, max_context=33)
     unused = random_model("qwen2", sliding_window=32, use_sliding_window=False)
-    TargetModel(unused, max_context=200, script=False)
+    TargetModel(unused, max_context=200)
 
 
 def test_other_layer_types_are_refused_by_name():

@@ -108,7 +108,7 @@ def test_decoding_accepts_what_validation_counts(inputs, tmp_path):
     compared = []
     for sequence in stage.load_sequences(inputs / "validation.safetensors", VOCAB, 2048):
         prompt = sequence.tokens[: sequence.prompt_length]
-        drafter = Drafter(head, beam=1, max_depth=4, packed=False)
+        drafter = Drafter(head, beam=1, max_depth=4)
         answer = decode(target, drafter, StaticController(4, 4), prompt, max_new_tokens=20, eos_ids=[])
         tokens = torch.cat([prompt, torch.tensor(answer.tokens)])[None]
         lengths = torch.tensor([tokens.shape[1]])

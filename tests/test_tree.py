@@ -4,11 +4,14 @@ themselves.
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from engine_models import random_drafter, random_head, random_target
 from ltd.draft_head.eagle3 import Eagle3Head
+from ltd.engine.compiled.drafting import CompiledDrafter
+from ltd.engine.compiled.tree import select_tree
 from ltd.engine.drafting import Drafter
 from ltd.engine.tree import DraftTree, TreeLayout, level_start, pool_size, root_paths, tree_rows
 
@@ -57,6 +60,9 @@ def test_selected_trees_are_closed_and_rightly_connected(beam, depth, rounding):
             nodes = sorted(sorted(range(len(scores)), key=lambda i: (-scores[i].item(), i))[:size])
             tables = layout.levels, layout.parent_slots, paths, with_root[1]
             tree = DraftTree(*tree_rows(with_root[0], size, *tables))
+            compiled = select_tree(scores.numpy(), np.array(parents), tokens.numpy(), 77, size)
+            fields = (tree.tokens, tree.depths, tree.parents, tree.ancestors)
+            assert all(np.array_equal(*pair) for pair in zip(compiled, fields, strict=True))
             row_of = {-1: 0} | {node: row for row, node in enumerate(nodes, start=1)}
             assert tree.size == min(size, len(scores))
             assert tree.tokens.tolist() == [77, *tokens[nodes].tolist()]
@@ -101,11 +107,12 @@ def naive_levels(head: Eagle3Head, taps, tokens, beam, depth):
     return levels
 
 
+@pytest.mark.parametrize("kind", [Drafter, CompiledDrafter])
 @pytest.mark.parametrize("draft_vocab", [None, 11])
-def test_drafts_are_those_of_the_plain_head(draft_vocab):
+def test_drafts_are_those_of_the_plain_head(draft_vocab, kind):
     target = random_target("qwen2")
     head = random_head(target, draft_vocab=draft_vocab)
-    drafter = Drafter(head, beam=3, max_depth=4, max_context=160, packed=False, script=False)
+    drafter = kind(head, beam=3, max_depth=4, max_context=160)
     prompt = torch.tensor([3, 14, 15, 9, 2, 6])
     logits, taps = target.prefill(prompt)
     tokens = torch.cat([prompt[1:], logits.argmax()[None]])
@@ -122,12 +129,13 @@ def test_drafts_are_those_of_the_plain_head(draft_vocab):
         assert tree.tokens[tree.ancestors[row]].tolist() == [tokens[-1].item(), *path]
 
 
-def test_many_deferred_rows_draft_the_same_tree():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_many_deferred_rows_draft_the_same_tree(compiled):
     """A prefix pass over more rows than fit one chunk equals the prefill of the same context."""
     target = random_target(max_context=300)
     tokens = torch.randint(0, 23, (200,), generator=torch.Generator().manual_seed(0))
     _, taps = target.prefill(tokens[:-1])
-    late, early = (random_drafter(target) for _ in range(2))
+    late, early = (random_drafter(target, compiled=compiled) for _ in range(2))
     late.prefill(taps[:5], tokens[:5])
     late.defer(taps[4:100], tokens[5:101])
     late.extend(taps[100:], tokens[101:])
@@ -135,13 +143,14 @@ def test_many_deferred_rows_draft_the_same_tree():
     early.extend(taps[-1:], tokens[-1:])
     late.expand()
     early.expand()
-    assert late.cache.length == early.cache.length == 199
+    assert late.length == early.length == 199
     torch.testing.assert_close(late.state.scores, early.state.scores, rtol=1e-4, atol=1e-4)
 
 
-def test_entropy_is_that_of_the_best_row():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_entropy_is_that_of_the_best_row(compiled):
     target = random_target()
-    drafter = random_drafter(target, beam=23, max_depth=2)
+    drafter = random_drafter(target, beam=23, max_depth=2, compiled=compiled)
     _, taps = target.prefill([1, 2, 3])
     drafter.prefill(taps, torch.tensor([1, 2, 3]))
     drafter.extend(taps[-1:], torch.tensor([4]))

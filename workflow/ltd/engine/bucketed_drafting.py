@@ -31,11 +31,8 @@ class BucketedDrafter(Drafter):
         beam: int = 10,
         max_depth: int = 12,
         max_context: int = DEFAULT_CONTEXT,
-        packed: bool = True,
     ) -> None:
-        super().__init__(
-            head, beam=beam, max_depth=max_depth, max_context=max_context, packed=packed, script=False
-        )
+        super().__init__(head, beam=beam, max_depth=max_depth, max_context=max_context)
         self.passes, self.context_buckets = Passes(self.device), context_buckets(max_context)
         with torch.inference_mode():
             self._make_fixed_buffers()
@@ -65,7 +62,7 @@ class BucketedDrafter(Drafter):
         """Over deferred rows `first` and following, which join the cache; level 1 is entered."""
         taps = self._pending_taps.narrow(0, first, count)
         self._taps.narrow(0, self.prefix_rows - count, count).copy_(taps)
-        length = self.cache.length
+        length = self.length
         self.rows.fill(
             self._pending_tokens.narrow(0, first, count),
             self.positions.narrow(0, 0, count),
@@ -74,7 +71,7 @@ class BucketedDrafter(Drafter):
         )
         rows, context = bucket(count, PREFIX_BUCKETS), bucket(length, self.context_buckets)
         self.passes.run(("prefix", rows, context), partial(self._prefix, rows, context))
-        self.cache.length += count
+        self.length += count
 
     def _first_level(self) -> None:
         self._note_level()
@@ -90,8 +87,8 @@ class BucketedDrafter(Drafter):
         self._enter(1, *children)
 
     def _next_level(self, level: int) -> None:
-        self.rows.length.fill_(self.cache.length)
-        context = bucket(self.cache.length, self.context_buckets)
+        self.rows.length.fill_(self.length)
+        context = bucket(self.length, self.context_buckets)
         self.passes.run(("beam", level, context), partial(self._beam, level, context))
         self._note_level()
 
@@ -140,5 +137,5 @@ class BucketedDrafter(Drafter):
 
     def _note_level(self) -> None:
         state = self.state
-        state.depth, state.context_length = state.depth + 1, self.cache.length
+        state.depth, state.context_length = state.depth + 1, self.length
         state.feature, state.draft_logits = self.hidden[0], self._logits

@@ -64,11 +64,9 @@ class BucketedForward(LeanForward):
     """Same interface and results as `LeanForward`; what a pass returns is overwritten by the next one."""
 
     def __init__(
-        self, model: nn.Module, tap_layers: Sequence[int], *, max_context: int, max_tree: int, packed: bool
+        self, model: nn.Module, tap_layers: Sequence[int], *, max_context: int, max_tree: int
     ) -> None:
-        super().__init__(
-            model, tap_layers, max_context=max_context, max_tree=max_tree, packed=packed, script=False
-        )
+        super().__init__(model, tap_layers, max_context=max_context, max_tree=max_tree)
         self.passes = Passes(model.device)
         self.rows = PaddedRows(max_tree + 1, model.device)
         self.row_buckets, self.context_buckets = row_buckets(max_tree + 1), context_buckets(max_context)

@@ -16,7 +16,6 @@ from ltd.engine.controllers import Controller
 from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
 from ltd.engine.sampling import SamplingOptions, TokenSampler, accepted_rows
-from ltd.engine.scripting import scripted
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 
@@ -119,7 +118,6 @@ class _Loop:
         self.last, self.limit, self.on_tokens = last, limit, on_tokens
         depth = drafter.max_depth if drafter is not None else 0
         self.sampler = TokenSampler(options, target.vocab_size, depth, target.device)
-        self.accepted_rows = scripted(accepted_rows, target.device)
         self.clock = PhaseClock(target.device)
         self.result = Generation([])
 
@@ -198,7 +196,7 @@ class _Loop:
         self.clock.mark("verify")
         position, levels = len(self.result.tokens), self.drafter.state.depth
         chosen = self.sampler.choose(logits, position, tree.depths, levels)
-        rows = self.accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
+        rows = accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
         tokens = chosen.index_select(0, rows)
         emitted = self._emit(tokens.tolist())
         accepted = min(len(tokens) - 1, emitted)

@@ -7,15 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
-from ltd.engine.lean_layers import HeadRotation, LeanLayer, row_norm
-from ltd.engine.packed_linear import fused_linear
+from ltd.engine.lean_layers import FusedLinear, HeadRotation, LeanLayer, RowNorm
 from ltd.engine.tree import best_children
 
 
 class DraftNetwork(nn.Module):
     """Keeps no state; `positions` [n] are all that rows may stand at, `beam` the children of a row."""
 
-    def __init__(self, head: Eagle3Head, positions: Tensor, beam: int, packed: bool) -> None:
+    def __init__(self, head: Eagle3Head, positions: Tensor, beam: int) -> None:
         super().__init__()
         config, layer = head.config, head.midlayer
         eps = config.rms_norm_eps
@@ -23,13 +22,13 @@ class DraftNetwork(nn.Module):
         self.embedding = head.embed_tokens.weight.detach()
         # Embeddings and features are normalised in one go, each with its own weight.
         both = torch.stack([layer.input_layernorm.weight, layer.hidden_norm.weight])
-        self.input_norm = row_norm(both, eps)
-        mlp_norm = row_norm(layer.post_attention_layernorm.weight, eps)
-        self.layer = LeanLayer(layer.self_attn, layer.mlp, mlp_norm, packed)
-        self.final_norm = row_norm(head.norm.weight, eps)
-        self.fuse = nn.Sequential(_feature_norm(head), fused_linear([head.fc], packed))
+        self.input_norm = RowNorm(both, eps)
+        mlp_norm = RowNorm(layer.post_attention_layernorm.weight, eps)
+        self.layer = LeanLayer(layer.self_attn, layer.mlp, mlp_norm)
+        self.final_norm = RowNorm(head.norm.weight, eps)
+        self.fuse = nn.Sequential(_feature_norm(head), FusedLinear(head.fc))
         self.norm_before_residual, self.norm_output = config.norm_before_residual, config.norm_output
-        self.output = fused_linear([head.lm_head], packed)
+        self.output = FusedLinear(head.lm_head)
         draft_ids = torch.arange(config.draft_vocab_size, device=self.embedding.device)
         self.target_ids = head.to_target(draft_ids)
         cos, sin = rotary_of(config, positions)
@@ -91,7 +90,7 @@ class FeatureNorm(nn.Module):
         """weight [parts, size] with parts * size = 3 * Ht."""
         super().__init__()
         self.parts, self.size = weight.shape
-        self.norm = row_norm(weight, eps)
+        self.norm = RowNorm(weight, eps)
 
     def forward(self, taps: Tensor) -> Tensor:
         return self.norm(taps.view(-1, self.parts, self.size)).view(taps.shape)

@@ -13,8 +13,6 @@ from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.engine.controllers import DraftState
 from ltd.engine.draft_network import DraftNetwork
 from ltd.engine.kv_cache import KeyValueCache
-from ltd.engine.lean_forward import WARM_UP
-from ltd.engine.scripting import scripted
 from ltd.engine.target import DEFAULT_CONTEXT
 from ltd.engine.tree import DraftTree, TreeLayout, advance_beam, pool_size, root_paths, tree_rows
 from ltd.errors import InputError
@@ -38,10 +36,7 @@ class Drafter:
         beam: int = 10,
         max_depth: int = 12,
         max_context: int = DEFAULT_CONTEXT,
-        packed: bool = True,
-        script: bool = True,
     ) -> None:
-        """`packed` allows half-precision packed layers, `script` TorchScript, both on a CPU."""
         if not 1 <= beam <= head.config.draft_vocab_size or max_depth < 1:
             raise InputError(
                 f"beam {beam}, max_depth {max_depth}: expected 1 <= beam <= {head.config.draft_vocab_size} "
@@ -50,24 +45,29 @@ class Drafter:
         self.head, self.beam, self.max_depth, self.max_context = head, beam, max_depth, max_context
         self.device = head.embed_tokens.weight.device
         with torch.inference_mode():
-            self.positions = torch.arange(max_context + max_depth, device=self.device)
-            network = DraftNetwork(head, self.positions, beam, packed)
-            self._make_buffers(network)
-            self._network = scripted(network, self.device, script)
-            self._advance_beam = scripted(advance_beam, self.device, script)
-            self._tree_rows = scripted(tree_rows, self.device, script)
-        for _ in range(WARM_UP if script else 0):
-            zeros = torch.zeros(2, dtype=torch.int64, device=self.device)
-            self.prefill(self._pending_taps[:2], zeros)
-            self.extend(self._pending_taps[:1], zeros[:1])
-            if max_depth > 1:
-                self.expand()
-            self.select(1)
+            self._make_pool()
+            self._make_passes()
         self.reset()
 
-    def _make_buffers(self, network: DraftNetwork) -> None:
+    def _make_pool(self) -> None:
+        """What is drafted, and what waits for the next prefix pass."""
+        depth, context, weight = self.max_depth, self.max_context, self.head.embed_tokens.weight
+        # The root stands before the pool, and no node scores as high.
+        nodes = 1 + pool_size(self.beam, depth)
+        self._tree_tokens = torch.zeros(nodes, dtype=torch.int64, device=self.device)
+        self._tree_scores = torch.full((nodes,), float("inf"), device=self.device)
+        self.tokens, scores = self._tree_tokens[1:], self._tree_scores[1:]
+        width = 3 * self.head.config.target_hidden_size
+        self._pending_taps = torch.zeros(context, width, dtype=weight.dtype, device=self.device)
+        self._pending_tokens = torch.zeros(context, dtype=torch.int64, device=self.device)
+        self.state = DraftState(max_depth=depth, beam=self.beam, scores=scores.fill_(float("-inf")))
+
+    def _make_passes(self) -> None:
+        """The network, its cache, and the masks of its passes."""
         beam, depth, context, device = self.beam, self.max_depth, self.max_context, self.device
-        dtype, layer, nodes_seen = network.embedding.dtype, network.layer, beam * (depth - 1)
+        self.positions = torch.arange(context + depth, device=device)
+        self._network = DraftNetwork(self.head, self.positions, beam)
+        dtype, layer, nodes_seen = self._network.embedding.dtype, self._network.layer, beam * (depth - 1)
         scratch = max(nodes_seen, self.prefix_rows)
         self.cache = KeyValueCache(
             1,
@@ -89,22 +89,12 @@ class Drafter:
         self._mask = torch.zeros(beam, scratch + context, dtype=dtype, device=device)
         self._tree_mask = self._mask.narrow(1, scratch - nodes_seen, nodes_seen)
         self.layout = TreeLayout(beam, depth, device)
-        # The root stands before the pool, and no node scores as high.
-        nodes = 1 + pool_size(beam, depth)
-        self._tree_tokens = torch.zeros(nodes, dtype=torch.int64, device=device)
-        self._tree_scores = torch.full((nodes,), float("inf"), device=device)
-        self.tokens, scores = self._tree_tokens[1:], self._tree_scores[1:]
         self._paths = root_paths(beam, depth, device)
-        width = 3 * self.head.config.target_hidden_size
-        self._pending_taps = torch.zeros(context, width, dtype=dtype, device=device)
-        self._pending_tokens = torch.zeros(context, dtype=torch.int64, device=device)
-        self.state = DraftState(max_depth=depth, beam=beam, scores=scores.fill_(float("-inf")))
 
     @torch.inference_mode()
     def reset(self) -> None:
         """Start an empty sequence."""
-        self.cache.reset()
-        self.pending = 0
+        self.length = self.pending = 0
         self._new_tree()
 
     @torch.inference_mode()
@@ -118,7 +108,7 @@ class Drafter:
         if rows:
             start = self.cache.scratch
             self._pass(taps[:-1], True, tokens[1:], self.positions[:rows], start, start, None, None)
-            self.cache.length = rows
+            self.length = rows
         self._new_tree()
 
     @torch.inference_mode()
@@ -148,14 +138,14 @@ class Drafter:
 
     def _prefix_pass(self, first: int, rows: int) -> None:
         """Over deferred rows `first` and following, which join the cache."""
-        length, start, mask = self.cache.length, self.cache.scratch, None
+        length, start, mask = self.length, self.cache.scratch, None
         if rows > 1:
             mask = self._causal_band.narrow(0, 0, rows).narrow(1, self.max_context - length, length + rows)
         taps = self._pending_taps.narrow(0, first, rows)
         tokens = self._pending_tokens.narrow(0, first, rows)
         positions = self.positions.narrow(0, length, rows)
         self._children = self._pass(taps, True, tokens, positions, start + length, start, mask, None)
-        self.cache.length += rows
+        self.length += rows
 
     def _first_level(self) -> None:
         self._tree_mask.copy_(self._fresh_mask)
@@ -163,22 +153,20 @@ class Drafter:
 
     def _next_level(self, level: int) -> None:
         state, scratch = self.state, self.cache.scratch
-        features, tokens, scores = self._advance_beam(
+        features, tokens, scores = advance_beam(
             state.scores, self.tokens, self.hidden, self._paths, self._tree_mask, level
         )
         start = scratch - level * self.beam
-        mask = self._mask.narrow(1, start, scratch - start + self.cache.length)
+        mask = self._mask.narrow(1, start, scratch - start + self.length)
         # All nodes of a level stand at the same position: the first after the prefix rows for level 1.
-        positions = self.positions.narrow(0, self.cache.length + level - 1, 1).expand(self.beam)
+        positions = self.positions.narrow(0, self.length + level - 1, 1).expand(self.beam)
         self._add_level(*self._pass(features, False, tokens, positions, start, start, mask, scores))
 
     @torch.inference_mode()
     def select(self, size: int) -> DraftTree:
         """Tree of the best `size` drafted nodes (all, if there are fewer) under the newest token."""
         layout, scores = self.layout, self._tree_scores.narrow(0, 0, 1 + self.state.pool)
-        rows = self._tree_rows(
-            scores, size, layout.levels, layout.parent_slots, self._paths, self._tree_tokens
-        )
+        rows = tree_rows(scores, size, layout.levels, layout.parent_slots, self._paths, self._tree_tokens)
         return DraftTree(*rows)
 
     def _new_tree(self) -> None:
@@ -186,7 +174,7 @@ class Drafter:
         if state.depth:
             state.scores.fill_(float("-inf"))
         state.depth, state.feature, state.draft_logits = 0, None, None
-        state.context_length = self.cache.length + self.pending
+        state.context_length = self.length + self.pending
 
     def _pass(
         self,
@@ -201,7 +189,7 @@ class Drafter:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run the network over rows at cache slots from `start` that read the slots from `window` on."""
         rows, cache = len(tokens), self.cache
-        keys, values = cache.window(window, max(start + rows, cache.scratch + cache.length))
+        keys, values = cache.window(window, max(start + rows, cache.scratch + self.length))
         slots, causal = cache.slots(start, rows), mask is None and rows > 1
         return self._network(
             features, taps, tokens, positions, slots, keys, values, mask, causal, parent_scores
@@ -215,4 +203,4 @@ class Drafter:
         self.tokens.narrow(0, first, count).copy_(tokens)
         self.hidden, state.depth = hidden, state.depth + 1
         state.feature, state.draft_logits = hidden[0], logits[0]
-        state.context_length = self.cache.length
+        state.context_length = self.length

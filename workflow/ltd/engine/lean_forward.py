@@ -10,15 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ltd.engine.kv_cache import KeyValueCache
-from ltd.engine.lean_layers import HeadRotation, LeanLayer, row_norm
-from ltd.engine.packed_linear import PackedLinear, fused_linear
-from ltd.engine.scripting import scripted
+from ltd.engine.lean_layers import FusedLinear, HeadRotation, LeanLayer, RowNorm
 from ltd.errors import InputError
 
 LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 LAYER_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION_CHILDREN = {"q_proj", "k_proj", "v_proj", "o_proj"}
-WARM_UP = 3  # calls in which TorchScript optimises
 # Rotary variants whose angles depend on how long the sequence is by now.
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
@@ -52,16 +49,16 @@ def _children(module: nn.Module) -> set[str]:
 class LeanNetwork(nn.Module):
     """Embedding, decoder layers and output head as one module over rows [R]; keeps no state."""
 
-    def __init__(self, model: nn.Module, tap_layers: Sequence[int], positions: Tensor, packed: bool) -> None:
+    def __init__(self, model: nn.Module, tap_layers: Sequence[int], positions: Tensor) -> None:
         super().__init__()
         inner = model.model
         self.embedding, self.tap_layers = inner.embed_tokens.weight.detach(), list(tap_layers)
         self.input_norms = nn.ModuleList(_norm(layer.input_layernorm) for layer in inner.layers)
         self.layers = nn.ModuleList(
-            LeanLayer(layer.self_attn, layer.mlp, _norm(layer.post_attention_layernorm), packed)
+            LeanLayer(layer.self_attn, layer.mlp, _norm(layer.post_attention_layernorm))
             for layer in inner.layers
         )
-        self.final_norm, self.head = _norm(inner.norm), fused_linear([model.lm_head], packed)
+        self.final_norm, self.head = _norm(inner.norm), FusedLinear(model.lm_head)
         first = self.layers[0]
         cos, sin = inner.rotary_emb(self.embedding[:1].float(), positions[None])
         self.rotation = HeadRotation(cos[0], sin[0], first.query_heads + first.kv_heads, first.kv_heads)
@@ -81,7 +78,7 @@ class LeanNetwork(nn.Module):
         rotation = self.rotation(positions)
         hidden = self.embedding.index_select(0, tokens)
         taps: list[Tensor] = []
-        for index, (norm, layer) in enumerate(zip(self.input_norms, self.layers)):  # noqa: B905 (TorchScript)
+        for index, (norm, layer) in enumerate(zip(self.input_norms, self.layers, strict=True)):
             if index in self.tap_layers:
                 taps.append(hidden)
             hidden = layer(
@@ -95,6 +92,8 @@ class LeanNetwork(nn.Module):
 class LeanForward:
     """Prefill, single steps and tree passes of a Llama-structured model over a preallocated cache."""
 
+    packed_layers = 0
+
     def __init__(
         self,
         model: nn.Module,
@@ -102,15 +101,11 @@ class LeanForward:
         *,
         max_context: int,
         max_tree: int,
-        packed: bool,
-        script: bool,
     ) -> None:
         device, dtype = model.device, model.dtype
         self.positions = torch.arange(max_context + max_tree + 1, device=device)
-        network = LeanNetwork(model, tap_layers, self.positions, packed)
-        self.packed_layers = sum(isinstance(module, PackedLinear) for module in network.modules())
-        self.network = scripted(network, device, script)
-        first = network.layers[0]
+        network = LeanNetwork(model, tap_layers, self.positions)
+        self.network, first = network, network.layers[0]
         self.cache = KeyValueCache(
             len(network.layers),
             first.kv_heads,
@@ -123,9 +118,6 @@ class LeanForward:
         )
         # Columns of the prefix stay zero for ever; a pass over a tree writes the last columns before them.
         self.mask = torch.zeros(max_tree + 1, max_tree + 1 + max_context, dtype=dtype, device=device)
-        for _ in range(WARM_UP if script else 0):
-            self.append(self.positions[:1])
-            self.reset()
 
     @property
     def length(self) -> int:
@@ -170,7 +162,7 @@ class LeanForward:
 
 
 def _norm(module: nn.Module) -> nn.Module:
-    return row_norm(module.weight, module.variance_epsilon)
+    return RowNorm(module.weight, module.variance_epsilon)
 
 
 def check_rope(config, positions: int) -> None:

@@ -9,7 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltd.engine.packed_linear import fused_linear
+
+class FusedLinear(nn.Module):
+    """Linear layers side by side as one product: rows [R, in] -> [R, sum of outs].
+
+    The modules' weights become views of the fused one: nothing is stored twice.
+    """
+
+    def __init__(self, *modules: nn.Linear) -> None:
+        super().__init__()
+        weights = [module.weight.detach() for module in modules]
+        biases = [module.bias.detach() for module in modules if module.bias is not None]
+        self.weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+        self.bias = torch.cat(biases) if biases else None
+        parts = self.weight.split([module.out_features for module in modules])
+        for module, part in zip(modules, parts, strict=True):
+            module.weight.data = part
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.linear(rows, self.weight, self.bias)
 
 
 class RowNorm(nn.Module):
@@ -23,29 +41,6 @@ class RowNorm(nn.Module):
         return F.rms_norm(rows, [rows.shape[-1]], None, self.eps) * self.weight
 
 
-class CpuRowNorm(nn.Module):
-    """The same in four plain operations: on a CPU a third of the time of torch's, which is not fused there.
-
-    rows / sqrt(|rows|^2 / n + eps) = rows * sqrt(n) / hypot(|rows|, sqrt(n * eps)).
-    """
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        super().__init__()
-        size = weight.shape[-1]
-        self.scaled = weight.detach() * size**0.5
-        self.floor = torch.tensor((size * eps) ** 0.5)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(rows, dim=[-1], keepdim=True)
-        return rows.div(length.hypot_(self.floor)).mul_(self.scaled)
-
-
-def row_norm(weight: Tensor, eps: float) -> nn.Module:
-    """Root-mean-square norm that suits the weight's device and type."""
-    small = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return CpuRowNorm(weight, eps) if small else RowNorm(weight, eps)
-
-
 class HeadNorm(nn.Module):
     """Normalises the first heads, queries and keys, of [R, heads, head_dim]; values stay (Qwen3)."""
 
@@ -53,7 +48,7 @@ class HeadNorm(nn.Module):
         super().__init__()
         query, key = attention.q_norm, attention.k_norm
         weights = [query.weight.expand(query_heads, -1), key.weight.expand(kv_heads, -1)]
-        self.norm = row_norm(torch.cat(weights), query.variance_epsilon)
+        self.norm = RowNorm(torch.cat(weights), query.variance_epsilon)
         self.count = query_heads + kv_heads
 
     def forward(self, heads: Tensor) -> Tensor:
@@ -101,17 +96,17 @@ def folded_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
 class LeanLayer(nn.Module):
     """One decoder layer: grouped-query attention and SwiGLU, each added to the residual stream."""
 
-    def __init__(self, attention: nn.Module, mlp: nn.Module, mlp_norm: nn.Module, packed: bool) -> None:
+    def __init__(self, attention: nn.Module, mlp: nn.Module, mlp_norm: nn.Module) -> None:
         super().__init__()
         self.head_dim = attention.head_dim
         self.kv_heads = attention.k_proj.out_features // self.head_dim
         self.query_heads = attention.q_proj.out_features // self.head_dim
         self.groups = self.query_heads // self.kv_heads
         self.heads = self.query_heads + 2 * self.kv_heads
-        self.qkv = fused_linear([attention.q_proj, attention.k_proj, attention.v_proj], packed)
-        self.output = fused_linear([attention.o_proj], packed)
-        self.gate_up = fused_linear([mlp.gate_proj, mlp.up_proj], packed)
-        self.down = fused_linear([mlp.down_proj], packed)
+        self.qkv = FusedLinear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.output = FusedLinear(attention.o_proj)
+        self.gate_up = FusedLinear(mlp.gate_proj, mlp.up_proj)
+        self.down = FusedLinear(mlp.down_proj)
         self.mlp_norm = mlp_norm
         self.fold = attention.q_proj.weight.device.type != "cpu"
         normed = hasattr(attention, "q_norm")

@@ -64,8 +64,14 @@ def load_engine(
 
 
 def make_drafter(head: Eagle3Head, *, beam: int, max_depth: int, max_context: int) -> Drafter:
-    """The drafter that suits the head's device."""
-    kind = BucketedDrafter if head.embed_tokens.weight.device.type == "cuda" else Drafter
+    """The drafter that suits the head's device and number type."""
+    kind, weight = Drafter, head.embed_tokens.weight
+    if weight.device.type == "cuda":
+        kind = BucketedDrafter
+    elif weight.device.type == "cpu" and weight.dtype == torch.float32:
+        from ltd.engine.compiled.drafting import CompiledDrafter  # a GPU needs no Numba
+
+        kind = CompiledDrafter
     return kind(head, beam=beam, max_depth=max_depth, max_context=max_context)
 
 

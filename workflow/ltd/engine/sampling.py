@@ -117,4 +117,8 @@ def accepted_rows(tokens: Tensor, parents: Tensor, ancestors: Tensor, chosen: Te
 
     The target's tokens at these rows are the cycle's output: the accepted draft tokens, then its own.
     """
+    if tokens.device.type == "cpu":
+        from ltd.engine.compiled.tree import accepted_path  # a GPU needs no Numba
+
+        return torch.from_numpy(accepted_path(tokens.numpy(), parents.numpy(), chosen.numpy()))
     return accepted_mask(tokens, parents, ancestors, chosen).nonzero().squeeze(1)

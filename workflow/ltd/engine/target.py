@@ -1,12 +1,13 @@
 """The target model: any causal language model of transformers, ready to verify draft trees.
 
-Loading chooses how it computes (lean forward or the model's own, float32 or packed layers) and refuses what
+Loading chooses how it computes (compiled, lean, or the model's own forward) and refuses what
 tree verification cannot do exactly. One `TargetModel` holds one sequence at a time.
 """
 
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from ltd.engine.lean_forward import LeanForward, check_rope, supports_lean
 from ltd.engine.model_forward import ModelForward
 from ltd.engine.model_loading import load_model, load_tokenizer
 from ltd.errors import InputError
+
+if TYPE_CHECKING:
+    from ltd.engine.compiled.forward import CompiledForward
 
 DEFAULT_CONTEXT = 1024
 DEFAULT_TREE = 256
@@ -40,11 +44,11 @@ class TargetModel:
         max_tree: int = DEFAULT_TREE,
         packed: bool = True,
         lean: bool = True,
-        script: bool = True,
+        compiled: bool = True,
         bucketed: bool | None = None,
     ) -> None:
-        """`packed` allows half-precision packed layers on a CPU, `lean` the lean forward, `script`
-        TorchScript for it on a CPU, `bucketed` passes of fixed shapes (None: on a GPU); tests compare both
+        """`packed` allows weights held in half precision on a CPU, `lean` the lean forward, `compiled`
+        its compiled form on a CPU, `bucketed` passes of fixed shapes (None: on a GPU); tests compare both
         ways.
 
         Raises InputError for layer types, contexts or taps that cannot be served; `forward` does when first
@@ -62,12 +66,13 @@ class TargetModel:
         self.eos_ids = _end_tokens(model)
         _check_layer_types(model, self.max_context)
         check_rope(config, self.max_context)
-        self._options = {"packed": packed, "script": script}
+        self._packed = packed
+        self._compiled = compiled and self.device.type == "cpu" and self.dtype == torch.float32
         self._lean = lean and supports_lean(model)
         self.bucketed = self.device.type == "cuda" if bucketed is None else bucketed
 
     @cached_property
-    def forward(self) -> LeanForward | BucketedForward | ModelForward:
+    def forward(self) -> "LeanForward | BucketedForward | CompiledForward | ModelForward":
         """What computes steps and trees; made when first needed, because packing and compiling take a
         while.
         """
@@ -76,8 +81,12 @@ class TargetModel:
                 return ModelForward(self.model, self.tap_layers)
             sizes = {"max_context": self.max_context, "max_tree": self.max_tree}
             if self.bucketed:
-                return BucketedForward(self.model, self.tap_layers, **sizes, packed=self._options["packed"])
-            return LeanForward(self.model, self.tap_layers, **sizes, **self._options)
+                return BucketedForward(self.model, self.tap_layers, **sizes)
+            if self._compiled:
+                from ltd.engine.compiled.forward import CompiledForward  # a GPU needs no Numba
+
+                return CompiledForward(self.model, self.tap_layers, **sizes, packed=self._packed)
+            return LeanForward(self.model, self.tap_layers, **sizes)
 
     @classmethod
     def load(
@@ -122,7 +131,7 @@ class TargetModel:
 
     @property
     def packed_layers(self) -> int:
-        """How many linear layers run packed in half precision (0 everywhere but on a CPU)."""
+        """How many linear layers are held in half precision for float32 passes (on a CPU; else 0)."""
         return self.forward.packed_layers
 
     def new_cache(self) -> None:

@@ -1,0 +1,102 @@
+"""What every kernel here is made of: how they are compiled, exponentials, norms.
+
+Numbers are float32. The compiler may take sums in another order (that is what lets them run in vector
+registers), but one kernel does the same for the same row whatever is beside it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+# The threads of torch and those of the kernels are then one pool, where two would fight for the cores.
+numba.config.THREADING_LAYER = "omp"
+
+
+def _cache_folder() -> Path:
+    """Where machine code is kept: one folder per state of the sources, because Numba does not notice when a
+    kernel that another one calls has changed.
+    """
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    beside, home = Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "learning-to-draft"
+    return (beside if os.access(beside.parent, os.W_OK) else home) / f"kernels-{state}"
+
+
+numba.config.CACHE_DIR = str(_cache_folder())
+
+# What the compiler may do to sums and products: take them in another order, or both in one instruction.
+RELAXED = {"reassoc", "contract", "nsz", "arcp"}
+AS_WRITTEN = {"contract"}
+# Threads only where a kernel says so: looking for more takes seconds of compiling and finds nothing.
+OTHER_PARALLEL = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
+THREADS = {"prange": True} | dict.fromkeys(OTHER_PARALLEL, False)
+
+
+def kernel(
+    function: Callable | None = None, *, parallel: bool = False, arithmetic: set[str] = RELAXED
+) -> Callable:
+    """Compile a function at its first call, or read it from the cache of an earlier process."""
+    threads = THREADS if parallel else False
+    compiled = numba.njit(fastmath=arithmetic, parallel=threads, nogil=True, cache=True, error_model="numpy")
+    return compiled(function) if function is not None else compiled
+
+
+@intrinsic
+def float_of_bits(typing_context, bits):
+    """The float32 that has these bits, an int32."""
+
+    def convert(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), convert
+
+
+@kernel(arithmetic=AS_WRITTEN)
+def exponential(x):
+    """e^x to float32 rounding, without a call, so that loops over it become vector code; 0 below -87."""
+    bounded = min(max(x, np.float32(-87.0)), np.float32(88.0))
+    # Adding and taking away 1.5 * 2^23 rounds to a whole number.
+    whole = bounded * np.float32(1.44269504) + np.float32(12582912.0) - np.float32(12582912.0)
+    # ln 2 in two parts: the first has few digits, so that its product with a whole number is exact.
+    rest = bounded - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
+    # Taylor's series up to the seventh power: |rest| <= ln(2) / 2.
+    series = np.float32(1 / 5040) * rest + np.float32(1 / 720)
+    series = series * rest + np.float32(1 / 120)
+    series = series * rest + np.float32(1 / 24)
+    series = series * rest + np.float32(1 / 6)
+    series = series * rest + np.float32(1 / 2)
+    series = series * rest * rest + rest + np.float32(1)
+    power = float_of_bits((np.int32(whole) + np.int32(127)) << np.int32(23))
+    return series * power if x >= np.float32(-87.0) else np.float32(0)
+
+
+@kernel
+def normalise(source, weight, eps, target):
+    """Root-mean-square norm of a row: source [>= size], weight [size], target [>= size]."""
+    total, size = np.float32(0), len(weight)
+    for i in range(size):
+        total += source[i] * source[i]
+    scale = np.float32(1) / np.sqrt(total / np.float32(size) + eps)
+    for i in range(size):
+        target[i] = source[i] * scale * weight[i]
+
+
+@kernel
+def normalise_rows(source, weight, eps, target):
+    """The same for rows [R, >= size]."""
+    for row in range(len(source)):
+        normalise(source[row], weight, eps, target[row])
+
+
+@kernel
+def copy(source, target):
+    """target[:] = source, for rows of one length (compiling an assignment's error messages takes seconds)."""
+    for i in range(len(source)):
+        target[i] = source[i]

@@ -1,0 +1,143 @@
+"""Attention of a few rows over the slots of a cache, as two products for all rows that share a key head.
+
+What a row sees is summed in the order of its path, wherever the slots are, so that a row of a tree and the
+same token in a plain sequence are computed alike, to the last bit.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ltd.engine.compiled.arithmetic import exponential, kernel, normalise
+from ltd.engine.compiled.products import padded_width, product
+from ltd.engine.compiled.tiles import LANES
+
+QUERIES = 24  # queries of one key head that are computed together
+
+
+class Window(NamedTuple):
+    """Where the rows of a pass stand in the cache and what they see.
+
+    Row r is written to slot `first + r`. It sees all slots below `length`, and the slots `length + t` where
+    its row of the matrix `visible` [R, T] says so, itself among them.
+    """
+
+    first: int
+    length: int
+
+
+@cache
+def causal(rows: int) -> np.ndarray:
+    """What the rows of a sequence see of each other, for `visible`."""
+    return np.tri(rows, dtype=bool)
+
+
+def make_cache(layers: int, kv_heads: int, slots: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys [layers, kv_heads, slots / LANES, head_dim, LANES] and values [layers, kv_heads, head_dim / LANES,
+    slots, LANES]: both as `product` reads weights, keys as inputs to slots, values as slots to outputs.
+    """
+    slots = padded_width(slots)
+    keys = np.zeros((layers, kv_heads, slots // LANES, head_dim, LANES), np.float32)
+    return keys, np.zeros((layers, kv_heads, padded_width(head_dim) // LANES, slots, LANES), np.float32)
+
+
+@kernel
+def move_slot(keys, values, source, target):
+    """Copy what a slot holds, in keys and values of all layers, to another slot."""
+    for layer in range(keys.shape[0]):
+        for head in range(keys.shape[1]):
+            for i in range(keys.shape[3]):
+                number = keys[layer, head, source // LANES, i, source % LANES]
+                keys[layer, head, target // LANES, i, target % LANES] = number
+            for panel in range(values.shape[2]):
+                for lane in range(LANES):
+                    values[layer, head, panel, target, lane] = values[layer, head, panel, source, lane]
+
+
+@kernel
+def attention(
+    kv_head, heads, head_norms, eps, cos, sin, keys, values, window, visible, queries, scores, target
+):
+    """All rows and the query heads that share one key head; the rows' keys and values enter the cache.
+
+    heads [R, >= (query + 2 * kv heads) * head_dim], overwritten: queries, keys and values before rotation.
+    head_norms [2, head_dim], of queries and keys, or [0, head_dim] where the model has none. cos, sin
+    [R, head_dim]. keys, values: one layer of `make_cache`. queries [QUERIES, >= head_dim], scores
+    [QUERIES, slots] are working space, target [R, query heads * head_dim] what comes out.
+    """
+    kv_heads, head_dim = len(keys), keys.shape[2]
+    groups = target.shape[1] // head_dim // kv_heads
+    key_column = (groups * kv_heads + kv_head) * head_dim
+    value_column = key_column + kv_heads * head_dim
+    for row in range(len(heads)):
+        key, slot = heads[row, key_column : key_column + head_dim], window.first + row
+        if len(head_norms):
+            normalise(key, head_norms[1], eps, key)
+        _rotate(key, cos[row], sin[row], key)
+        for i in range(head_dim):
+            keys[kv_head, slot // LANES, i, slot % LANES] = key[i]
+            values[kv_head, i // LANES, slot, i % LANES] = heads[row, value_column + i]
+    scale, end = np.float32(1) / np.sqrt(np.float32(head_dim)), window.length + visible.shape[1]
+    together = max(QUERIES // groups, 1)
+    for start in range(0, len(heads), together):
+        stop = min(start + together, len(heads))
+        count = (stop - start) * groups
+        for place in range(count):
+            row, column = start + place // groups, (kv_head * groups + place % groups) * head_dim
+            query = heads[row, column : column + head_dim]
+            if len(head_norms):
+                normalise(query, head_norms[0], eps, query)
+            _rotate(query, cos[row], sin[row], query)
+            for i in range(head_dim):
+                queries[place, i] = query[i] * scale
+        slot_panels = (end + LANES - 1) // LANES
+        product(queries[:count], keys[kv_head], head_dim, 0, slot_panels, scores[:count])
+        for place in range(count):
+            _softmax(scores[place], window.length, visible[start + place // groups])
+        mixed = queries[:count]
+        product(scores[:count], values[kv_head], end, 0, values.shape[1], mixed)
+        for place in range(count):
+            row, column = start + place // groups, (kv_head * groups + place % groups) * head_dim
+            for i in range(head_dim):
+                target[row, column + i] = mixed[place, i]
+
+
+@kernel
+def _rotate(source, cos, sin, target):
+    """Rotary embedding of a head [head_dim], possibly in place, in the layout of transformers."""
+    half = len(source) // 2
+    for i in range(half):
+        x, y = source[i], source[i + half]
+        target[i] = x * cos[i] - y * sin[i]
+        target[i + half] = y * cos[i + half] + x * sin[i + half]
+
+
+@kernel
+def _softmax(scores, length, visible):
+    """Softmax of scores [>= length + T] in place, over the first `length` and the visible of the others.
+
+    The visible ones stand side by side for the sums, as they would in a plain sequence; the others become 0.
+    """
+    count = length
+    for t in range(len(visible)):
+        if visible[t]:
+            scores[count] = scores[length + t]
+            count += 1
+    highest = scores[0]
+    for place in range(1, count):
+        highest = max(highest, scores[place])
+    total = np.float32(0)
+    for place in range(count):
+        weight = exponential(scores[place] - highest)
+        scores[place] = weight
+        total += weight
+    share = np.float32(1) / total
+    for place in range(count):
+        scores[place] *= share
+    for t in range(len(visible) - 1, -1, -1):
+        if visible[t]:
+            count -= 1
+            scores[length + t] = scores[count]
+        else:
+            scores[length + t] = np.float32(0)

@@ -1,0 +1,247 @@
+"""Drafting, compiled: a pass of the draft head and the bookkeeping of its level are one call."""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
+from ltd.engine.compiled.arithmetic import copy, kernel, normalise, normalise_rows
+from ltd.engine.compiled.attention import Window, causal, make_cache
+from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
+from ltd.engine.compiled.tiles import LANES
+from ltd.engine.compiled.tree import advance_beam, best_children, select_tree
+from ltd.engine.compiled.weights import all_in_half, layer_weights, matrix, vector
+from ltd.engine.drafting import Drafter
+from ltd.engine.tree import DraftTree, pool_size
+
+
+class HeadWeights(NamedTuple):
+    """embedding [vocab, H]; tap_norms [parts, 3 * Ht / parts], no parts for none; fuse: 3 * Ht to H; output:
+    H to Vd; target_ids [Vd].
+    """
+
+    embedding: np.ndarray
+    tap_norms: np.ndarray
+    fuse: np.ndarray
+    token_norm: np.ndarray
+    feature_norm: np.ndarray
+    layer: LayerWeights
+    final_norm: np.ndarray
+    output: np.ndarray
+    target_ids: np.ndarray
+    norm_before_residual: bool
+    norm_output: bool
+    eps: np.float32
+
+
+class CompiledDrafter(Drafter):
+    """Same interface and results as `Drafter`, for a float32 head on a CPU."""
+
+    prefix_rows = 64
+
+    def __init__(self, head: Eagle3Head, *, packed: bool = True, **sizes: int) -> None:
+        """`packed` allows weights held in half precision; sizes as for `Drafter`."""
+        self.packed = packed
+        super().__init__(head, **sizes)
+        # Meet every kernel once, so that none is compiled while time is taken.
+        self.extend(self._pending_taps[:2], torch.zeros(2, dtype=torch.int64))
+        if self.max_depth > 1:
+            self.expand()
+        self.select(1)
+        self.reset()
+
+    def _make_passes(self) -> None:
+        threads, config = torch.get_num_threads(), self.head.config
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        self._weights = _head_weights(self.head, self.packed)
+        capacity = self.max_context + max(self.beam * self.max_depth, self.prefix_rows)
+        self.length, slots = 0, capacity
+        keys, values = make_cache(1, config.num_key_value_heads, slots, config.head_dim)
+        self._cache = keys[0], values[0]
+        self._work = Workspace.make(self._weights.layer, max(self.beam, self.prefix_rows), slots, threads)
+        cos, sin = rotary_of(config, torch.arange(slots))
+        self._rotation = (cos.numpy(), sin.numpy())
+        self._parents = np.full(pool_size(self.beam, self.max_depth), -1)
+        self._visible = np.zeros((self.beam, self.max_depth * self.beam), dtype=bool)
+        width = len(self._weights.output) * LANES
+        self.hidden, logits = torch.zeros(self.beam, config.hidden_size), torch.zeros(self.beam, width)
+        # Arrays and rows that share the tensors' memory, made once.
+        self._pool = (self.state.scores.numpy(), self.tokens.numpy(), self.hidden.numpy(), logits.numpy())
+        self._newest = self.hidden[0], logits[0, : config.draft_vocab_size]
+        self._deferred = self._pending_taps.numpy(), self._pending_tokens.numpy()
+
+    @torch.inference_mode()
+    def prefill(self, taps: Tensor, tokens: Tensor) -> None:
+        """Start a sequence; see `Drafter.prefill`."""
+        self.reset()
+        taps, tokens = taps[:-1].numpy(), tokens[1:].numpy()
+        for first in range(0, len(tokens), self.prefix_rows):
+            self._rows_pass(taps[first : first + self.prefix_rows], tokens[first : first + self.prefix_rows])
+        self._new_tree()
+
+    @torch.inference_mode()
+    def defer(self, taps: Tensor, tokens: Tensor) -> None:
+        """Rows for the next prefix pass; see `Drafter.defer`."""
+        first, self.pending = self.pending, self.pending + len(tokens)
+        deferred_taps, deferred_tokens = self._deferred
+        deferred_taps[first : self.pending] = taps.numpy()
+        deferred_tokens[first : self.pending] = tokens.numpy()
+        self._new_tree()
+
+    @torch.inference_mode()
+    def extend(self, taps: Tensor | None = None, tokens: Tensor | None = None) -> None:
+        """Prefix pass over all deferred rows; see `Drafter.extend`."""
+        if taps is not None:
+            self.defer(taps, tokens)
+        deferred_taps, deferred_tokens = self._deferred
+        for first in range(0, self.pending, self.prefix_rows):
+            rows = slice(first, min(first + self.prefix_rows, self.pending))
+            self._rows_pass(deferred_taps[rows], deferred_tokens[rows])
+        self._root, self.pending = int(deferred_tokens[self.pending - 1]), 0
+        self._note_level()
+
+    def _rows_pass(self, taps: np.ndarray, tokens: np.ndarray) -> None:
+        """Pass over true features, which join the cache; the last row's children are level 1."""
+        length = self.length
+        _draft_prefix(
+            taps,
+            tokens,
+            length,
+            self._weights,
+            *self._rotation,
+            *self._cache,
+            causal(len(tokens)),
+            self._work,
+            *self._pool,
+        )
+        self.length += len(tokens)
+
+    def _next_level(self, level: int) -> None:
+        _draft_level(
+            level,
+            self.length,
+            self._weights,
+            *self._rotation,
+            *self._cache,
+            self._visible,
+            self._parents,
+            self._work,
+            *self._pool,
+        )
+        self._note_level()
+
+    def _note_level(self) -> None:
+        state = self.state
+        state.depth += 1
+        state.feature, state.draft_logits = self._newest
+        state.context_length = self.length
+
+    @torch.inference_mode()
+    def select(self, size: int) -> DraftTree:
+        """Tree of the best `size` drafted nodes; see `Drafter.select`."""
+        scores, tokens = self._pool[0][: self.state.pool], self._pool[1]
+        fields = select_tree(scores, self._parents, tokens, self._root, size)
+        return DraftTree(*map(torch.from_numpy, fields))
+
+
+def _head_weights(head: Eagle3Head, packed: bool) -> HeadWeights:
+    config, layer = head.config, head.midlayer
+    half = packed and all_in_half([head.fc, layer, head.lm_head])
+    norms = []
+    if config.feature_norm in ("together", "each"):
+        norms = [head.input_norm] if config.feature_norm == "together" else list(head.fc_norm)
+    none = np.zeros((0, 3 * config.target_hidden_size), np.float32)
+    return HeadWeights(
+        embedding=head.embed_tokens.weight.detach().numpy(),
+        tap_norms=np.stack([vector(norm) for norm in norms]) if norms else none,
+        fuse=matrix([head.fc], half),
+        token_norm=vector(layer.input_layernorm),
+        feature_norm=vector(layer.hidden_norm),
+        layer=layer_weights(layer.self_attn, layer.mlp, layer.post_attention_layernorm, half),
+        final_norm=vector(head.norm),
+        output=matrix([head.lm_head], half),
+        target_ids=head.to_target(torch.arange(config.draft_vocab_size)).numpy(),
+        norm_before_residual=config.norm_before_residual,
+        norm_output=config.norm_output,
+        eps=np.float32(config.rms_norm_eps),
+    )
+
+
+@kernel
+def _draft_prefix(
+    taps, new_tokens, length, weights, cos, sin, keys, values, visible, work, scores, tokens, hidden, logits
+):
+    """Rows of taps [R, 3 * Ht] and tokens [R] join a cache of `length` rows; level 1 enters the pool."""
+    count, parts, beam = len(new_tokens), len(weights.tap_norms), len(hidden)
+    features = np.empty((count, len(weights.fuse) * LANES), np.float32)
+    fused = taps
+    if parts:
+        fused, width = np.empty_like(taps), taps.shape[1] // parts
+        for row in range(count):
+            for part in range(parts):
+                first, last = part * width, (part + 1) * width
+                norm = weights.tap_norms[part]
+                normalise(taps[row, first:last], norm, weights.eps, fused[row, first:last])
+    split_product(fused, weights.fuse, features, len(work.scores))
+    work, window, end = rows_of(work, count), Window(length, length), length + count
+    cos, sin = cos[length:end], sin[length:end]
+    _layer_pass(new_tokens, features, weights, cos, sin, keys, values, window, visible, work)
+    _output_pass(weights, work, count - 1, hidden[:1], logits[:1])
+    best_children(logits[0], np.float32(0), weights.target_ids, scores[:beam], tokens[:beam])
+
+
+@kernel
+def _draft_level(
+    level, length, weights, cos, sin, keys, values, visible, parents, work, scores, tokens, hidden, logits
+):
+    """Pass over the beam of `level` behind `length` rows; its children enter the pool.
+
+    visible and parents as in `advance_beam`; scores, tokens [pool]; hidden [W, H] and logits [W, >= Vd] of
+    the pass before become those of this one.
+    """
+    beam, place_of_level = len(visible), length + level - 1
+    nodes, ranks = np.empty(beam, np.int64), np.empty(beam, np.int64)
+    advance_beam(scores, level, parents, visible, nodes, ranks)
+    features, beam_tokens = np.empty((beam, hidden.shape[1]), np.float32), np.empty(beam, np.int64)
+    turn_cos = np.empty((beam, cos.shape[1]), np.float32)
+    turn_sin = np.empty((beam, cos.shape[1]), np.float32)
+    for place in range(beam):
+        # The nodes of level 1 have one parent, the last row of the prefix pass.
+        copy(hidden[0 if level == 1 else ranks[place]], features[place])
+        beam_tokens[place] = tokens[nodes[place]]
+        copy(cos[place_of_level], turn_cos[place])
+        copy(sin[place_of_level], turn_sin[place])
+    work, window = rows_of(work, beam), Window(length + (level - 1) * beam, length)
+    _layer_pass(beam_tokens, features, weights, turn_cos, turn_sin, keys, values, window, visible, work)
+    _output_pass(weights, work, 0, hidden, logits)
+    for place in range(beam):
+        first = beam + (level - 1) * beam * beam + place * beam
+        last, parent_score = first + beam, scores[nodes[place]]
+        best_children(logits[place], parent_score, weights.target_ids, scores[first:last], tokens[first:last])
+
+
+@kernel
+def _layer_pass(tokens, features, weights, cos, sin, keys, values, window, visible, work):
+    """The decoder layer over rows of tokens [R] and features [R, >= H]; the result is in `work.hidden`."""
+    size = work.hidden.shape[1]
+    for row in range(len(tokens)):
+        embedding = weights.embedding[tokens[row]]
+        normalise(embedding, weights.token_norm, weights.eps, work.inputs[row, :size])
+        normalise(features[row], weights.feature_norm, weights.eps, work.inputs[row, size:])
+        stream = work.inputs[row, size:] if weights.norm_before_residual else features[row, :size]
+        copy(stream, work.hidden[row])
+    decoder_layer(weights.layer, weights.eps, cos, sin, keys, values, window, visible, work)
+
+
+@kernel
+def _output_pass(weights, work, first, hidden, logits):
+    """Residual stream hidden [n, H] and logits [n, >= Vd] of the rows from `first` on."""
+    size = hidden.shape[1]
+    normalise_rows(work.hidden[first:], weights.final_norm, weights.eps, work.normed[first:])
+    for row in range(len(hidden)):
+        stream = work.normed[first + row, :size] if weights.norm_output else work.hidden[first + row]
+        copy(stream, hidden[row])
+    split_product(work.normed[first:], weights.output, logits, len(work.scores))

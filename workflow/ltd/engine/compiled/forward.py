@@ -1,0 +1,162 @@
+"""The target's passes, compiled: same interface and results as `ltd.engine.lean_forward.LeanForward`.
+
+A token is computed alike whether it is a step, a row of a prompt or a row of a tree: to the last bit.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ltd.engine.compiled.arithmetic import copy, kernel, normalise_rows
+from ltd.engine.compiled.attention import Window, causal, make_cache, move_slot
+from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
+from ltd.engine.compiled.tiles import LANES
+from ltd.engine.compiled.weights import all_in_half, layer_weights, matrix, stacked, vector
+
+PREFILL_ROWS = 64  # a longer prompt takes several passes
+MATRICES = 7  # linear layers of a decoder layer
+
+
+class TargetWeights(NamedTuple):
+    """embedding [vocab, H]; layers stacked; input_norms [L, H]; final_norm [H]; output: H to vocab."""
+
+    embedding: np.ndarray
+    layers: LayerWeights
+    input_norms: np.ndarray
+    final_norm: np.ndarray
+    output: np.ndarray
+
+
+class CompiledForward:
+    """Prefill, single steps and tree passes of a Llama-structured float32 model on a CPU.
+
+    The cache (see `make_cache`) holds the sequence in its first `length` slots and the rows of a tree behind
+    them.
+    """
+
+    def __init__(
+        self, model: nn.Module, tap_layers: Sequence[int], *, max_context: int, max_tree: int, packed: bool
+    ) -> None:
+        inner, threads = model.model, torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        half = packed and all_in_half([*inner.layers, model.lm_head])
+        layers = [
+            layer_weights(layer.self_attn, layer.mlp, layer.post_attention_layernorm, half)
+            for layer in inner.layers
+        ]
+        self.weights = TargetWeights(
+            inner.embed_tokens.weight.detach().numpy(),
+            stacked(layers),
+            np.stack([vector(layer.input_layernorm) for layer in inner.layers]),
+            vector(inner.norm),
+            matrix([model.lm_head], half),
+        )
+        self.packed_layers = MATRICES * len(layers) + 1 if half else 0
+        self.vocab_size, self.eps = model.lm_head.out_features, np.float32(inner.norm.variance_epsilon)
+        self.tap_layers = np.asarray(tap_layers)
+        attention, slots = inner.layers[0].self_attn, max_context + max_tree + 1
+        kv_heads = attention.k_proj.out_features // attention.head_dim
+        self.cache = make_cache(len(layers), kv_heads, slots, attention.head_dim)
+        self.rows = max(PREFILL_ROWS, max_tree + 1)
+        self.work = Workspace.make(layers[0], self.rows, slots, threads)
+        cos, sin = inner.rotary_emb(inner.embed_tokens.weight[:1], torch.arange(slots)[None])
+        self.rotation = (cos[0].detach().numpy(), sin[0].detach().numpy())
+        self.length = 0
+        # Meet every kernel once, so that none is compiled while time is taken.
+        self.append(torch.zeros(2, dtype=torch.int64))
+        self.keep(torch.zeros(1, dtype=torch.int64), 1)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start an empty sequence."""
+        self.length = 0
+
+    def append(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Add tokens [R] to the sequence; logits [vocab] of the last one and taps [R, 3 * H]."""
+        taps = []
+        for part in tokens.split(self.rows):
+            rows = len(part)
+            positions, visible = np.arange(self.length, self.length + rows), causal(rows)
+            logits, part_taps = self._run(part, positions, visible, 1)
+            taps.append(part_taps)
+            self.length += rows
+        return logits[0], taps[0] if len(taps) == 1 else torch.cat(taps)
+
+    def verify(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
+        """Pass over a tree; see `LeanForward.verify`."""
+        return self._run(tokens, depths.numpy() + self.length, ancestors.numpy(), len(tokens))
+
+    def keep(self, rows: Tensor, tree_rows: int) -> None:
+        """Make rows [m], ascending, of the last verified tree part of the sequence."""
+        _keep(*self.cache, self.length, rows.numpy())
+        self.length += len(rows)
+
+    def _run(
+        self, tokens: Tensor, positions: np.ndarray, visible: np.ndarray, wanted: int
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [wanted, vocab] of the last rows and taps [R, 3 * H]."""
+        logits = torch.empty(wanted, len(self.weights.output) * LANES)
+        taps = torch.empty(len(tokens), len(self.tap_layers) * self.work.hidden.shape[1])
+        _target_pass(
+            tokens.numpy(),
+            positions,
+            self.weights,
+            self.eps,
+            *self.rotation,
+            *self.cache,
+            self.length,
+            visible,
+            self.work,
+            self.tap_layers,
+            taps.numpy(),
+            logits.numpy(),
+        )
+        return logits[:, : self.vocab_size], taps
+
+
+@kernel
+def _target_pass(
+    tokens, positions, weights, eps, cos, sin, keys, values, length, visible, work, tap_layers, taps, logits
+):
+    """Rows with tokens [R] at positions [R] go to the slots from `length` on and see what is before, and
+    visible [R, R]. Writes taps [R, 3 * H] and the logits [n, vocab] of the last n rows.
+    """
+    count, size, window = len(tokens), work.hidden.shape[1], Window(length, length)
+    work, cos, sin = rows_of(work, count), cos[positions], sin[positions]
+    for row in range(count):
+        copy(weights.embedding[tokens[row]], work.hidden[row])
+    layers = weights.layers
+    for index in range(len(layers.qkv)):
+        for tap in range(len(tap_layers)):
+            if tap_layers[tap] == index:
+                for row in range(count):
+                    copy(work.hidden[row], taps[row, tap * size : (tap + 1) * size])
+        normalise_rows(work.hidden, weights.input_norms[index], eps, work.inputs)
+        layer = LayerWeights(
+            layers.qkv[index],
+            layers.qkv_bias[index],
+            layers.head_norms[index],
+            layers.output[index],
+            layers.output_bias[index],
+            layers.mlp_norm[index],
+            layers.gate_up[index],
+            layers.gate_up_bias[index],
+            layers.down[index],
+            layers.down_bias[index],
+        )
+        decoder_layer(layer, eps, cos, sin, keys[index], values[index], window, visible, work)
+    last = work.normed[count - len(logits) :]
+    normalise_rows(work.hidden[count - len(logits) :], weights.final_norm, eps, last)
+    split_product(last, weights.output, logits, len(work.scores))
+
+
+@kernel
+def _keep(keys, values, length, rows):
+    """Move the tree rows `rows`, ascending, to the end of the sequence; no row moves up."""
+    for place in range(len(rows)):
+        if rows[place] != place:
+            move_slot(keys, values, length + rows[place], length + place)

@@ -1,0 +1,98 @@
+"""Draft trees, compiled: the same numbering and results as `ltd.engine.tree` and `ltd.engine.sampling`."""
+
+import numpy as np
+
+from ltd.engine.compiled.arithmetic import copy, exponential, kernel
+
+
+@kernel
+def best_nodes(scores, nodes):
+    """Indices of the best len(nodes) of scores [n], by score descending, then index ascending, into nodes."""
+    filled = 0
+    for node in range(len(scores)):
+        place = filled
+        while place > 0 and scores[node] > scores[nodes[place - 1]]:
+            place -= 1
+        if place < len(nodes):
+            filled = min(filled + 1, len(nodes))
+            for later in range(filled - 1, place, -1):
+                nodes[later] = nodes[later - 1]
+            nodes[place] = node
+
+
+@kernel
+def best_children(logits, parent_score, target_ids, scores, tokens):
+    """Cumulative log-probabilities and token ids [W] of the best children of a row with logits [>= Vd]."""
+    best, count = np.empty(len(scores), np.int64), len(target_ids)
+    best_nodes(logits[:count], best)
+    highest, total = logits[best[0]], np.float32(0)
+    for i in range(count):
+        total += exponential(logits[i] - highest)
+    normaliser = np.log(total)
+    for rank in range(len(best)):
+        scores[rank] = logits[best[rank]] - highest - normaliser + parent_score
+        tokens[rank] = target_ids[best[rank]]
+
+
+@kernel
+def advance_beam(scores, level, parents, visible, beam_nodes, ranks):
+    """Make the best W nodes of `level` its beam.
+
+    scores [pool]. Writes the beam's nodes [W] (pool indices) and the `ranks` [W] of their parents in the beam
+    before; parents [pool] of the nodes that the beam's children will be; and visible [W, D * W]: which beam
+    nodes of all levels, W columns each, lie on the path to each node of this one.
+    """
+    beam = len(beam_nodes)
+    start, count = (0, beam) if level == 1 else (beam + (level - 2) * beam * beam, beam * beam)
+    best_nodes(scores[start : start + count], beam_nodes)
+    before, width = visible.copy(), (level - 1) * beam
+    for place in range(beam):
+        node = beam_nodes[place]
+        rank = place if level == 1 else node // beam
+        ranks[place], beam_nodes[place] = rank, start + node
+        for column in range(visible.shape[1]):
+            visible[place, column] = before[rank, column] if column < width else column == width + place
+        children = beam + (level - 1) * beam * beam + place * beam
+        for child in range(children, min(children + beam, len(parents))):
+            parents[child] = start + node
+
+
+@kernel
+def select_tree(scores, parents, tokens, root, size):
+    """Fields of the `DraftTree` of the best `size` of the drafted nodes (all, if there are fewer).
+
+    scores [drafted], parents [>= drafted] (-1: the root), tokens [>= drafted], root the newest token.
+    """
+    count = min(size, len(scores))
+    best = np.empty(count, np.int64)
+    best_nodes(scores, best)
+    row_of = np.zeros(len(scores) + 1, np.int64)  # the last entry is the root's: index -1
+    for place in range(count):
+        row_of[best[place]] = 1
+    chosen, depths = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
+    parent_rows = np.zeros(count + 1, np.int64)
+    ancestors = np.zeros((count + 1, count + 1), np.bool_)
+    chosen[0], ancestors[0, 0] = root, True
+    row = 0
+    for node in range(len(scores)):
+        if row_of[node]:
+            row += 1
+            row_of[node] = row
+            parent = row_of[parents[node]]
+            chosen[row], depths[row], parent_rows[row] = tokens[node], depths[parent] + 1, parent
+            copy(ancestors[parent], ancestors[row])
+            ancestors[row, row] = True
+    return chosen, depths, parent_rows, ancestors
+
+
+@kernel
+def accepted_path(tokens, parents, chosen):
+    """Rows of the tree that the target's tokens `chosen` [R] reach, from the root (row 0) down."""
+    path, length = np.zeros(len(tokens), np.int64), 1
+    for row in range(1, len(tokens)):
+        last = path[length - 1]
+        # Parents come before their children, and siblings are different tokens.
+        if parents[row] == last and tokens[row] == chosen[last]:
+            path[length] = row
+            length += 1
+    return path[:length]
