@@ -5,8 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ltd.ablations.catalogue import GRID, TUNED
-from ltd.measurement.summary import MEAN_TASK
-from ltd.reporting.figures import HATCHES, INK, LINES, MARKERS, ordered_tasks, shades
+from ltd.reporting.figures import INK, LINES, MARKERS, ordered_tasks, shades
 
 
 def iterations_figure(means: pd.DataFrame, paper: pd.DataFrame) -> Figure:
@@ -53,27 +52,24 @@ def generalisation_figure(table: pd.DataFrame) -> Figure:
 
     `table` is that of an ablation whose reference is the best static setting.
     """
-    figure = Figure(figsize=(7.5, 3.0), layout="constrained")
-    axes = figure.subplots()
     methods = [name for name in dict.fromkeys(table["method"]) if name.partition(":")[0] == TUNED]
     tasks = ordered_tasks(table["task"])
-    width = 0.8 / len(methods)
+    figure = Figure(figsize=(max(7.5, 0.25 * len(tasks)), 3.0), layout="constrained")
+    axes = figure.subplots()
     for index, method in enumerate(methods):
         rows = table[table["method"] == method].set_index("task").loc[tasks]
-        places = np.arange(len(tasks)) + (index - (len(methods) - 1) / 2) * width
-        axes.bar(
-            places,
+        axes.errorbar(
+            np.arange(len(tasks)) + 0.2 * (index - (len(methods) - 1) / 2),
             rows["ratio"],
-            width,
             yerr=np.abs(rows[["ratio_low", "ratio_high"]].to_numpy().T - rows["ratio"].to_numpy()),
-            capsize=2,
-            color=shades(len(methods) + 1)[index + 1],
-            edgecolor=INK,
-            hatch=HATCHES[index],
+            color=shades(len(methods) + 1)[index],
+            marker=MARKERS[index],
+            linestyle="none",
+            capsize=3,
             label=method,
         )
     axes.axhline(1, color=INK, linestyle="--", linewidth=0.8)
-    axes.set_xticks(range(len(tasks)), ["mean" if task == MEAN_TASK else task for task in tasks])
+    axes.set_xticks(range(len(tasks)), tasks, rotation=90 if len(tasks) > 10 else 0)
     axes.set(xlabel="task", ylabel="throughput over the best\nstatic setting's (replay)")
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside upper right", ncols=len(methods))
     return figure
