@@ -77,7 +77,7 @@ def test_live_and_replayed_observations_are_identical():
         state = DraftState(traces.max_depth, traces.beam, scores, depth, int(traces.context_length[position]))
         state.entropy = lambda p=position, d=depth: float(traces.entropy[p, d - 1])
         controller.accepted(0)
-        live = controller._size_observer.observe(state)
+        live = controller._observers[-1].observe(state)
         replayed = world.observations(spec).rows(position, depth)
         assert np.array_equal(live, replayed)
 

@@ -12,7 +12,8 @@ from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
 from ltd.replay.simulator import simulate, static_grid
 from ltd.rl.evaluation import best_constant, evaluate
-from ltd.rl.observations import ObservationSpec
+from ltd.rl.live_decision import PARTS, LiveDecision, LiveObservation, observe
+from ltd.rl.observations import DraftView, ObservationSpec
 from ltd.rl.policies import Policy, PolicyController, PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_settings import COMPACT, SIZES
 from ltd.rl.replay_walk import ReplayWorld
@@ -71,13 +72,44 @@ def test_damaged_folders_are_refused_in_one_line(tmp_path):
         load_policy(tmp_path, "depth")
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_compiled_observations_are_those_of_replay(part):
+    traces = synthetic_traces(beam=4, max_depth=6)
+    spec = ObservationSpec((part, "length"), 4, 6, (1, 2, 5, 12, 60))
+    live, out = LiveObservation(spec), np.empty(spec.width, np.float32)
+    for position in (0, 7, 40):
+        for depth in range(7):
+            scores = traces.scores[position].copy()
+            lengths, entropy = traces.context_length[position : position + 1], np.float32(0.3 * depth)
+            view = DraftView(scores[None], depth, lengths, entropy[None])
+            assert observe(scores, depth, lengths[0], entropy, *live.shape, out) == spec.width
+            assert np.allclose(out, spec.observe(view)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["depth", "size"])
+def test_compiled_decisions_are_those_of_the_network(kind):
+    """Wherever the two best actions differ by more than rounding."""
+    policy, traces = random_policy(kind), synthetic_traces(beam=4, max_depth=6)
+    decide, chosen = LiveDecision(policy), set()
+    for position in range(60):
+        scores = torch.from_numpy(traces.scores[position].copy())
+        length = int(traces.context_length[position])
+        state = DraftState(max_depth=6, beam=4, scores=scores, depth=position % 7, context_length=length)
+        view = DraftView(scores.numpy()[None], state.depth, np.array([length]))
+        logits = policy.network.logits(policy.spec.observe(view))[0]
+        if np.diff(np.sort(logits)[-2:])[0] > 1e-4:
+            assert decide(state) == logits.argmax()
+            chosen.add(decide(state))
+    assert len(chosen) > 1
+
+
 def test_large_networks_through_torch_are_the_same_function():
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(300, 400)).astype(np.float32)
     network = PolicyNetwork([(weight, np.zeros(300)), (rng.normal(size=(2, 300)), np.ones(2))])
     x = rng.normal(size=(3, 400)).astype(np.float32)
     hidden = np.maximum(x @ weight.T, 0)
-    assert network._large
+    assert network.large
     assert np.allclose(network.logits(x), hidden @ network.layers[1][0].T + 1, rtol=1e-4, atol=1e-2)
 
 

@@ -5,7 +5,7 @@ observation, action map, and the hashes of what they were trained on. Only numpy
 needed to run them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
 from ltd.replay.latency import LatencyProfile
-from ltd.rl.machine import settled
+from ltd.rl.machine import PART, settled
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
 
 VERSION = 1
@@ -35,7 +35,7 @@ class PolicyNetwork:
         self.layers = [(np.ascontiguousarray(w, np.float32), np.asarray(b, np.float32)) for w, b in layers]
         # Transposed copies: rows times these is what numpy does fastest.
         self._transposed = [(np.ascontiguousarray(weight.T), bias) for weight, bias in self.layers]
-        self._large = max(weight.size for weight, _ in self.layers) > NUMPY_WEIGHTS
+        self.large = max(weight.size for weight, _ in self.layers) > NUMPY_WEIGHTS
         self._tensors = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in self.layers]
         # What `choose` writes into: a decision makes no arrays.
         self._hidden = [(w, b, np.empty_like(b), np.zeros_like(b)) for w, b in self.layers]
@@ -57,7 +57,7 @@ class PolicyNetwork:
 
     def choose(self, observation: np.ndarray) -> int:
         """Return the index of the largest output for one observation [inputs] float32."""
-        if self._large:
+        if self.large:
             return int(self._torch_logits(observation[None]).argmax())
         *inner, (weight, bias, out, _) = self._hidden
         hidden = observation
@@ -70,7 +70,7 @@ class PolicyNetwork:
 
     def logits(self, observations: np.ndarray) -> np.ndarray:
         """[B, inputs] float32 -> [B, outputs] float32."""
-        if self._large:
+        if self.large:
             return self._torch_logits(observations)
         hidden = observations
         for weight, bias in self._transposed[:-1]:
@@ -200,10 +200,10 @@ class PolicyController:
         observers = {spec: LiveObserver(spec) for spec in specs}
         self._observers = tuple(observers.values())
         if isinstance(depth, Policy):
-            self._depth_observer = observers[depth.spec]
+            self._choose_depth = _decision(depth, observers[depth.spec])
             self._asked = [bool(depth.asked(level)) for level in range(depth.spec.max_depth)]
         if isinstance(size, Policy):
-            self._size_observer = observers[size.spec]
+            self._choose_size = _decision(size, observers[size.spec])
 
     @classmethod
     def load(
@@ -232,18 +232,27 @@ class PolicyController:
             return state.depth < self.depth
         if not self._asked[state.depth]:
             return True
-        return self.depth.network.choose(self._depth_observer.observe(state)) == CONTINUE
+        return self._choose_depth(state) == CONTINUE
 
     def choose_size(self, state: Any) -> int:
         """Decide how many of the drafted nodes are verified."""
         if isinstance(self.size, int):
             return self.size
-        return self.size.actions[self.size.network.choose(self._size_observer.observe(state))]
+        return self.size.actions[self._choose_size(state)]
 
     def accepted(self, count: int) -> None:
         """The cycle is over; every cycle is decided by its own tree alone, whatever was accepted."""
         for observer in self._observers:
             observer.clear()
+
+
+def _decision(policy: Policy, observer: "LiveObserver") -> Callable[[Any], int]:
+    """What chooses the index of an action for a draft in progress."""
+    if torch.cuda.is_available() or policy.network.large or PART in policy.spec.parts:
+        return lambda state: policy.network.choose(observer.observe(state))
+    from ltd.rl.live_decision import LiveDecision  # a GPU needs no Numba
+
+    return LiveDecision(policy)
 
 
 class LiveObserver:

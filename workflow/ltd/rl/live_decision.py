@@ -1,0 +1,159 @@
+"""A small policy's decision about the draft in progress as one compiled call.
+
+The observation is that of `ltd.rl.observations`, for one draft; it and the network together take a few
+microseconds, where numpy needs a dozen calls. Large networks and drafts on a GPU go that other way.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ltd.engine.compiled.arithmetic import exponential, kernel
+from ltd.engine.compiled.tree import best_nodes
+from ltd.rl.observations import ObservationSpec
+from ltd.rl.policies import Policy
+
+# Numbers of the parts in the kernel.
+NODES, LEVEL, MASS, LEVELS, DEPTH, ONE_HOT_DEPTH, LENGTH, ENTROPY = range(8)
+PARTS = ("nodes", "level", "mass", "levels", "depth", "one_hot_depth", "length", "entropy")
+
+
+class LiveDecision:
+    """Index of a policy's best action for a `ltd.engine.controllers.DraftState` on a CPU."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._scores: Any = None
+        self._array = np.zeros(0, np.float32)
+        self._observation = LiveObservation(policy.spec)
+        layers = policy.network.layers
+        self._weights = tuple(weight for weight, _ in layers)
+        self._biases = tuple(np.ascontiguousarray(bias) for _, bias in layers)
+        self._values = np.zeros((2, max(max(weight.shape) for weight, _ in layers)), np.float32)
+
+    def __call__(self, state: Any) -> int:
+        observation = self._observation
+        if state.scores is not self._scores:
+            # The array shares the tensor's memory and stays valid from cycle to cycle.
+            self._scores, self._array = state.scores, state.scores.numpy()
+        return _decide(
+            self._array,
+            state.depth,
+            state.context_length,
+            observation.entropy(state),
+            *observation.shape,
+            self._weights,
+            self._biases,
+            self._values,
+        )
+
+
+class LiveObservation:
+    """What the kernel needs to know of an `ObservationSpec`."""
+
+    def __init__(self, spec: ObservationSpec) -> None:
+        kinds = np.array([PARTS.index(part) for part in spec.parts], np.int64)
+        self.shape = (kinds, spec.beam, spec.max_depth, spec.top, np.array(spec.sizes, np.int64))
+        self._observes_entropy = "entropy" in spec.parts
+
+    def entropy(self, state: Any) -> float:
+        """Entropy of the newest level where the policy looks at it, else 0."""
+        return state.entropy() if self._observes_entropy and state.depth else 0.0
+
+
+@kernel
+def observe(scores, depth, context_length, entropy, kinds, beam, max_depth, top, sizes, out):
+    """Write the observation of one draft, scores [pool], into out [>= width]; returns the width."""
+    start = 0
+    for kind in kinds:
+        if kind == NODES:
+            start += _write_nodes(scores, 0, _pool(beam, depth), _pool(beam, max_depth), out[start:])
+        elif kind == LEVEL:
+            first = _pool(beam, max(depth - 1, 0))
+            start += _write_nodes(scores, first, _pool(beam, depth), beam * beam, out[start:])
+        elif kind == MASS:
+            start += _write_mass(scores[: _pool(beam, depth)], sizes, out[start:])
+        elif kind == LEVELS:
+            start += _write_levels(scores, depth, beam, max_depth, top, out[start:])
+        elif kind == ONE_HOT_DEPTH:
+            for level in range(max_depth + 1):
+                out[start + level] = np.float32(level == depth)
+            start += max_depth + 1
+        else:
+            if kind == DEPTH:
+                out[start] = np.float32(depth / 10)
+            elif kind == LENGTH:
+                out[start] = np.float32(context_length / 1000)
+            else:
+                out[start] = np.float32(entropy) * np.float32(0.25)
+            start += 1
+    return start
+
+
+@kernel
+def _pool(beam, depth):
+    """Nodes of a tree of `depth` levels."""
+    return beam + (depth - 1) * beam * beam if depth > 0 else 0
+
+
+@kernel
+def _write_nodes(scores, first, last, width, out):
+    for i in range(width):
+        out[i] = scores[first + i] if first + i < last else np.float32(0)
+    return width
+
+
+@kernel
+def _write_mass(scores, sizes, out):
+    """A quarter of the sum of the V largest probabilities for every size V."""
+    best = np.empty(min(len(scores), sizes[-1]), np.int64)
+    best_nodes(scores, best)
+    total, place = np.float32(0), 0
+    for i in range(len(sizes)):
+        while place < min(len(best), sizes[i]):
+            total += exponential(scores[best[place]])
+            place += 1
+        out[i] = total * np.float32(0.25)
+    return len(sizes)
+
+
+@kernel
+def _write_levels(scores, depth, beam, max_depth, top, out):
+    """Probabilities of the best nodes of each level, largest first; 0 where there are none."""
+    best = np.empty(top, np.int64)
+    for level in range(max_depth):
+        count = 0
+        if level < depth:
+            drafted = scores[_pool(beam, level) : _pool(beam, level + 1)]
+            count = min(top, len(drafted))
+            best_nodes(drafted, best[:count])
+            for rank in range(count):
+                out[level * top + rank] = exponential(drafted[best[rank]])
+        for rank in range(count, top):
+            out[level * top + rank] = np.float32(0)
+    return max_depth * top
+
+
+@kernel
+def _decide(
+    scores, depth, context_length, entropy, kinds, beam, max_depth, top, sizes, weights, biases, values
+):
+    """Observe, pass through the network (weights [out, in] a layer) and take the best action.
+
+    values [2, widest layer] is working space: what goes into a layer, and what comes out.
+    """
+    observe(scores, depth, context_length, entropy, kinds, beam, max_depth, top, sizes, values[0])
+    for layer in range(len(weights)):
+        weight, bias = weights[layer], biases[layer]
+        inputs, outputs = values[layer % 2], values[1 - layer % 2]
+        for output in range(len(bias)):
+            total = bias[output]
+            for i in range(weight.shape[1]):
+                total += weight[output, i] * inputs[i]
+            inner = layer < len(weights) - 1
+            outputs[output] = max(total, np.float32(0)) if inner else total
+    logits = values[len(weights) % 2]
+    best = 0
+    for action in range(1, len(biases[-1])):
+        if logits[action] > logits[best]:
+            best = action
+    return best
