@@ -12,11 +12,12 @@ import torch
 
 from ltd import train_draft as stage
 from ltd.draft_head.processes import Processes
+from ltd.errors import InputError
 from ltd.tracking import StageRun
 from test_train_draft import inputs, options, weights  # noqa: F401 (a fixture)
 
 # Every chain is taken to its end: nothing is drawn, so both ways see the same rows.
-SETTINGS = {"epochs": 1, "batch_rows": 20, "step_weight": 1.0, "seed": 3}
+SETTINGS = {"epochs": 2, "batch_rows": 40, "step_weight": 1.0, "seed": 3}
 
 # One interpreter that becomes both processes once everything is imported.
 WORKER = """
@@ -78,6 +79,14 @@ def test_two_processes_train_like_one(inputs, tmp_path, monkeypatch):  # noqa: F
     first, second = weights(tmp_path / "one/draft"), weights(tmp_path / "two/draft")
     for name, weight in first.items():
         torch.testing.assert_close(second[name].float(), weight.float(), rtol=1e-2, atol=2e-3)
+
+
+def test_batches_too_small_to_be_shared_are_refused(inputs, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Processes, "join", lambda device: Processes(1, 2))
+    with pytest.raises(
+        InputError, match=r"draft\.batch_rows: 20 gives batches of at most 1 answers, too few"
+    ):
+        stage.train_draft(options(inputs, tmp_path, batch_rows=20), StageRun())
 
 
 def test_shares_cover_a_batch_once():

@@ -73,7 +73,7 @@ def test_dag_holds_every_experiment_and_limits_hold_for_the_rules_of_each(config
     assert counts["alpha_report"] == counts["second_report"] == counts["overview"] == counts["all"] == "1"
     assert "second_fit_baseline" in counts and "alpha_fit_baseline" not in counts
     assert "--output results/alpha/target" in text and "--output results/second/target" in text
-    assert text.count("mem_mb=4321") == 2
+    assert sum("resources:" in line and "mem_mb=4321" in line for line in text.splitlines()) == 2
 
 
 def test_overview_compares_experiments(tmp_path):

@@ -75,7 +75,7 @@ def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     shape = head_config(model, options)
     train = load_sequences(options.responses, shape.vocab_size, options.max_length)
     validation = load_sequences(options.validation, shape.vocab_size, options.max_length)
-    check_training_memory(model, shape, train, options, processes)
+    check_training(model, shape, train, options, processes)
     ids = choose_draft_vocabulary([s.answer for s in train], shape.vocab_size, shape.draft_vocab_size)
     torch.manual_seed(options.seed)
     head = initial_head(shape, model, ids)
@@ -156,13 +156,21 @@ def load_sequences(path: Path, vocab_size: int, max_length: int) -> list[Sequenc
     return sequences
 
 
-def check_training_memory(
+def check_training(
     model, shape: Eagle3Config, train: list[Sequence], options: TrainDraftOptions, processes: Processes
 ) -> None:
-    """Say what the training will take; raises InputError when that is more than there is."""
+    """Say what memory the training will take; raises InputError when that is more than there is, and when
+    batches are too small to be shared.
+    """
     batches = epoch_batches(train, options.batch_rows, options.seed, 0)
+    largest = max(map(len, batches))
+    if largest < processes.count:
+        raise InputError(
+            f"draft.batch_rows: {options.batch_rows} gives batches of at most {largest} answers, too few "
+            f"for {processes.count} processes; raise it, or lower draft.processes"
+        )
     lengths, chains = [len(s.tokens) for s in train], [chain_count(s) for s in train]
-    batch = largest_batch(lengths, chains, [processes.share(b) for b in batches if processes.share(b)])
+    batch = largest_batch(lengths, chains, [processes.share(members) or members for members in batches])
     target = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     kept = 2 if model.device.type == "cuda" else 4
     parts = training_parts(shape, batch, target, options.unroll_steps, options.step_weight, kept)
@@ -172,7 +180,7 @@ def check_training_memory(
     if sum(parts.values()) - target > free:
         raise InputError(
             f"memory: training needs about {described(parts)}, {free / GIB:.2f} GiB are free beside the "
-            "target; use less draft.batch_rows, draft.max_length or draft.unroll_steps, or more draft.processes"
+            "target; use less draft.batch_rows, draft.max_length or draft.unroll_steps, or more processes"
         )
 
 
