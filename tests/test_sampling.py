@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from engine_models import random_drafter, random_model
+from ltd.engine.compiled.tree import accepted_path, greedy_path
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.sampling import (
     SamplingOptions,
     TokenSampler,
     accepted_mask,
+    accepted_rows,
     fill_gumbel,
     noise_key,
     process_logits,
@@ -93,6 +95,22 @@ def test_acceptance_keeps_the_joint_distribution(shape, noise):
     tokens = first_two(accepted, chosen, second, noise)
     counts = tokens.bincount(minlength=VOCAB * VOCAB)
     assert chi_square_p(counts, exact_joint(first, second)) > LEVEL
+
+
+@pytest.mark.parametrize("shape", TREES)
+def test_compiled_paths_are_those_of_the_tensor_rule(shape):
+    tree = make_tree(*TREES[shape])
+    fields = tree.tokens.numpy(), tree.parents.numpy()
+    lengths = set()
+    for seed in range(200):
+        logits = torch.randn(len(tree.tokens), VOCAB, generator=torch.Generator().manual_seed(seed))
+        chosen = logits.argmax(-1)
+        expected = accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
+        rows, tokens = greedy_path(*fields, logits.numpy())
+        assert rows.tolist() == expected.tolist() and tokens.tolist() == chosen[expected].tolist()
+        assert accepted_path(*fields, chosen.numpy()).tolist() == expected.tolist()
+        lengths.add(len(rows))
+    assert len(lengths) > 1
 
 
 def test_the_wrong_rule_fails_the_same_test(noise):

@@ -15,7 +15,7 @@ from ltd.devices import synchronise
 from ltd.engine.controllers import Controller
 from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
-from ltd.engine.sampling import SamplingOptions, TokenSampler, accepted_rows
+from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 
@@ -195,14 +195,14 @@ class _Loop:
         logits, taps = self.target.verify(tree.tokens, tree.depths, tree.ancestors)
         self.clock.mark("verify")
         position, levels = len(self.result.tokens), self.drafter.state.depth
-        chosen = self.sampler.choose(logits, position, tree.depths, levels)
-        rows = accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
-        tokens = chosen.index_select(0, rows)
+        rows, tokens = self.sampler.follow(logits, position, tree, levels)
+        count = len(tokens)
         emitted = self._emit(tokens.tolist())
-        accepted = min(len(tokens) - 1, emitted)
-        rows, tokens = rows[:emitted], tokens[:emitted]
+        accepted = min(count - 1, emitted)
+        if emitted < count:
+            rows, tokens = rows[:emitted], tokens[:emitted]
         self.target.keep(rows, tree.size + 1)
-        self.drafter.defer(taps.index_select(0, rows), tokens)
+        self.drafter.defer(taps, tokens, rows)
         self.token = tokens[-1:]
         self.clock.mark("rest")
         return tree.size, accepted, emitted

@@ -112,9 +112,13 @@ class Drafter:
         self._new_tree()
 
     @torch.inference_mode()
-    def defer(self, taps: Tensor, tokens: Tensor) -> None:
-        """Rows for the next prefix pass: taps [m, 3 * Ht] of positions j, tokens [m] of positions j + 1."""
+    def defer(self, taps: Tensor, tokens: Tensor, rows: Tensor | None = None) -> None:
+        """Rows for the next prefix pass: taps [m, 3 * Ht] of positions j, tokens [m] of positions j + 1.
+
+        `rows` [m] picks the taps out of more of them.
+        """
         count = len(tokens)
+        taps = taps if rows is None else taps.index_select(0, rows)
         self._pending_taps.narrow(0, self.pending, count).copy_(taps)
         self._pending_tokens.narrow(0, self.pending, count).copy_(tokens)
         self.pending += count

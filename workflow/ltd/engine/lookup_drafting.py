@@ -73,7 +73,7 @@ class LookupDrafter:
         self.model.reset()
         self.defer(taps, tokens)
 
-    def defer(self, taps: Tensor | None, tokens: Tensor) -> None:
+    def defer(self, taps: Tensor | None, tokens: Tensor, rows: Tensor | None = None) -> None:
         """The text goes on with tokens [m], of which the last becomes the root."""
         self.model.append(tokens.tolist())
         self._new_tree()

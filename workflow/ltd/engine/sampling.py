@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ltd.engine.tree import DraftTree
 from ltd.errors import InputError
 
 MASK64 = (1 << 64) - 1
@@ -95,6 +96,25 @@ class TokenSampler:
             return (processed + self._noise[position % ring]).argmax(dim=-1)
         return (processed + self._noise.index_select(0, (depths + position) % ring)).argmax(dim=-1)
 
+    def follow(self, logits: Tensor, position: int, tree: DraftTree, levels: int) -> tuple[Tensor, Tensor]:
+        """Rows [m] of a verified tree that the target's tokens reach, from the root down, and those tokens.
+
+        logits [R, vocab] of the tree's rows; `position` is the root's, `levels` the tree's largest depth.
+        """
+        if self.device.type == "cpu":
+            from ltd.engine.compiled.tree import accepted_path, greedy_path  # a GPU needs no Numba
+
+            tokens, parents = tree.tokens.numpy(), tree.parents.numpy()
+            if self.options.temperature == 0 and logits.dtype == torch.float32:
+                rows, chosen = greedy_path(tokens, parents, logits.numpy())
+                return torch.from_numpy(rows), torch.from_numpy(chosen)
+            chosen = self.choose(logits, position, tree.depths, levels)
+            rows = torch.from_numpy(accepted_path(tokens, parents, chosen.numpy()))
+            return rows, chosen.index_select(0, rows)
+        chosen = self.choose(logits, position, tree.depths, levels)
+        rows = accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
+        return rows, chosen.index_select(0, rows)
+
     def _draw(self, position: int, row: int) -> None:
         if self._position[row] != position:
             fill_gumbel(self._noise[row], self._generator, noise_key(self.options.seed, position))
@@ -117,8 +137,4 @@ def accepted_rows(tokens: Tensor, parents: Tensor, ancestors: Tensor, chosen: Te
 
     The target's tokens at these rows are the cycle's output: the accepted draft tokens, then its own.
     """
-    if tokens.device.type == "cpu":
-        from ltd.engine.compiled.tree import accepted_path  # a GPU needs no Numba
-
-        return torch.from_numpy(accepted_path(tokens.numpy(), parents.numpy(), chosen.numpy()))
     return accepted_mask(tokens, parents, ancestors, chosen).nonzero().squeeze(1)

@@ -108,7 +108,7 @@ class PhaseTimer:
         policies = self.policies[self._visits % len(self.policies)]
         decide = partial(self._decide, policies, context)
         self._visits += 1
-        drafter.defer(tap.expand(rows, -1), token.expand(rows))
+        drafter.defer(tap.repeat(rows, 1), token.repeat(rows))
         watch.time(("draft_prefix", rows, context), drafter.extend)
         for level in range(2, depth + 1):
             decide("depth", policies.continue_drafting)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ltd.devices import synchronise
 from ltd.engine.drafting import Drafter
-from ltd.engine.sampling import SamplingOptions, TokenSampler, accepted_rows
+from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.replay.latency import LatencyProfile
@@ -84,13 +84,11 @@ class LiveDecoder:
         tree = self.drafter.select(size)
         logits, taps = self.target.verify(tree.tokens, tree.depths, tree.ancestors)
         levels = self.drafter.state.depth
-        chosen = self._sampler.choose(logits, self._emitted, tree.depths, levels)
-        rows = accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
-        tokens = chosen.index_select(0, rows)
+        rows, tokens = self._sampler.follow(logits, self._emitted, tree, levels)
         count = self._count(tokens)
         rows, tokens = rows[:count], tokens[:count]
         self.target.keep(rows, tree.size + 1)
-        self.drafter.defer(taps.index_select(0, rows), tokens)
+        self.drafter.defer(taps, tokens, rows)
         return tokens
 
     def _count(self, tokens: Tensor) -> int:

@@ -72,6 +72,7 @@ class CompiledDrafter(Drafter):
         self._pool = (self.state.scores.numpy(), self.tokens.numpy(), self.hidden.numpy(), logits.numpy())
         self._newest = self.hidden[0], logits[0, : config.draft_vocab_size]
         self._deferred = self._pending_taps.numpy(), self._pending_tokens.numpy()
+        self._every = np.arange(self.max_context)
 
     @torch.inference_mode()
     def prefill(self, taps: Tensor, tokens: Tensor) -> None:
@@ -83,12 +84,11 @@ class CompiledDrafter(Drafter):
         self._new_tree()
 
     @torch.inference_mode()
-    def defer(self, taps: Tensor, tokens: Tensor) -> None:
+    def defer(self, taps: Tensor, tokens: Tensor, rows: Tensor | None = None) -> None:
         """Rows for the next prefix pass; see `Drafter.defer`."""
-        first, self.pending = self.pending, self.pending + len(tokens)
-        deferred_taps, deferred_tokens = self._deferred
-        deferred_taps[first : self.pending] = taps.numpy()
-        deferred_tokens[first : self.pending] = tokens.numpy()
+        places = self._every[: len(tokens)] if rows is None else rows.numpy()
+        _defer(taps.numpy(), places, tokens.numpy(), *self._deferred, self.pending)
+        self.pending += len(tokens)
         self._new_tree()
 
     @torch.inference_mode()
@@ -168,6 +168,14 @@ def _head_weights(head: Eagle3Head, packed: bool) -> HeadWeights:
         norm_output=config.norm_output,
         eps=np.float32(config.rms_norm_eps),
     )
+
+
+@kernel
+def _defer(taps, rows, tokens, deferred_taps, deferred_tokens, first):
+    """Append the rows [m] of taps, and tokens [m], to what waits from `first` on."""
+    for place in range(len(rows)):
+        copy(taps[rows[place]], deferred_taps[first + place])
+        deferred_tokens[first + place] = tokens[place]
 
 
 @kernel

@@ -95,6 +95,10 @@ class CompiledForward:
         _keep(*self.cache, self.length, rows.numpy())
         self.length += len(rows)
 
+    def products(self) -> None:
+        """The matrix products of a step and nothing else, on whatever numbers are there: to time them."""
+        _products(self.weights, self.work, np.empty((1, len(self.weights.output) * LANES), np.float32))
+
     def _run(
         self, tokens: Tensor, positions: np.ndarray, visible: np.ndarray, wanted: int
     ) -> tuple[Tensor, Tensor]:
@@ -152,6 +156,17 @@ def _target_pass(
     last = work.normed[count - len(logits) :]
     normalise_rows(work.hidden[count - len(logits) :], weights.final_norm, eps, last)
     split_product(last, weights.output, logits, len(work.scores))
+
+
+@kernel
+def _products(weights, work, logits):
+    layers, parts, work = weights.layers, len(work.scores), rows_of(work, 1)
+    for index in range(len(layers.qkv)):
+        split_product(work.inputs, layers.qkv[index], work.heads, parts)
+        split_product(work.attended, layers.output[index], work.normed, parts)
+        split_product(work.normed, layers.gate_up[index], work.gates, parts)
+        split_product(work.gated, layers.down[index], work.normed, parts)
+    split_product(work.normed, weights.output, logits, parts)
 
 
 @kernel

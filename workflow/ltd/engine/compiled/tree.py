@@ -86,13 +86,43 @@ def select_tree(scores, parents, tokens, root, size):
 
 
 @kernel
+def greedy_path(tokens, parents, logits):
+    """Rows [m] that greedy decoding reaches, and its tokens [m] there, from logits [R, vocab]."""
+    path, chosen, length, row = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.int64), 0, 0
+    while row >= 0:
+        path[length], chosen[length] = row, _largest(logits[row])
+        row = _child(tokens, parents, row, chosen[length])
+        length += 1
+    return path[:length], chosen[:length]
+
+
+@kernel
+def _largest(values):
+    """Index of the first of the largest values, as torch's argmax on a CPU."""
+    highest = values[0]
+    for i in range(1, len(values)):
+        highest = max(highest, values[i])
+    for i in range(len(values)):
+        if values[i] == highest:
+            return i
+    return 0
+
+
+@kernel
+def _child(tokens, parents, row, token):
+    """The child of a row that is this token, or -1; parents come before their children."""
+    for child in range(row + 1, len(tokens)):
+        if parents[child] == row and tokens[child] == token:
+            return child
+    return -1
+
+
+@kernel
 def accepted_path(tokens, parents, chosen):
-    """Rows of the tree that the target's tokens `chosen` [R] reach, from the root (row 0) down."""
-    path, length = np.zeros(len(tokens), np.int64), 1
-    for row in range(1, len(tokens)):
-        last = path[length - 1]
-        # Parents come before their children, and siblings are different tokens.
-        if parents[row] == last and tokens[row] == chosen[last]:
-            path[length] = row
-            length += 1
+    """Rows [m] of the tree that the target's tokens `chosen` [R] reach, from the root (row 0) down."""
+    path, length, row = np.zeros(len(tokens), np.int64), 0, 0
+    while row >= 0:
+        path[length] = row
+        row = _child(tokens, parents, row, chosen[row])
+        length += 1
     return path[:length]
