@@ -14,7 +14,7 @@ from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation
 from ltd.replay.traces import Traces
 from ltd.rl.evaluation import Evaluation, evaluate
-from ltd.rl.policies import Policy, PolicyController
+from ltd.rl.policies import Policy
 from ltd.rl.replay_walk import ReplayWorld
 
 ORACLE = "oracle"
@@ -54,7 +54,9 @@ def replay(
 
 def _charged(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> ReplayWorld:
     """The world in which a decision costs what the networks of these policies take."""
-    return world.with_networks(PolicyController(depth, size).weights)
+    pair = {"depth": depth, "size": size}
+    weights = {kind: policy.weights for kind, policy in pair.items() if isinstance(policy, Policy)}
+    return world.with_networks(weights)
 
 
 def _cycles(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> pd.DataFrame:
