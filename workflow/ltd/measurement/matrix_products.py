@@ -24,10 +24,9 @@ def matrix_product_share(target: TargetModel, prompt: Tensor) -> float:
     """
     on_gpu = target.device.type == "cuda"
     target.prefill(prompt)
-    if isinstance(target.forward, CompiledForward):
-        pairs = [
-            (_step_seconds(target, prompt[-1:]), _seconds(target.forward.products)) for _ in range(STEPS)
-        ]
+    compiled = getattr(target.forward, "products", None)
+    if compiled is not None:
+        pairs = [(_step_seconds(target, prompt[-1:]), _seconds(compiled)) for _ in range(STEPS)]
         steps, products = np.median(pairs, axis=0)
         return float(min(products / steps, 1.0))
     seconds = [_step_seconds(target, prompt[-1:]) for _ in range(STEPS)]
