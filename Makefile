@@ -22,7 +22,7 @@ test: setup  ## unit, property and end-to-end tests
 lint: setup  ## formatting and static checks
 	ruff check .
 	ruff format --check .
-	snakefmt --check Snakefile workflow/rules
+	snakefmt --check Snakefile workflow/experiment.smk workflow/experiments.smk workflow/rules
 	snakemake --lint
 
 ui: setup  ## browse all runs at http://127.0.0.1:5000

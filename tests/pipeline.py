@@ -1,8 +1,11 @@
 """Running the pipeline at toy size through Snakemake, as a user runs it."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -38,3 +41,20 @@ def planned_rules(folder, config):
     assert result.returncode == 0, result.stderr
     lines = (result.stdout + result.stderr).splitlines()
     return {line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))}
+
+
+def killed(folder, reached: Callable[[], bool], *arguments, config=()):
+    """Run the pipeline in `folder` and kill all of its processes as soon as `reached` says so."""
+    run = subprocess.Popen(
+        command(*arguments, config=config),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not reached():
+        assert run.poll() is None, "finished before it could be killed"
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()

@@ -1,16 +1,12 @@
-"""The whole pipeline at toy size, through Snakemake, as a user runs it."""
+"""The whole pipeline at toy size, through Snakemake, as a user runs it: killed four times on its way."""
 
 import json
-import os
-import signal
-import subprocess
-import time
 
 import mlflow
 import pandas
 import pytest
 
-from pipeline import command, environment, planned_rules, snakemake
+from pipeline import killed, planned_rules, snakemake
 
 STAGES = {
     "prepare_prompts",
@@ -26,10 +22,43 @@ STAGES = {
 }
 
 
+# Of every stage that can be resumed: what it keeps once there is something to go on from, and its output.
+CHECKPOINTS = {
+    "train_draft": ("state/train_draft/checkpoint.pt", "draft/model.safetensors"),
+    "train_policy": (
+        "state/train_policy-default-initial-depth/state.json",
+        "policies/default/initial/depth",
+    ),
+    "tune": ("state/tune/journal.log", "tuning/best.json"),
+    "benchmark": ("state/benchmark/00000.json", "benchmark/summary.csv"),
+}
+
+
+def resumable(file):
+    """Whether a checkpoint is there; a study's journal counts from its first finished trial.
+
+    A journal whose writer died with the lock in its hands is readable, but only after half a minute.
+    """
+    if not file.is_file():
+        return False
+    if file.suffix != ".log":
+        return True
+    return '"state":1' in file.read_text() and not file.with_name(f"{file.name}.lock").exists()
+
+
 @pytest.fixture(scope="module")
 def reproduction(tmp_path_factory):
-    """A folder in which the pipeline has run."""
+    """A folder in which the pipeline has run: killed in every stage of `CHECKPOINTS`, then taken up again."""
     folder = tmp_path_factory.mktemp("reproduction")
+    results = folder / "results/smoke"
+    for stage, (checkpoint, output) in CHECKPOINTS.items():
+        # Only the last one leaves a lock behind: unlocking takes as long as a small stage.
+        lock = () if stage == "benchmark" else ("--nolock",)
+        killed(folder, lambda file=results / checkpoint: resumable(file), *lock)
+        assert not (results / output).exists(), stage
+    (folder / "first_prompt").write_text(str((results / checkpoint).stat().st_mtime_ns))
+    unlocked = snakemake(folder, "--unlock")
+    assert unlocked.returncode == 0, unlocked.stderr
     result = snakemake(folder)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
     return folder
@@ -71,7 +100,10 @@ def test_mlflow_holds_one_parent_and_every_stage(reproduction, results):
     assert len(parents) == 1 and parents.iloc[0]["status"] == "FINISHED"
     children = runs[runs["tags.mlflow.parentRunId"] == parents.iloc[0]["run_id"]]
     assert set(children["tags.stage"]) >= STAGES
-    assert set(children["status"]) == {"FINISHED"}
+    assert set(children["status"]) == {"FINISHED", "KILLED"}
+    assert set(children.loc[children["status"] == "KILLED", "tags.stage"]) >= set(CHECKPOINTS)
+    finished = children.loc[children["status"] == "FINISHED", "tags.stage_name"]
+    assert set(finished) == set(children["tags.stage_name"])
     assert json.loads((results / "mlflow_parent.json").read_text())["run_id"] == parents.iloc[0]["run_id"]
 
 
@@ -96,29 +128,14 @@ def test_typo_stops_before_any_work(reproduction, tmp_path):
     assert "config: rl.learning_rat: unknown key; did you mean learning_rate?" in result.stderr
 
 
-def test_killed_training_goes_on_from_its_checkpoint(reproduction, results, tmp_path):
-    longer = tmp_path / "longer.yaml"
-    longer.write_text("draft: {epochs: 40}\n")
-    checkpoint = results / "state/train_draft/checkpoint.pt"
-    run = subprocess.Popen(
-        command("train_draft", config=[longer]),
-        cwd=reproduction,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while not checkpoint.is_file():
-        assert run.poll() is None, "finished before it could be killed"
-        time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    assert not (results / "draft/model.safetensors").exists()
-    assert snakemake(reproduction, "--unlock", config=[longer]).returncode == 0
-    result = snakemake(reproduction, "train_draft", config=[longer])
-    assert result.returncode == 0, result.stderr[-5000:]
-    log = (results / "logs/train_draft.log").read_text()
-    assert "epoch 1/40" not in log and "epoch 40/40" in log
-    mlflow.set_tracking_uri(f"sqlite:///{reproduction}/results/mlflow.db")
-    runs = mlflow.search_runs(experiment_names=["smoke"], filter_string="tags.stage = 'train_draft'")
-    assert sorted(runs["status"]) == ["FINISHED", "FINISHED", "KILLED"]
+def test_killed_stages_went_on_from_their_checkpoints(reproduction, results):
+    draft = (results / "logs/train_draft.log").read_text()
+    assert "epoch 1/2" not in draft and "epoch 2/2" in draft
+    policy = (results / "logs/train_policy-default-initial-depth.log").read_text()
+    assert "| 0/2 [" in policy and "| 0/3 [" not in policy  # one of three segments was kept
+    study = (results / "logs/tune.log").read_text()
+    assert "trial 0 of 2" not in study and "of 2: complete" in study
+    trials = pandas.read_csv(results / "tuning/trials.csv")
+    assert trials.loc[0, "state"] == "COMPLETE" and set(trials.loc[1:, "state"]) <= {"COMPLETE", "FAIL"}
+    first_prompt = (results / "state/benchmark/00000.json").stat().st_mtime_ns
+    assert str(first_prompt) == (reproduction / "first_prompt").read_text()

@@ -85,7 +85,7 @@ rule benchmark:
     params:
         target=target_name,
         draft=draft_name,
-        policies=f"{RESULTS}/policies",
+        policies=lambda wildcards: f"{RESULTS}/policies",
         baselines=f"{RESULTS}/baselines",
         opponents=f"{RESULTS}/opponents",
         lookup=f"{RESULTS}/lookup",

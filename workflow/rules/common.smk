@@ -202,3 +202,24 @@ def print_outcome():
         print(table.read_text())
         print(f"report: {RESULTS}/report/report.md")
         print("MLflow: make ui, then http://127.0.0.1:5000")
+
+
+def profile_of_machine(path):
+    """A latency profile as the configuration names it: from here, or from beside the Snakefile."""
+    found = [p for p in (Path(path), Path(workflow.basedir) / path) if p.is_file()]
+    if not found:
+        sys.exit(f"config: transfer.profiles: {path}: no such file")
+    return str(found[0])
+
+
+MACHINES = {
+    "measured": f"{RESULTS}/latency/profile.json",
+    **{
+        f"slower-{factor:g}": f"{RESULTS}/latency/slower-{factor:g}.json"
+        for factor in config["transfer"]["slower_growth"]
+    },
+    **{
+        Path(path).stem: profile_of_machine(path)
+        for path in config["transfer"]["profiles"]
+    },
+}

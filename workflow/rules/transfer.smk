@@ -1,23 +1,4 @@
 # Policies on machines that they were not trained for, in replay: as they are, made for any machine, retrained.
-def profile_of_machine(path):
-    """A latency profile as the configuration names it: from here, or from beside the Snakefile."""
-    found = [p for p in (Path(path), Path(workflow.basedir) / path) if p.is_file()]
-    if not found:
-        sys.exit(f"config: transfer.profiles: {path}: no such file")
-    return str(found[0])
-
-
-MACHINES = {
-    "measured": f"{RESULTS}/latency/profile.json",
-    **{
-        f"slower-{factor:g}": f"{RESULTS}/latency/slower-{factor:g}.json"
-        for factor in config["transfer"]["slower_growth"]
-    },
-    **{
-        Path(path).stem: profile_of_machine(path)
-        for path in config["transfer"]["profiles"]
-    },
-}
 
 
 # The measured machine with a verification that grows more slowly, as where arithmetic is to spare.

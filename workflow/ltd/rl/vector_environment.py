@@ -106,7 +106,8 @@ class ReplayVecEnv(VecEnv):
         machines = self.walk.machine[lanes]
         self.tokens += np.bincount(machines, tokens, len(self.tokens))
         self.seconds += np.bincount(machines, seconds, len(self.seconds))
-        self.walk.place(lanes[ended], self.rng.choice(self.world.starts, size=ended.sum()))
+        if ended.any():
+            self.walk.place(lanes[ended], self.rng.choice(self.world.starts, size=ended.sum()))
         return self.reward(tokens, seconds, machines), ended if self.whole_answers else np.ones_like(ended)
 
     def close(self) -> None:
