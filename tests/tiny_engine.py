@@ -5,7 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head
 from ltd.engine.decoding import decode_autoregressive
-from ltd.engine.drafting import Drafter
+from ltd.engine.loading import make_drafter
 from ltd.engine.target import TargetModel
 from ltd.texts.responses import Sequence
 
@@ -59,7 +59,7 @@ def tiny_head(target, seed=1):
 
 def tiny_drafter(head, beam, max_depth):
     """Drafter for `tiny_target`."""
-    return Drafter(head, beam=beam, max_depth=max_depth, max_context=160)
+    return make_drafter(head, beam=beam, max_depth=max_depth, max_context=160)
 
 
 def tiny_answers(target, count, temperature=0.0, max_new_tokens=60, seed=0):

@@ -81,6 +81,7 @@ class CompiledDrafter(Drafter):
         taps, tokens = taps[:-1].numpy(), tokens[1:].numpy()
         for first in range(0, len(tokens), self.prefix_rows):
             self._rows_pass(taps[first : first + self.prefix_rows], tokens[first : first + self.prefix_rows])
+        self.state.scores.fill_(float("-inf"))  # nothing is drafted yet: the children were the prompt's
         self._new_tree()
 
     @torch.inference_mode()

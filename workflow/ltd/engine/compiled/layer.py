@@ -90,59 +90,64 @@ def rows_of(work, count):
     )
 
 
-@kernel(parallel=True)
+@kernel
 def decoder_layer(weights, eps, cos, sin, keys, values, window, visible, work):
     """Residual stream `work.hidden` [R, H] after the layer, in place, from its attention's `work.inputs`.
 
     `work` holds exactly the R rows of the pass; cos to visible as in `attention`.
     """
     inputs, heads, attended, normed, hidden, gates, gated, queries, scores = work
-    qkv, output, gate_up, down = weights.qkv, weights.output, weights.gate_up, weights.down
-    qkv_bias, output_bias, head_norms = weights.qkv_bias, weights.output_bias, weights.head_norms
-    gate_up_bias, down_bias = weights.gate_up_bias, weights.down_bias
-    parts, kv_heads, half = len(scores), len(keys), len(gate_up) // 2
-    for part in prange(parts):
-        start, stop = _share(len(qkv), part, parts)
-        product(inputs, qkv, qkv.shape[1], start, stop, heads)
-        _add_bias(heads, qkv_bias, start * LANES, min(stop * LANES, len(qkv_bias)))
-    for part in prange(parts):
-        first, last = _share(kv_heads, part, parts)
-        for head in range(first, last):
-            attention(
-                head, heads, head_norms, eps, cos, sin, keys, values, window, visible, queries[part],
-                scores[part], attended,
-            )  # fmt: skip
-    for part in prange(parts):
-        start, stop = _share(len(output), part, parts)
-        product(attended, output, output.shape[1], start, stop, normed)
-        stop = min(stop * LANES, len(output_bias))
-        _add_bias(normed, output_bias, start * LANES, stop)
-        _add(normed, start * LANES, stop, hidden)
+    threads = len(scores)
+    split_product(inputs, weights.qkv, heads, threads)
+    _add_bias(heads, weights.qkv_bias)
+    norms = weights.head_norms
+    _split_attention(heads, norms, eps, cos, sin, keys, values, window, visible, queries, scores, attended)
+    split_product(attended, weights.output, normed, threads)
+    _add_bias(normed, weights.output_bias)
+    _add(normed, hidden)
     normalise_rows(hidden, weights.mlp_norm, eps, normed)
-    for part in prange(parts):
-        start, stop = _share(half, part, parts)
-        product(normed, gate_up, gate_up.shape[1], start, stop, gates)
-        product(normed, gate_up, gate_up.shape[1], half + start, half + stop, gates)
-        _gate(gates, gate_up_bias, start * LANES, stop * LANES, gated)
-    for part in prange(parts):
-        start, stop = _share(len(down), part, parts)
-        product(gated, down, down.shape[1], start, stop, normed)
-        stop = min(stop * LANES, len(down_bias))
-        _add_bias(normed, down_bias, start * LANES, stop)
-        _add(normed, start * LANES, stop, hidden)
+    _split_gates(normed, weights.gate_up, weights.gate_up_bias, gates, gated, threads)
+    split_product(gated, weights.down, normed, threads)
+    _add_bias(normed, weights.down_bias)
+    _add(normed, hidden)
 
 
 @kernel(parallel=True)
-def split_product(rows, weight, target, parts):
-    """The whole of a product, its panels split between `parts` threads."""
-    for part in prange(parts):
-        start, stop = _share(len(weight), part, parts)
-        product(rows, weight, weight.shape[1], start, stop, target)
+def split_product(rows, weight, target, threads):
+    """The whole of a product, its panels split between threads."""
+    for thread in prange(threads):
+        first, last = _share(len(weight), thread, threads)
+        product(rows, weight, weight.shape[1], first, last, target)
+
+
+@kernel(parallel=True)
+def _split_attention(
+    heads, head_norms, eps, cos, sin, keys, values, window, visible, queries, scores, target
+):
+    """The whole of the attention, its key heads split between threads; see `attention`."""
+    threads, kv_heads = len(scores), len(keys)
+    for thread in prange(threads):
+        first, last = _share(kv_heads, thread, threads)
+        for head in range(first, last):
+            attention(
+                head, heads, head_norms, eps, cos, sin, keys, values, window, visible, queries[thread],
+                scores[thread], target,
+            )  # fmt: skip
+
+
+@kernel(parallel=True)
+def _split_gates(rows, weight, bias, gates, target, threads):
+    """SwiGLU: target [R, I] from the gates and the ups, side by side in weight and in gates [R, 2 * I]."""
+    half = len(weight) // 2
+    for thread in prange(threads):
+        first, last = _share(half, thread, threads)
+        product(rows, weight, weight.shape[1], first, last, gates)
+        product(rows, weight, weight.shape[1], half + first, half + last, gates)
+        _gate(gates, bias, first * LANES, last * LANES, target)
 
 
 @kernel
 def _gate(gates, bias, start, stop, target):
-    """SwiGLU: the columns [start, stop) of target [R, I] from gates [R, 2 * I], I in whole panels."""
     width = target.shape[1]
     for row in range(len(gates)):
         for i in range(start, stop):
@@ -151,14 +156,14 @@ def _gate(gates, bias, start, stop, target):
 
 
 @kernel
-def _add_bias(rows, bias, start, stop):
+def _add_bias(rows, bias):
     for row in range(len(rows)):
-        for i in range(start, stop):
+        for i in range(len(bias)):
             rows[row, i] += bias[i]
 
 
 @kernel
-def _add(rows, start, stop, target):
-    for row in range(len(rows)):
-        for i in range(start, stop):
+def _add(rows, target):
+    for row in range(len(target)):
+        for i in range(target.shape[1]):
             target[row, i] += rows[row, i]
