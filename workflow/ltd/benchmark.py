@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from ltd.ablations.catalogue import needed_folders
 from ltd.ablations.policy_methods import load_policy_controller
 from ltd.baselines.catalogue import load_controller, method_names
 from ltd.devices import device_name, resolve_device
@@ -240,9 +241,11 @@ def tables(records: list[dict[str, Any]], methods: tuple[str, ...]) -> tuple[pd.
 def open_state(options: BenchmarkOptions) -> Path:
     """Return the folder of finished prompts, emptied when it belongs to other settings or files."""
     ignored = {"experiment", "output", "state", "traces", "profile", "baselines", "opponents", "lookup"}
-    paths = ("draft", "grid", "policies", "responses")
+    paths = ("draft", "grid", "responses")
     settings = {key: str(value) for key, value in asdict(options).items() if key not in ignored}
     settings |= {name: file_hash(getattr(options, name)) for name in paths}
+    # Only those that are decoded with: chains that are trained meanwhile change nothing here.
+    settings |= {folder: file_hash(folder) for folder in needed_folders(options.methods, options.policies)}
     fitted = sorted({name.partition(":")[0] for name in options.methods if name in method_names()})
     settings |= {name: file_hash(options.baselines / name) for name in fitted}
     asked = [name for name in OPPONENTS if name in options.methods]
