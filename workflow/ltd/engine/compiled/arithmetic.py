@@ -40,11 +40,19 @@ THREADS = {"prange": True} | dict.fromkeys(OTHER_PARALLEL, False)
 
 
 def kernel(
-    function: Callable | None = None, *, parallel: bool = False, arithmetic: set[str] = RELAXED
+    function: Callable | None = None,
+    *,
+    parallel: bool = False,
+    arithmetic: set[str] = RELAXED,
+    kept: bool = True,
 ) -> Callable:
-    """Compile a function at its first call, or read it from the cache of an earlier process."""
+    """Compile a function at its first call, or read it from the cache of an earlier process.
+
+    Functions that are made by a function are not `kept` themselves: Numba tells them apart by their place in
+    the source. Whoever calls them is, with them inside.
+    """
     threads = THREADS if parallel else False
-    compiled = numba.njit(fastmath=arithmetic, parallel=threads, nogil=True, cache=True, error_model="numpy")
+    compiled = numba.njit(fastmath=arithmetic, parallel=threads, nogil=True, cache=kept, error_model="numpy")
     return compiled(function) if function is not None else compiled
 
 

@@ -1,17 +1,12 @@
 """Products of rows with a weight matrix, whose weights are read once for up to six rows."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ltd.engine.compiled.arithmetic import kernel
 from ltd.engine.compiled.tiles import LANES, make_tile
 
-# Rows and panels of a tile fill the sixteen vector registers; few rows take more panels.
-_one_by_one, _one_by_eight = make_tile(1, 1), make_tile(1, 8)
-_two_by_one, _two_by_four = make_tile(2, 1), make_tile(2, 4)
-_three_by_one, _three_by_three = make_tile(3, 1), make_tile(3, 3)
-_four_by_one, _four_by_two = make_tile(4, 1), make_tile(4, 2)
-_five_by_one, _five_by_two = make_tile(5, 1), make_tile(5, 2)
-_six_by_one, _six_by_two = make_tile(6, 1), make_tile(6, 2)
 BLOCK = 6  # rows of the highest tile
 GROUP = 8  # panels that are read for one block of rows after the other, while they are in the cache
 
@@ -29,6 +24,27 @@ def padded_width(outputs: int) -> int:
     return -(-outputs // LANES) * LANES
 
 
+def _make_strip(height: int, panels: int) -> Callable:
+    """Product of `height` rows with the panels [panel, end): `panels` of them at a time, the others singly."""
+    wide, single = make_tile(height, panels), make_tile(height, 1)
+
+    @kernel(kept=False)
+    def strip(rows, start, weight, inputs, panel, end, target):
+        while panel + panels <= end:
+            wide(rows, start, weight, panel, inputs, target)
+            panel += panels
+        while panel < end:
+            single(rows, start, weight, panel, inputs, target)
+            panel += 1
+
+    return strip
+
+
+# Rows and panels of a tile fill the sixteen vector registers: few rows take more panels.
+_one, _two, _three = _make_strip(1, 8), _make_strip(2, 4), _make_strip(3, 3)
+_four, _five, _six = _make_strip(4, 2), _make_strip(5, 2), _make_strip(6, 2)
+
+
 @kernel
 def product(rows, weight, inputs, first, last, target):
     """target[:, LANES * p + lane] = rows @ weight[p, :inputs, lane] for the panels p in [first, last).
@@ -43,50 +59,16 @@ def product(rows, weight, inputs, first, last, target):
         for block in range(blocks):
             # Blocks of equal size: 7 rows are 4 and 3, which takes less time than 6 and 1.
             start, stop = count * block // blocks, count * (block + 1) // blocks
-            _block(rows, start, stop - start, weight, inputs, group, end, target)
-
-
-@kernel
-def _block(rows, start, height, weight, inputs, panel, end, target):
-    if height == 1:
-        while panel + 8 <= end:
-            _one_by_eight(rows, start, weight, panel, inputs, target)
-            panel += 8
-        while panel < end:
-            _one_by_one(rows, start, weight, panel, inputs, target)
-            panel += 1
-    elif height == 2:
-        while panel + 4 <= end:
-            _two_by_four(rows, start, weight, panel, inputs, target)
-            panel += 4
-        while panel < end:
-            _two_by_one(rows, start, weight, panel, inputs, target)
-            panel += 1
-    elif height == 3:
-        while panel + 3 <= end:
-            _three_by_three(rows, start, weight, panel, inputs, target)
-            panel += 3
-        while panel < end:
-            _three_by_one(rows, start, weight, panel, inputs, target)
-            panel += 1
-    elif height == 4:
-        while panel + 2 <= end:
-            _four_by_two(rows, start, weight, panel, inputs, target)
-            panel += 2
-        while panel < end:
-            _four_by_one(rows, start, weight, panel, inputs, target)
-            panel += 1
-    elif height == 5:
-        while panel + 2 <= end:
-            _five_by_two(rows, start, weight, panel, inputs, target)
-            panel += 2
-        while panel < end:
-            _five_by_one(rows, start, weight, panel, inputs, target)
-            panel += 1
-    else:
-        while panel + 2 <= end:
-            _six_by_two(rows, start, weight, panel, inputs, target)
-            panel += 2
-        while panel < end:
-            _six_by_one(rows, start, weight, panel, inputs, target)
-            panel += 1
+            height = stop - start
+            if height == 1:
+                _one(rows, start, weight, inputs, group, end, target)
+            elif height == 2:
+                _two(rows, start, weight, inputs, group, end, target)
+            elif height == 3:
+                _three(rows, start, weight, inputs, group, end, target)
+            elif height == 4:
+                _four(rows, start, weight, inputs, group, end, target)
+            elif height == 5:
+                _five(rows, start, weight, inputs, group, end, target)
+            else:
+                _six(rows, start, weight, inputs, group, end, target)
