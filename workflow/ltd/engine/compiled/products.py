@@ -25,7 +25,7 @@ def padded_width(outputs: int) -> int:
 
 
 def _make_strip(height: int, panels: int) -> Callable:
-    """Product of `height` rows with the panels [panel, end): `panels` of them at a time, the others singly."""
+    """Product of `height` rows with the panels [panel, end), `panels` at a time and the others singly."""
     wide, single = make_tile(height, panels), make_tile(height, 1)
 
     @kernel(kept=False)
