@@ -29,6 +29,16 @@ def set_threads(threads: int) -> int:
     return count
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Context to train in: matrix products in bfloat16 on a GPU and on processors that multiply it natively.
+
+    Elsewhere, where bfloat16 would be emulated, everything stays float32. Parameters, gradients and optimiser
+    states are float32 in either case.
+    """
+    native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until the device has finished all queued work; nothing to do on a CPU."""
     if device.type == "cuda":

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ltd.devices import mixed_precision
 from ltd.draft_head.checkpoint import EMBEDDING
 from ltd.draft_head.eagle3 import Eagle3Head, save_head
 from ltd.draft_head.features import FeatureSource, pad_tokens
@@ -150,8 +151,9 @@ class Trainer:
             optimiser.zero_grad()
         loss, rows = (None, 0) if batch is None else self._backward(batch)
         mean = self.processes.average(self.head.parameters(), loss, rows)
-        for optimiser, _ in self.optimisers:
-            optimiser.step()
+        with mixed_precision(self.device):
+            for optimiser, _ in self.optimisers:
+                optimiser.step()
         self.step += 1
         return mean
 
@@ -163,7 +165,7 @@ class Trainer:
         steps, weight = self.recipe.unroll_steps, self.recipe.step_weight
         chains = plan_chains(batch.prompt_lengths, batch.lengths, steps, weight, generator)
         teacher, teacher_rows = self._teacher(batch)
-        with self._autocast():
+        with mixed_precision(self.device):
             outputs = unroll(self.head, self.head.fuse(batch.taps), batch.tokens, chains)
             loss = unroll_loss(self.head, outputs, chains, teacher, teacher_rows)
         loss.backward()
@@ -188,9 +190,6 @@ class Trainer:
         """Linear warm-up, then linear decay to zero."""
         warmup = self.recipe.warmup
         return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
-
-    def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
     @torch.no_grad()
     def _batch(self, corpus: Corpus, members: list[int]) -> Batch:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from ltd.devices import mixed_precision
 from ltd.errors import InputError
 from ltd.files import atomic_path
 from ltd.target_training.growth import grow
@@ -96,12 +97,14 @@ class Trainer:
         if self.step == self.options.grow_step:
             self.grow()
         factor = learning_rate_factor(self.step, self.options)
-        loss = answer_loss(self.model, rows)
+        with mixed_precision(rows.tokens.device):
+            loss = answer_loss(self.model, rows)
         loss.backward()
         for optimiser, peak in zip(self.optimisers, self._peaks, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = peak * factor
-            optimiser.step()
+            with mixed_precision(rows.tokens.device):
+                optimiser.step()
             optimiser.zero_grad()
         self.step += 1
         value = loss.item()
