@@ -8,6 +8,7 @@ and the output position, so that speculative decoding with the same key emits th
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ltd.devices import mixed_precision
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
@@ -43,6 +45,9 @@ class Options(StageOptions):
     chat_template: str | None = option(None, "file with a Jinja template; none: the tokenizer's own")
     thinking: str = option(
         "template", "thinking mode of templates that have one", choices=("template", "on", "off")
+    )
+    mixed_precision: bool = option(
+        False, "bfloat16 products where the processor has them; for answers that decoding is not compared with"
     )
 
 
@@ -163,7 +168,8 @@ def generate_responses(options: Options, run: StageRun) -> None:
         for number, members in enumerate(parts(questions, options.batch_size)):
             path = folder / f"part-{number:05d}.safetensors"
             if not path.is_file():
-                answer_part(target, [questions[index] for index in members], options).save(path)
+                with mixed_precision(target.device) if options.mixed_precision else nullcontext():
+                    answer_part(target, [questions[index] for index in members], options).save(path)
             for sequence in Responses.load(path).sequences():
                 found[sequence.task, sequence.question_id].append(sequence)
             progress.update(len(members))

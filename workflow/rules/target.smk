@@ -45,10 +45,14 @@ rule generate_responses_of_split:
         prompts=lambda wildcards, input: str(Path(input.prompts[0]).parent),
         state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
         options=options("responses"),
+        # Only the head learns from this split's answers: no decoding has to repeat them.
+        precision=lambda wildcards: (
+            "--mixed-precision" if wildcards.split == "draft" else ""
+        ),
     shell:
         "python -m ltd.generate_responses --target {params.target} --prompts {params.prompts}"
         " --output {output.tokens} --state {params.state} --temperature {wildcards.temperature}"
-        " {params.options} 2>&1 | tee {log}"
+        " {params.precision} {params.options} 2>&1 | tee {log}"
 
 
 rule generate_responses:
