@@ -29,14 +29,17 @@ def set_threads(threads: int) -> int:
     return count
 
 
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """Context to train in: matrix products in bfloat16 on a GPU and on processors that multiply it natively.
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are an instruction of the device; elsewhere they are emulated, slowly."""
+    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
-    Elsewhere, where bfloat16 would be emulated, everything stays float32. Parameters, gradients and optimiser
-    states are float32 in either case.
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Context to train in: matrix products in bfloat16 where the device multiplies it, else all in float32.
+
+    Parameters, gradients and optimiser states are float32 in either case.
     """
-    native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device))
 
 
 def synchronise(device: torch.device) -> None:

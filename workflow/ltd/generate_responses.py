@@ -8,7 +8,6 @@ and the output position, so that speculative decoding with the same key emits th
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ltd.devices import mixed_precision
+from ltd.devices import multiplies_bfloat16
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
@@ -46,8 +45,8 @@ class Options(StageOptions):
     thinking: str = option(
         "template", "thinking mode of templates that have one", choices=("template", "on", "off")
     )
-    mixed_precision: bool = option(
-        False, "bfloat16 products where the processor has them; for answers that decoding is not compared with"
+    reduced_precision: bool = option(
+        False, "in bfloat16 where the device multiplies it; for answers that no decoding is compared with"
     )
 
 
@@ -162,14 +161,15 @@ def generate_responses(options: Options, run: StageRun) -> None:
         quantisation=options.quantisation,
         packed=False,
     )
+    if options.reduced_precision and multiplies_bfloat16(target.device):
+        target.model.to(torch.bfloat16)
     folder = options.state / _fingerprint(options)
     found: dict[tuple[str, int | str], list[Sequence]] = defaultdict(list)
     with tqdm(total=len(questions), desc="generate_responses", unit="conversation") as progress:
         for number, members in enumerate(parts(questions, options.batch_size)):
             path = folder / f"part-{number:05d}.safetensors"
             if not path.is_file():
-                with mixed_precision(target.device) if options.mixed_precision else nullcontext():
-                    answer_part(target, [questions[index] for index in members], options).save(path)
+                answer_part(target, [questions[index] for index in members], options).save(path)
             for sequence in Responses.load(path).sequences():
                 found[sequence.task, sequence.question_id].append(sequence)
             progress.update(len(members))

@@ -47,7 +47,7 @@ rule generate_responses_of_split:
         options=options("responses"),
         # Only the head learns from this split's answers: no decoding has to repeat them.
         precision=lambda wildcards: (
-            "--mixed-precision" if wildcards.split == "draft" else ""
+            "--reduced-precision" if wildcards.split == "draft" else ""
         ),
     shell:
         "python -m ltd.generate_responses --target {params.target} --prompts {params.prompts}"
