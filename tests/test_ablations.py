@@ -106,7 +106,7 @@ def test_other_names_are_refused(name):
 
 @pytest.mark.parametrize("name", ALL_NAMES)
 def test_every_method_of_an_ablation_is_legal_and_named_once(name):
-    listed = methods(name, rounds=3, entropy=True, train_task="code")
+    listed = methods(name, rounds=3, entropy=True, hidden=True, train_task="code")
     assert len(set(listed)) == len(listed) >= 3 and GRID in listed
     found = [parse_method(method) for method in listed if method != GRID]
     if name.endswith("-paper"):
@@ -283,7 +283,7 @@ def test_stage_and_its_sections_of_the_report(world, policies, tmp_path):
     cycles.to_parquet(tmp_path / "cycles.parquet")
     names = ("components", "iterations", "overhead", "generalisation")
     for name in names:
-        listed = methods(name, rounds=1, entropy=False, train_task="code")
+        listed = methods(name, rounds=1, entropy=False, hidden=False, train_task="code")
         evaluate_ablation(
             EvaluateAblationOptions(
                 name=name,

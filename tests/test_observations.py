@@ -17,7 +17,8 @@ SIZES = (1, 2, 4, 30)
 
 def view(scores, depth, context=7):
     scores = np.asarray(scores, dtype=np.float32)
-    return DraftView(scores, depth, np.full(len(scores), context), np.ones(len(scores)))
+    ones = np.ones(len(scores))
+    return DraftView(scores, depth, np.full(len(scores), context), ones, hidden=np.ones((len(scores), 5)))
 
 
 def observe(part, scores, depth, beam=2, max_depth=3, top=3):
@@ -30,7 +31,7 @@ SCORES = -np.asarray([[1, 2, 3, 4, 5, 6, 0, 0, 0, 0.0]])
 
 def test_widths_are_what_is_observed():
     for part in PARTS.keys() - {"machine"}:
-        spec = ObservationSpec((part,), 2, 3, SIZES, 4)
+        spec = ObservationSpec((part,), 2, 3, SIZES, 4, 5)
         assert spec.observe(view(SCORES, 2)).shape == (1, spec.width), part
 
 
@@ -52,6 +53,18 @@ def test_summaries_of_the_tree():
         assert not observe(part, SCORES, 0).any()
 
 
+def test_hidden_states_have_one_scale_and_none_is_there_before_a_pass():
+    spec = ObservationSpec(("hidden",), 2, 3, SIZES, hidden_size=2)
+    drafts = view(SCORES, 1)
+    for scale in (0.25, 1.0, 64.0):
+        drafts.hidden = np.array([[3.0, -4.0]]) * scale
+        assert np.allclose(spec.observe(drafts)[0], np.array([3, -4]) / np.sqrt(12.5))
+    drafts.hidden = np.zeros((1, 2))
+    assert not spec.observe(drafts).any()
+    drafts.depth, drafts.hidden = 0, None
+    assert not spec.observe(drafts).any()
+
+
 def test_a_summary_that_grows_equals_one_made_at_once():
     spec = ObservationSpec(("levels",), 2, 3, SIZES)
     growing = view(np.random.default_rng(0).normal(size=(5, 10)), 1)
@@ -64,8 +77,8 @@ def test_a_summary_that_grows_equals_one_made_at_once():
 def test_live_and_replayed_observations_are_identical():
     traces = synthetic_traces(with_optional=True)
     world = ReplayWorld(traces, synthetic_profile(), SIZES)
-    parts = ("nodes", "level", "mass", "levels", "one_hot_depth", "length", "entropy")
-    spec = ObservationSpec(parts, traces.beam, traces.max_depth, SIZES)
+    parts = ("nodes", "level", "mass", "levels", "one_hot_depth", "length", "entropy", "hidden")
+    spec = ObservationSpec(parts, traces.beam, traces.max_depth, SIZES, hidden_size=world.hidden_size)
     network = PolicyNetwork([(np.zeros((len(SIZES), spec.width)), np.zeros(len(SIZES)))])
     controller = PolicyController(1, Policy("size", network, spec, SIZES))
     controller.begin(0)
@@ -75,6 +88,7 @@ def test_live_and_replayed_observations_are_identical():
         scores = torch.from_numpy(traces.scores[position].copy())
         scores[pool_size(traces.beam, depth) :] = -torch.inf
         state = DraftState(traces.max_depth, traces.beam, scores, depth, int(traces.context_length[position]))
+        state.feature = torch.from_numpy(traces.features[position, depth - 1].astype(np.float32))
         state.entropy = lambda p=position, d=depth: float(traces.entropy[p, d - 1])
         controller.accepted(0)
         live = controller._observers[-1].observe(state)
@@ -83,7 +97,9 @@ def test_live_and_replayed_observations_are_identical():
 
 
 def test_wrong_parts_are_refused():
-    with pytest.raises(InputError, match="'hidden' is unknown"):
+    with pytest.raises(InputError, match="'weather' is unknown"):
+        ObservationSpec(("weather",), 2, 3, SIZES)
+    with pytest.raises(InputError, match="no hidden states; record them with features"):
         ObservationSpec(("hidden",), 2, 3, SIZES)
     with pytest.raises(InputError, match="no entropy"):
         ReplayWorld(synthetic_traces(), synthetic_profile(), SIZES).observations(

@@ -26,7 +26,7 @@ from ltd.rl.rewards import KINDS
 TUNED, PAPER = "ltd", "paper"
 GRID = "eagle3_grid"
 SEEDS = 5
-# What the paper varies: cumulative probabilities, depth and length; then with entropy.
+# What the paper varies: cumulative probabilities, depth and length; then with entropy and hidden state.
 OBSERVATIONS = (
     ("scores",),
     ("depth",),
@@ -37,12 +37,14 @@ OBSERVATIONS = (
     ("scores", "depth", "length"),
 )
 WITH_ENTROPY = (("entropy",), ("scores", "depth", "length", "entropy"))
+WITH_HIDDEN = (("scores", "depth", "length", "hidden"),)
 # The parts of an observation that say the same thing; where a base has none of them, the first is taken.
 SYNONYMS = {
     "scores": ("levels", "nodes", "level", "mass"),
     "depth": ("one_hot_depth", "depth"),
     "length": ("length",),
     "entropy": ("entropy",),
+    "hidden": ("hidden",),
 }
 # Hidden layers of the size policy: small ones, and the paper's three.
 NETWORKS = ((32, 32), (128, 64), (1024,), (1024, 256), (1024, 512, 256))
@@ -151,14 +153,14 @@ def seed_of(variant: str, seed: int) -> int:
     return seed + int(variant.removeprefix("seed-")) if variant.startswith("seed-") else seed
 
 
-def methods(ablation: str, rounds: int, entropy: bool, train_task: str) -> list[str]:
+def methods(ablation: str, rounds: int, entropy: bool, hidden: bool, train_task: str) -> list[str]:
     """The methods that an ablation compares, the one that the others are compared with first.
 
-    rounds of co-adaptation after the first pair; entropy: whether the traces hold it; train_task: the one
-    task that the policies of `generalisation` are trained on.
+    rounds of co-adaptation after the first pair; entropy, hidden: whether the traces hold entropies and
+    hidden states; train_task: the one task that the policies of `generalisation` are trained on.
     """
     base = PAPER if ablation.endswith(f"-{PAPER}") else TUNED
-    observations = OBSERVATIONS + (WITH_ENTROPY if entropy else ())
+    observations = OBSERVATIONS + WITH_ENTROPY * entropy + WITH_HIDDEN * hidden
     variants = {
         "components": ["", *RECOMBINED, "iteration-0"],
         "iterations": [f"iteration-{number}" for number in range(rounds + 1)],
@@ -177,7 +179,8 @@ def methods(ablation: str, rounds: int, entropy: bool, train_task: str) -> list[
 
 def methods_of(config: Mapping[str, Any], ablation: str) -> list[str]:
     """`methods` for a configuration."""
-    return methods(ablation, config["rl"]["rounds"], config["traces"]["entropy"], lone_task(config))
+    recorded = config["traces"]["entropy"], config["traces"]["features"]
+    return methods(ablation, config["rl"]["rounds"], *recorded, lone_task(config))
 
 
 def trainable_tasks(config: Mapping[str, Any]) -> list[str]:
@@ -200,8 +203,9 @@ def check(config: Mapping[str, Any]) -> None:
             variant = parse_method(name).variant
         except InputError as error:
             raise InputError(f"benchmark.methods: {error}") from error
-        if variant.startswith("observe-") and "entropy" in variant and not config["traces"]["entropy"]:
-            raise InputError(f"traces.entropy: false, but the method {name} observes it; set it to true")
+        for part, key in (("entropy", "entropy"), ("hidden", "features")):
+            if variant.startswith("observe-") and part in variant and not config["traces"][key]:
+                raise InputError(f"traces.{key}: false, but the method {name} observes it; set it to true")
         task = variant.removeprefix("trained-on-")
         if task != variant and task not in trainable_tasks(config):
             raise InputError(

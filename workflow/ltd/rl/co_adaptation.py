@@ -56,9 +56,11 @@ class Workshop:
 
     def spec(self, kind: str) -> ObservationSpec:
         """The observation of one kind of policy on these traces."""
-        traces, settings = self.training.traces, self.settings
+        world, settings = self.training, self.settings
         parts = settings.of(kind, "observation")
-        return ObservationSpec(parts, traces.beam, traces.max_depth, settings.sizes, settings.top)
+        hidden_size = world.hidden_size if "hidden" in parts else 0
+        shape = world.traces.beam, world.max_depth, settings.sizes, settings.top, hidden_size
+        return ObservationSpec(parts, *shape)
 
     def with_settings(self, settings: PolicySettings) -> "Workshop":
         """The same traces and machine for other settings, whose networks are charged as they were timed."""

@@ -99,7 +99,9 @@ class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
         """
         sizes = tuple(sizes)
         world = open_world(backend, profile, sizes, **sources)
-        spec = ObservationSpec(tuple(observation), world.profile.beam, world.max_depth, sizes, top)
+        hidden_size = world.hidden_size if "hidden" in observation else 0
+        shape = world.profile.beam, world.max_depth, sizes, top, hidden_size
+        spec = ObservationSpec(tuple(observation), *shape)
         pay = Reward(reward, world.step_seconds, rate)
         common = {"lanes": 1, "whole_answers": whole_answers, "seed": seed}
         self._lane = self._build(world, spec, pay, common, **counterpart)

@@ -148,6 +148,11 @@ class LiveWorld:
         self.decoder = LiveDecoder(target, drafter, temperature)
         self._observations: dict[ObservationSpec, LiveObservations] = {}
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the head's hidden states."""
+        return self.decoder.drafter.head.config.hidden_size
+
     def observations(self, spec: ObservationSpec) -> "LiveObservations":
         """What policies of this observation see of the running draft."""
         return self._observations.setdefault(spec, LiveObservations(self.decoder, spec))

@@ -18,6 +18,8 @@ from ltd.rl import machine
 
 # Brings sums of probabilities and entropies to the order of one.
 QUARTER = np.float32(0.25)
+# A hidden state of nothing but zeros stays that.
+SMALLEST_SCALE = np.float32(1e-6)
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class DraftView:
     is ignored.
     context_length: [B] integers.
     entropy: [B] float32 in nats at the best node of the newest level, or None.
+    hidden: [B, H] the head's hidden state that predicted the best node of the newest level, or None.
     levels: the summary of the levels seen at earlier decisions about the same drafts, or None.
     """
 
@@ -36,6 +39,7 @@ class DraftView:
     context_length: np.ndarray
     entropy: np.ndarray | None = None
     levels: "Levels | None" = None
+    hidden: np.ndarray | None = None
 
 
 class Levels:
@@ -65,7 +69,8 @@ class Levels:
 class ObservationSpec:
     """Which parts an observation has, in order, and the tree it describes.
 
-    `sizes` are the thresholds of the part `mass`, `top` the nodes of every level in the part `levels`.
+    `sizes` are the thresholds of the part `mass`, `top` the nodes of every level in the part `levels`,
+    `hidden_size` the width of the head's hidden state in the part `hidden`.
     """
 
     parts: tuple[str, ...]
@@ -73,11 +78,16 @@ class ObservationSpec:
     max_depth: int
     sizes: tuple[int, ...]
     top: int = 3
+    hidden_size: int = 0
 
     def __post_init__(self) -> None:
         for part in self.parts:
             if part not in PARTS:
                 raise InputError(f"observation part {part!r} is unknown; choose from {', '.join(PARTS)}")
+        if "hidden" in self.parts and not self.hidden_size:
+            raise InputError(
+                "observation part 'hidden': the traces have no hidden states; record them with features"
+            )
         if machine.PART in self.parts[:-1]:
             raise InputError(f"observation part {machine.PART!r}: expected once, after all other parts")
 
@@ -157,6 +167,14 @@ def _entropy(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
     out[:, 0] = view.entropy * QUARTER
 
 
+def _hidden(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    """The hidden state in half precision, as traces keep it, brought to a root mean square of one."""
+    if view.depth:
+        hidden = view.hidden.astype(np.float16).astype(np.float32)
+        scale = np.sqrt(np.square(hidden).mean(axis=1, keepdims=True))
+        np.divide(hidden, np.maximum(scale, SMALLEST_SCALE), out=out)
+
+
 def _machine(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
     raise InputError(
         "observation part 'machine': a draft does not show it; give the policy its latency profile first"
@@ -180,5 +198,6 @@ PARTS: dict[str, _Part] = {
     "one_hot_depth": _Part(lambda spec: spec.max_depth + 1, _one_hot_depth),
     "length": _Part(lambda spec: 1, _length),
     "entropy": _Part(lambda spec: 1, _entropy),
+    "hidden": _Part(lambda spec: spec.hidden_size, _hidden),
     machine.PART: _Part(lambda spec: machine.machine_width(spec.sizes), _machine),
 }

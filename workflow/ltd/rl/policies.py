@@ -248,7 +248,8 @@ class PolicyController:
 
 def _decision(policy: Policy, observer: "LiveObserver") -> Callable[[Any], int]:
     """What chooses the index of an action for a draft in progress."""
-    if torch.cuda.is_available() or policy.network.large or PART in policy.spec.parts:
+    generic = {PART, "hidden"} & set(policy.spec.parts)
+    if torch.cuda.is_available() or policy.network.large or generic:
         return lambda state: policy.network.choose(observer.observe(state))
     from ltd.rl.live_decision import LiveDecision  # a GPU needs no Numba
 
@@ -285,6 +286,8 @@ class LiveObserver:
         view.depth, view.context_length[0] = depth, state.context_length
         if "entropy" in self.spec.parts:
             view.entropy = np.asarray([state.entropy() if depth else 0.0], dtype=np.float32)
+        if "hidden" in self.spec.parts and depth:
+            view.hidden = state.feature.float().numpy(force=True)[None]
         self._observations.fill(0)
         for write, out in self._columns:
             write(self.spec, view, out)

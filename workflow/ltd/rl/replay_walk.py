@@ -20,7 +20,7 @@ from ltd.rl import machine
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
 
 # Parts that are cheaper to read from the scores than to keep for every position and depth.
-PLAIN_PARTS = {"nodes", "level", "depth", "length"}
+PLAIN_PARTS = {"nodes", "level", "depth", "length", "hidden"}
 MAX_TABLE_BYTES = 1 << 30
 ROWS_AT_ONCE = 4096
 
@@ -54,6 +54,11 @@ class ReplayWorld:
         self.tokens_left = np.asarray(traces.tokens_left, dtype=np.int64)
         self.step_seconds = float(self.latency.autoregressive[self.context_length].mean())
         self._observations: dict[ObservationSpec, ObservationTable] = {}
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the head's hidden states in the traces; 0 where they hold none."""
+        return 0 if self.traces.features is None else self.traces.features.shape[-1]
 
     def column(self, positions: np.ndarray, machines: np.ndarray | int = 0) -> np.ndarray:
         """Column of the latency tables at positions on machines of the family; the two broadcast."""
@@ -127,8 +132,11 @@ class ObservationTable:
         if traces.entropy is not None:
             newest = traces.entropy[positions, depth - 1]
             entropy = newest if depth > 0 else np.zeros_like(newest)
+        hidden = None
+        if depth > 0 and "hidden" in self.spec.parts:
+            hidden = traces.features[positions, depth - 1]
         context = traces.context_length[positions]
-        return self.spec.observe(DraftView(traces.scores[positions], depth, context, entropy, levels))
+        return self.spec.observe(DraftView(traces.scores[positions], depth, context, entropy, levels, hidden))
 
 
 class Walk:
