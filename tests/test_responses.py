@@ -163,6 +163,23 @@ def test_sampling_belongs_to_the_sequence_not_to_the_batch(options, target):
     assert [s.tokens.tolist() for s in greedy.sequences()] != [s.tokens.tolist() for s in together]
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_answers_for_the_head_are_computed_in_bfloat16_where_it_is_an_instruction(
+    options, monkeypatch, native
+):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": native})
+    met = set()
+
+    def noted(target, conversations, given):
+        met.add(target.model.dtype)
+        return answer_part(target, conversations, given)
+
+    monkeypatch.setattr("ltd.generate_responses.answer_part", noted)
+    generate_responses(dataclasses.replace(options, reduced_precision=True), StageRun())
+    assert met == {torch.bfloat16 if native else torch.float32}
+    assert len(list(Responses.load(options.output).sequences())) == 7
+
+
 def test_seed_keys_fit_an_int64_and_do_not_change(target):
     key = Question("chat", 80, ("a",)).seed_key(turn=1, seed=0)
     assert key == Question("chat", 80, ("b",)).seed_key(turn=1, seed=0)

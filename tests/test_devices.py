@@ -1,0 +1,18 @@
+"""Where bfloat16 is multiplied, and where it would be emulated."""
+
+import pytest
+import torch
+
+from ltd.devices import mixed_precision
+
+
+@pytest.mark.parametrize("capabilities", [{"avx512_bf16": True}, {"avx512_bf16": False}, {}])
+def test_training_takes_bfloat16_only_where_it_is_an_instruction(monkeypatch, capabilities):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    weight = torch.randn(4, 3, requires_grad=True)
+    with mixed_precision(torch.device("cpu")):
+        product = torch.randn(2, 3) @ weight.T
+    native = capabilities.get("avx512_bf16", False)
+    assert product.dtype == (torch.bfloat16 if native else torch.float32)
+    product.float().sum().backward()
+    assert weight.grad.dtype == torch.float32
