@@ -41,7 +41,7 @@ def _make_strip(height: int, panels: int) -> Callable:
 
 
 # Rows and panels of a tile fill the sixteen vector registers: few rows take more panels.
-_one, _two, _three = _make_strip(1, 8), _make_strip(2, 4), _make_strip(3, 3)
+_one, _two, _three = _make_strip(1, 4), _make_strip(2, 4), _make_strip(3, 4)
 _four, _five, _six = _make_strip(4, 2), _make_strip(5, 2), _make_strip(6, 2)
 
 

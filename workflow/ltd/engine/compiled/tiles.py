@@ -14,6 +14,8 @@ from numba.extending import intrinsic
 
 LANES = 8  # outputs of a panel: what a register of 256 bits holds
 FLOAT_BYTES = 4
+UNROLLED = 4  # inputs of a turn of the loop: their weights in half precision fill a line of the cache
+CACHE_LINE = 64  # bytes
 INDEX, FLOAT, HALF = ir.IntType(64), ir.FloatType(), ir.HalfType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 
@@ -84,29 +86,43 @@ def _function(module, number, rows: int, panels: int):
 
 def _sums(builder, sources: list, weights: list, inputs) -> list[list]:
     """The loop over the inputs: a vector of sums for every row and panel."""
-    before = builder.block
-    loop, done = builder.append_basic_block("inputs"), builder.append_basic_block("done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    i = builder.phi(INDEX)
-    i.add_incoming(INDEX(0), before)
-    sums = [[builder.phi(VECTOR) for _ in weights] for _ in sources]
+    zero = VECTOR([0.0] * LANES)
+    sums = [[cgutils.alloca_once_value(builder, zero) for _ in weights] for _ in sources]
+    whole = builder.and_(inputs, INDEX(-UNROLLED))
+    with cgutils.for_range_slice(builder, INDEX(0), whole, INDEX(UNROLLED)) as (i, _):
+        for pointer in weights:
+            _fetch_next(builder, pointer, builder.add(i, builder.mul(inputs, INDEX(len(weights)))))
+        for k in range(UNROLLED):
+            _add_products(builder, sources, weights, builder.add(i, INDEX(k)), sums)
+    with cgutils.for_range_slice(builder, whole, inputs, INDEX(1)) as (i, _):
+        _add_products(builder, sources, weights, i, sums)
+    return [[builder.load(total) for total in row_sums] for row_sums in sums]
+
+
+def _add_products(builder, sources: list, weights: list, i, sums: list[list]) -> None:
+    """One number of every row times the weights of input `i`, added to the sums."""
     vectors = [_load_weights(builder, pointer, i) for pointer in weights]
     add_product = _fused_multiply_add(builder)
-    grown = []
     for source, row_sums in zip(sources, sums, strict=True):
         number = _everywhere(builder, builder.load(builder.gep(source, [i])))
-        pairs = zip(vectors, row_sums, strict=True)
-        grown.append([builder.call(add_product, [number, vector, total]) for vector, total in pairs])
-    following = builder.add(i, INDEX(1))
-    i.add_incoming(following, loop)
-    for row_sums, row_grown in zip(sums, grown, strict=True):
-        for total, value in zip(row_sums, row_grown, strict=True):
-            total.add_incoming(VECTOR([0.0] * LANES), before)
-            total.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_unsigned("<", following, inputs), loop, done)
-    builder.position_at_end(done)
-    return grown
+        for vector, total in zip(vectors, row_sums, strict=True):
+            builder.store(builder.call(add_product, [number, vector, builder.load(total)]), total)
+
+
+def _fetch_next(builder, pointer, i) -> None:
+    """Ask the memory for the weights of `UNROLLED` inputs from `i` on, counted through the next panels.
+
+    While rows are multiplied with these panels, the next ones arrive: without that a pass over several rows
+    takes the time of the arithmetic and that of the memory one after the other.
+    """
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    width = LANES * (FLOAT_BYTES if pointer.type.pointee == FLOAT else FLOAT_BYTES // 2)
+    start = builder.bitcast(builder.gep(pointer, [builder.mul(i, INDEX(LANES))]), byte)
+    for offset in range(0, UNROLLED * width, CACHE_LINE):
+        # To read, into the second-level cache, data.
+        builder.call(prefetch, [builder.gep(start, [INDEX(offset)]), number(0), number(2), number(1)])
 
 
 def _load_weights(builder, pointer, i):
