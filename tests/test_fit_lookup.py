@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from engine_models import RandomController
+from ltd.ablations.catalogue import LOOKUP
 from ltd.benchmark import benchmark
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode
-from ltd.engine.lookup_folder import LOOKUP, LookupSettings, load_lookup, save_lookup
+from ltd.engine.lookup_folder import LookupSettings, load_lookup, save_lookup
 from ltd.engine.ngrams import NgramCounts
 from ltd.errors import InputError
 from ltd.files import read_json

@@ -18,7 +18,7 @@ from ltd.rl.policies import LiveObserver, PolicyController, load_policy, save_po
 from ltd.rl.policy_settings import COMPACT, PolicySettings
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
-from ltd.train_policy import open_workshop
+from ltd.rl.workshop_files import open_workshop
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 8, 16)

@@ -8,7 +8,7 @@ import torch
 
 from ltd import choose_policies, combine_policies, tracking, train_policy
 from ltd.errors import InputError
-from ltd.replay.traces import Traces
+from ltd.replay.traces import Traces, of_tasks
 from ltd.rl.co_adaptation import KINDS, Workshop, evaluate_pair, train_chain, train_policy_of
 from ltd.rl.evaluation import evaluate
 from ltd.rl.policies import PolicyController, PolicyNetwork
@@ -19,6 +19,7 @@ from ltd.rl.rehearsal import outcomes, rehearsal_loss, stopping_values
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
 from ltd.rl.training_state import State
+from ltd.rl.workshop_files import open_workshop
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 8, 16)
@@ -257,14 +258,14 @@ def test_the_stages_of_a_chain(files, monkeypatch):
 
 def test_policies_train_on_the_chosen_tasks_alone():
     traces = synthetic_traces(sequences=6)
-    code = train_policy.of_tasks(traces, ("code",), "t.safetensors")
+    code = of_tasks(traces, ("code",), "t.safetensors")
     assert set(code.tasks) == {"code"} and len(code.sequences) == 3
     rows = np.isin(traces.sequence, [1, 3, 5])
     assert np.array_equal(code.scores, traces.scores[rows])
     assert np.array_equal(code.starts, np.flatnonzero(np.diff(code.sequence, prepend=-1)))
     assert isinstance(code, Traces)
     with pytest.raises(InputError, match=r"rl.train_tasks: 'maths' has no answers in t.safetensors"):
-        train_policy.of_tasks(traces, ("maths",), "t.safetensors")
+        of_tasks(traces, ("maths",), "t.safetensors")
 
 
 def test_traces_and_profile_of_different_models_are_refused(files):
@@ -272,7 +273,7 @@ def test_traces_and_profile_of_different_models_are_refused(files):
     settings = PolicySettings(sizes=SIZES)
     paths = [files / name for name in ("train.safetensors", "validation.safetensors", "profile.json")]
     with pytest.raises(InputError, match="beam: 5, but the traces have beam 4"):
-        train_policy.open_workshop(settings, *paths, 0)
+        open_workshop(settings, *paths, 0)
     with pytest.raises(InputError, match="lies outside the measured 1 to 60"):
         synthetic_profile().save(files / "profile.json")
-        train_policy.open_workshop(PolicySettings(sizes=(1, 80)), *paths, 0)
+        open_workshop(PolicySettings(sizes=(1, 80)), *paths, 0)

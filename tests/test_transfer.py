@@ -17,8 +17,8 @@ from ltd.rl.co_adaptation import rehearse_pair
 from ltd.rl.policies import load_policy
 from ltd.rl.policy_folders import save_pair
 from ltd.rl.policy_settings import COMPACT, PolicySettings
+from ltd.rl.workshop_files import open_workshop
 from ltd.tracking import StageRun
-from ltd.train_policy import open_workshop
 from ltd.transfer import TransferOptions, transfer
 from synthetic import synthetic_profile, synthetic_traces
 

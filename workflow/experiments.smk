@@ -2,7 +2,7 @@
 import sys
 from pathlib import Path
 
-from ltd import experiment_files, preflight, tracking
+from ltd import experiment_files, preflight
 from ltd.errors import InputError
 from ltd.options import command_line
 
@@ -76,6 +76,8 @@ rule overview:
 
 
 def open_parent_run():
+    from ltd import tracking  # loads MLflow, which planning needs not
+
     try:
         for settings in EXPERIMENTS.values():
             preflight.check_models(settings)
@@ -86,6 +88,8 @@ def open_parent_run():
 
 
 def close_parent_run(status):
+    from ltd import tracking
+
     for experiment in EXPERIMENTS:
         tracking.close_parent(Path("results") / experiment, status)
 

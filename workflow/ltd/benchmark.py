@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ltd.ablations.catalogue import needed_folders
+from ltd.ablations.catalogue import LOOKUP, needed_folders
 from ltd.ablations.policy_methods import load_policy_controller
 from ltd.baselines.catalogue import load_controller, method_names
 from ltd.devices import device_name, resolve_device
@@ -26,7 +26,7 @@ from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import load_engine
 from ltd.engine.lookup_drafting import LookupDrafter
-from ltd.engine.lookup_folder import LOOKUP, load_lookup
+from ltd.engine.lookup_folder import load_lookup
 from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json

@@ -8,10 +8,10 @@ from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
-from ltd.replay.traces import Traces
+from ltd.replay.traces import Traces, of_tasks
 from ltd.rl.policy_folders import SETTINGS, load_pair, save_pair, scalars, validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides
-from ltd.train_policy import of_tasks, world_of
+from ltd.rl.workshop_files import world_of
 
 
 @dataclass(frozen=True, kw_only=True)

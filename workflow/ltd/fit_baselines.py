@@ -16,10 +16,9 @@ from ltd.files import file_hash
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.simulator import static_grid
-from ltd.replay.traces import Traces
+from ltd.replay.traces import Traces, of_tasks
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.tracking import StageRun
-from ltd.train_policy import of_tasks
 
 
 @dataclass(frozen=True, kw_only=True)

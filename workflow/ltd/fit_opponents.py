@@ -27,7 +27,7 @@ from ltd.rl.policies import save_policies
 from ltd.rl.policy_folders import VALIDATION, action_histogram
 from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.replay_walk import ReplayWorld
-from ltd.train_policy import open_workshop
+from ltd.rl.workshop_files import open_workshop
 
 APPROACHES = {"supervised": SUPERVISED, "optimal_stopping": OPTIMAL_STOPPING}
 

@@ -7,26 +7,21 @@ against a fixed size. With --previous it goes on from that folder's policy again
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ltd.ablations.catalogue import overrides
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.replay.latency import LatencyProfile
-from ltd.replay.latency_family import draw_family
-from ltd.replay.traces import Traces
 from ltd.rl.co_adaptation import KINDS, Pair, Workshop, train_policy_of
 from ltd.rl.policy_folders import load_pair, save_pair, scalars, validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides, with_step_share
 from ltd.rl.presets import PRESETS, with_preset
-from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.training_curves import curves_figure
 from ltd.rl.training_state import State
+from ltd.rl.workshop_files import open_workshop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,49 +55,6 @@ def chain_settings(options: TrainPolicyOptions) -> TrainPolicyOptions:
         varied = overrides(options.variant, options.values())
         options = with_overrides(options, varied, f"variant {options.variant}")
     return with_step_share(options, options.step_share)
-
-
-def open_workshop(
-    settings: PolicySettings, traces: Path, validation_traces: Path, profile: Path, seed: int
-) -> Workshop:
-    """Read traces and profile; raises InputError when they do not belong together or a task is absent."""
-    machine = LatencyProfile.load(profile)
-    training = of_tasks(Traces.load(traces), settings.train_tasks, str(traces))
-    validation = of_tasks(Traces.load(validation_traces), settings.train_tasks, str(validation_traces))
-    trained_on = {
-        "traces": file_hash(traces),
-        "profile": file_hash(profile),
-        "target": training.target_hash,
-        "draft": training.draft_hash,
-    }
-    worlds = [
-        world_of(part, machine, settings, seed, validating)
-        for part, validating in ((training, False), (validation, True))
-    ]
-    return Workshop(*worlds, settings, trained_on, seed).with_settings(settings)
-
-
-def world_of(
-    traces: Traces, machine: LatencyProfile, settings: PolicySettings, seed: int, validating: bool
-) -> ReplayWorld:
-    """Replay on the measured machine, or on a family around it; that of validation has other machines."""
-    family = draw_family(machine, settings.machines, (seed, int(validating))) if settings.machines else ()
-    return ReplayWorld(traces, machine, settings.sizes, family)
-
-
-def of_tasks(traces: Traces, tasks: tuple[str, ...], name: str) -> Traces:
-    """Keep the answers of some tasks (all when none is named); InputError for a task without any."""
-    missing = [task for task in tasks if task not in traces.tasks]
-    if missing:
-        known = ", ".join(sorted(set(traces.tasks)))
-        raise InputError(f"rl.train_tasks: {missing[0]!r} has no answers in {name}; it holds {known}")
-    if not tasks or set(tasks) == set(traces.tasks):
-        return traces
-    kept = np.flatnonzero([task in tasks for task in traces.tasks])
-    rows = np.isin(traces.sequence, kept)
-    columns = {column: values[rows] for column, values in traces.columns().items()}
-    columns["sequence"] = np.searchsorted(kept, columns["sequence"]).astype(np.int32)
-    return replace(traces, **columns, sequences=[traces.sequences[i] for i in kept])
 
 
 def train_policy(options: TrainPolicyOptions, run: Any) -> None:

@@ -40,7 +40,7 @@ from ltd.rl.policies import Policy, load_policy, save_policies
 from ltd.rl.policy_folders import SETTINGS
 from ltd.rl.policy_settings import PolicySettings, with_overrides
 from ltd.rl.replay_walk import ReplayWorld
-from ltd.train_policy import open_workshop
+from ltd.rl.workshop_files import open_workshop
 
 Policies = dict[str, Policy]
 

@@ -33,7 +33,7 @@ from ltd.rl.co_adaptation import Pair, rehearse_pair, train_chain
 from ltd.rl.evaluation import Evaluation
 from ltd.rl.policy_settings import PolicySettings, with_overrides, with_step_share
 from ltd.rl.search_space import SPACE, as_settings, as_values, suggest
-from ltd.train_policy import open_workshop
+from ltd.rl.workshop_files import open_workshop
 
 # What a rehearsal depends on: trials that agree in these start from the same pair.
 REHEARSED = ("reward", "observation", "network", "rehearsal")

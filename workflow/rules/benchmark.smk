@@ -1,6 +1,3 @@
-from ltd.engine.lookup_folder import LOOKUP
-
-
 # The best static setting, chosen on validation prompts in replay: the baseline that counts.
 rule grid_search:
     input:
@@ -60,7 +57,11 @@ rule benchmark:
             for method in config["benchmark"]["methods"]
             if method in OPPONENTS
         ],
-        lookup=f"{RESULTS}/lookup" if LOOKUP in config["benchmark"]["methods"] else [],
+        lookup=(
+            f"{RESULTS}/lookup"
+            if ablations.LOOKUP in config["benchmark"]["methods"]
+            else []
+        ),
         responses=f"{RESULTS}/responses/test-t0.safetensors",
         traces=trace_file("test"),
     output:

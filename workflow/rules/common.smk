@@ -3,7 +3,7 @@ import os
 import sys
 from pathlib import Path
 
-from ltd import configuration, preflight, tracking
+from ltd import configuration, preflight
 from ltd.ablations import catalogue as ablations
 from ltd.errors import InputError
 from ltd.options import command_line
@@ -184,6 +184,8 @@ def asked(names):
 
 
 def open_parent_run():
+    from ltd import tracking  # loads MLflow, which planning needs not
+
     try:
         preflight.check_models(config)
         tracking.open_parent(Path(RESULTS), config)
@@ -192,6 +194,8 @@ def open_parent_run():
 
 
 def close_parent_run(status):
+    from ltd import tracking
+
     tracking.close_parent(Path(RESULTS), status)
 
 

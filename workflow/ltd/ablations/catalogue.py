@@ -25,6 +25,7 @@ from ltd.rl.rewards import KINDS
 
 TUNED, PAPER = "ltd", "paper"
 GRID = "eagle3_grid"
+LOOKUP = "lookup/grid"  # a drafter without a network, with its best static tree
 SEEDS = 5
 # What the paper varies: cumulative probabilities, depth and length; then with entropy and hidden state.
 OBSERVATIONS = (

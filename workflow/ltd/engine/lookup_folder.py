@@ -14,7 +14,6 @@ from ltd.engine.ngrams import NgramCounts, NgramModel
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
 
-LOOKUP = "lookup/grid"  # the method: this drafter with its best static tree
 DESCRIPTION, TEXTS = "lookup.json", "texts.safetensors"
 
 

@@ -183,3 +183,18 @@ def concatenate(parts: Sequence[Traces]) -> Traces:
     numbered = [part.sequence + offset for part, offset in zip(parts, first, strict=True)]
     columns["sequence"] = np.concatenate(numbered).astype(np.int32)
     return replace(parts[0], **columns, sequences=[label for part in parts for label in part.sequences])
+
+
+def of_tasks(traces: Traces, tasks: tuple[str, ...], name: str) -> Traces:
+    """Keep the answers of some tasks (all when none is named); InputError for a task without any."""
+    missing = [task for task in tasks if task not in traces.tasks]
+    if missing:
+        known = ", ".join(sorted(set(traces.tasks)))
+        raise InputError(f"rl.train_tasks: {missing[0]!r} has no answers in {name}; it holds {known}")
+    if not tasks or set(tasks) == set(traces.tasks):
+        return traces
+    kept = np.flatnonzero([task in tasks for task in traces.tasks])
+    rows = np.isin(traces.sequence, kept)
+    columns = {column: values[rows] for column, values in traces.columns().items()}
+    columns["sequence"] = np.searchsorted(kept, columns["sequence"]).astype(np.int32)
+    return replace(traces, **columns, sequences=[traces.sequences[i] for i in kept])

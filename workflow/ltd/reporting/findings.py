@@ -6,12 +6,13 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from ltd.ablations.catalogue import LOOKUP
 from ltd.measurement.summary import BASELINE, MEAN_TASK, compare, simulation_error
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
 from ltd.reporting.paper_results import SOURCE, main_table, ratio_to_grid
 
-GRID, LEARNED, ORACLE, LOOKUP = "eagle3_grid", "ltd", "oracle", "lookup/grid"
+GRID, LEARNED, ORACLE = "eagle3_grid", "ltd", "oracle"
 
 
 def markdown(rows: pd.DataFrame, formats: dict[str, str | Callable[[Any], str]] | None = None) -> str:

@@ -5,13 +5,13 @@ from typing import Protocol
 import numpy as np
 
 from ltd.rl.policies import CONTINUE, Policy
-from ltd.rl.replay_walk import ReplayWorld, Walk
+from ltd.rl.worlds import Lanes, World
 
 
 class DepthChoice(Protocol):
     """Decides whether drafting goes on."""
 
-    def go_on(self, walk: Walk, lanes: np.ndarray) -> np.ndarray:
+    def go_on(self, walk: Lanes, lanes: np.ndarray) -> np.ndarray:
         """Return a mask [B] of the lanes that draft one more level; counts the decisions that cost time."""
 
 
@@ -20,11 +20,11 @@ class SizeChoice(Protocol):
 
     decisions: int
 
-    def sizes(self, walk: Walk, lanes: np.ndarray) -> np.ndarray:
+    def sizes(self, walk: Lanes, lanes: np.ndarray) -> np.ndarray:
         """Return the sizes [B] of the finished drafts of the given lanes."""
 
 
-def draft(walk: Walk, lanes: np.ndarray, choice: DepthChoice) -> None:
+def draft(walk: Lanes, lanes: np.ndarray, choice: DepthChoice) -> None:
     """Draft level after level until `choice` stops, or the largest depth is reached, in all given lanes."""
     while len(lanes := lanes[walk.depth[lanes] < walk.world.max_depth]):
         lanes = lanes[choice.go_on(walk, lanes)]
@@ -37,7 +37,7 @@ class FixedDepth:
     def __init__(self, depth: int) -> None:
         self.depth = depth
 
-    def go_on(self, walk: Walk, lanes: np.ndarray) -> np.ndarray:
+    def go_on(self, walk: Lanes, lanes: np.ndarray) -> np.ndarray:
         """Continue below the fixed depth."""
         return walk.depth[lanes] < self.depth
 
@@ -51,7 +51,7 @@ class RandomDepth:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
 
-    def go_on(self, walk: Walk, lanes: np.ndarray) -> np.ndarray:
+    def go_on(self, walk: Lanes, lanes: np.ndarray) -> np.ndarray:
         """Stop with the hazard that makes every depth equally likely."""
         depth = walk.depth[lanes]
         walk.decisions[lanes] += 1
@@ -62,10 +62,10 @@ class RandomDepth:
 class PolicyDepth:
     """The most probable action of a trained depth policy."""
 
-    def __init__(self, policy: Policy, world: ReplayWorld) -> None:
+    def __init__(self, policy: Policy, world: World) -> None:
         self.policy, self._table = policy, world.observations(policy.spec)
 
-    def go_on(self, walk: Walk, lanes: np.ndarray) -> np.ndarray:
+    def go_on(self, walk: Lanes, lanes: np.ndarray) -> np.ndarray:
         """Ask the policy where it is to be asked; go on elsewhere."""
         answer = np.ones(len(lanes), dtype=bool)
         asked = self.policy.asked(walk.depth[lanes])
@@ -82,7 +82,7 @@ class FixedSize:
     def __init__(self, size: int, decisions: int) -> None:
         self.size, self.decisions = size, decisions
 
-    def sizes(self, walk: Walk, lanes: np.ndarray) -> np.ndarray:
+    def sizes(self, walk: Lanes, lanes: np.ndarray) -> np.ndarray:
         """The fixed size for every lane."""
         return np.full(len(lanes), self.size)
 
@@ -92,21 +92,21 @@ class PolicySize:
 
     decisions = 1
 
-    def __init__(self, policy: Policy, world: ReplayWorld) -> None:
+    def __init__(self, policy: Policy, world: World) -> None:
         self.policy, self._table = policy, world.observations(policy.spec)
         self._actions = np.asarray(policy.actions)
 
-    def sizes(self, walk: Walk, lanes: np.ndarray) -> np.ndarray:
+    def sizes(self, walk: Lanes, lanes: np.ndarray) -> np.ndarray:
         """Ask the policy for every lane."""
         rows = self._table.rows(walk.position[lanes], walk.depth[lanes], walk.machine[lanes])
         return self._actions[self.policy.network.logits(rows).argmax(axis=1)]
 
 
-def depth_choice(depth: Policy | int, world: ReplayWorld) -> DepthChoice:
+def depth_choice(depth: Policy | int, world: World) -> DepthChoice:
     """Wrap a policy or a constant depth."""
     return FixedDepth(depth) if isinstance(depth, int) else PolicyDepth(depth, world)
 
 
-def size_choice(size: Policy | int, world: ReplayWorld) -> SizeChoice:
+def size_choice(size: Policy | int, world: World) -> SizeChoice:
     """Wrap a policy or a constant size."""
     return FixedSize(size, decisions=0) if isinstance(size, int) else PolicySize(size, world)

@@ -29,7 +29,8 @@ from ltd.rl.observations import ObservationSpec
 from ltd.rl.policy_settings import COMPACT, SIZES
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
-from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv, World
+from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv
+from ltd.rl.worlds import World
 from ltd.texts.responses import Responses
 
 NEEDED = {"replay": ("traces",), "live": ("target", "draft", "responses")}

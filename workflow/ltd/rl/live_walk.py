@@ -157,6 +157,10 @@ class LiveWorld:
         """What policies of this observation see of the running draft."""
         return self._observations.setdefault(spec, LiveObservations(self.decoder, spec))
 
+    def walk(self, position: np.ndarray, machines: np.ndarray | None = None) -> "LiveWalk":
+        """Return the lane at position [1]; the machine is always this one."""
+        return LiveWalk(self, position)
+
     def begin(self, position: int) -> None:
         """Decode from another root."""
         self.decoder.begin(self.answers[self._answer[position]], int(self._emitted[position]))

@@ -81,6 +81,10 @@ class ReplayWorld:
             self._observations[spec] = ObservationTable(self.traces, spec.without_machine, machines)
         return self._observations[spec]
 
+    def walk(self, position: np.ndarray, machines: np.ndarray | None = None) -> "Walk":
+        """Return one lane at each position [L]; machines [L] are places in the family, None its first."""
+        return Walk(self, position, machines)
+
 
 class ObservationTable:
     """Observations by (position, depth): summaries are computed once, plain parts when asked for.

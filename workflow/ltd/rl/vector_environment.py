@@ -13,18 +13,15 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from ltd.rl.choices import DepthChoice, RandomDepth, SizeChoice, draft
-from ltd.rl.live_walk import LiveWalk, LiveWorld
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE
-from ltd.rl.replay_walk import ReplayWorld, Walk
 from ltd.rl.rewards import Reward
+from ltd.rl.worlds import World
 
 # A size environment must not wait for ever for a depth policy that only takes plain steps.
 MAX_PLAIN_STEPS = 32
 # A machine of a family sees few cycles between two updates: earlier ones keep this share of their weight.
 MEMORY = 0.8
-
-World = ReplayWorld | LiveWorld
 
 
 class ReplayVecEnv(VecEnv):
@@ -60,12 +57,9 @@ class ReplayVecEnv(VecEnv):
         """Start all lanes afresh, anywhere in the answers, from a seed."""
         self.rng = np.random.default_rng(seed)
         roots = self.rng.integers(len(self.world.context_length), size=self.num_envs)
-        if isinstance(self.world, LiveWorld):
-            self.walk = LiveWalk(self.world, roots)
-        else:
-            family = len(self.world.family)
-            machines = self.rng.permutation(self.num_envs) % family if family > 1 else None
-            self.walk = Walk(self.world, roots, machines)
+        family = len(self.world.family)
+        machines = self.rng.permutation(self.num_envs) % family if family > 1 else None
+        self.walk = self.world.walk(roots, machines)
 
     def follow_rate(self) -> None:
         """Tell the reward the throughput of the finished cycles, of every machine of a family by itself."""

@@ -1,0 +1,54 @@
+"""What environments and walks need of a world: replayed (`ltd.rl.replay_walk`) or live (`ltd.rl.live_walk`).
+
+Neither is named here, so that training in replay loads no decoding engine.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from ltd.replay.latency import LatencyProfile
+from ltd.rl.observations import ObservationSpec
+
+
+class Observations(Protocol):
+    """Observations of one spec, by position and depth."""
+
+    def rows(self, positions: np.ndarray, depth: np.ndarray, machines: np.ndarray | int = 0) -> np.ndarray:
+        """Return float32 [..., width] of (position, depth) pairs, which broadcast."""
+
+
+class Lanes(Protocol):
+    """L lanes, each somewhere in an answer of `world` with a draft of `depth` [L] levels in progress."""
+
+    world: "World"
+    position: np.ndarray
+    depth: np.ndarray
+    decisions: np.ndarray
+    machine: np.ndarray
+
+    def place(self, lanes: np.ndarray, position: np.ndarray) -> None:
+        """Put lanes at the start of other answers."""
+
+    def finish(self, lanes: np.ndarray, sizes: np.ndarray, size_decisions: int) -> tuple[np.ndarray, ...]:
+        """Verify drafts and step on; see `ltd.rl.replay_walk.Walk.finish`."""
+
+
+class World(Protocol):
+    """Answers to walk along, and what a cycle costs on a machine or each of a family.
+
+    context_length [N] of every position, starts [A] the first position of every answer.
+    """
+
+    family: tuple[LatencyProfile, ...]
+    sizes: tuple[int, ...]
+    max_depth: int
+    context_length: np.ndarray
+    starts: np.ndarray
+    step_seconds: float
+
+    def observations(self, spec: ObservationSpec) -> Observations:
+        """Return the observations of `spec`, made once."""
+
+    def walk(self, position: np.ndarray, machines: np.ndarray | None = None) -> Lanes:
+        """Return one lane at each position [L]; machines [L] are places in the family, None its first."""
