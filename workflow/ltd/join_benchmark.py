@@ -42,7 +42,7 @@ class Part:
         for file in (*files.values(), folder / "summary.csv"):
             if not file.is_file():
                 raise InputError(f"{file}: no such file; run the benchmark at this temperature first")
-        summary = pd.read_csv(folder / "summary.csv", float_precision="round_trip")
+        summary = pd.read_csv(folder / "summary.csv")
         found = sorted(set(summary["temperature"]))
         if len(found) != 1:
             raise InputError(f"{folder}: temperatures {found}, expected the benchmark of a single one")
