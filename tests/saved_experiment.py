@@ -79,6 +79,40 @@ def make_experiment(folder, prompts=6):
     )
 
 
+def at_temperature(options, temperature):
+    """The benchmark's options at another temperature, with answers and traces of their own."""
+    folder, name = options.output.parent, f"t{temperature:g}"
+    responses = folder / "responses" / f"test-{name}.safetensors"
+    answers = tiny_answers(
+        TargetModel.load(options.target),
+        options.prompts_per_task * len(options.test_tasks),
+        temperature=temperature,
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+    Responses.from_sequences(answers).save(responses)
+    traces = folder / "traces" / f"test-{name}.safetensors"
+    record_traces(
+        RecordTracesOptions(
+            target=options.target,
+            draft=options.draft,
+            responses=responses,
+            output=traces,
+            state=folder / "s",
+            temperature=temperature,
+            beam=BEAM,
+            max_depth=MAX_DEPTH,
+        ),
+        StageRun(),
+    )
+    return dataclasses.replace(
+        options,
+        responses=responses,
+        traces=traces,
+        output=folder / "benchmark" / name,
+        state=folder / "state" / f"benchmark-{name}",
+    )
+
+
 def random_policies(folder, world):
     """Write untrained policies: they choose something different nearly every cycle."""
     folder.mkdir(parents=True)

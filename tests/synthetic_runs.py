@@ -7,7 +7,7 @@ TASKS = ("chat", "maths", "stdlib")
 
 
 def make_runs(
-    speeds: dict[str, float], prompts: int = 12, noise: float = 0.0
+    speeds: dict[str, float], prompts: int = 12, noise: float = 0.0, temperature: float = 0.0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs and cycles in which a method's speedup on every prompt is `speeds[method]`, up to noise."""
     rng = np.random.default_rng(0)
@@ -23,7 +23,7 @@ def make_runs(
                         "prompt": str(prompt),
                         "turn": 0,
                         "repeat": repeat,
-                        "temperature": 0.0,
+                        "temperature": temperature,
                         "source": "measured",
                     }
                     seconds = 0.005 * tokens / speed * (1 + noise * rng.standard_normal())

@@ -259,11 +259,13 @@ def test_generalisation_is_about_the_other_tasks():
 
 def test_overhead_in_replay_and_on_the_clock(tmp_path):
     rows = [
-        {"method": method, "task": task} | dict.fromkeys(PHASES, 1.0)
+        {"method": method, "task": task, "temperature": 0.0} | dict.fromkeys(PHASES, 1.0)
         for method in (BASELINE, "ltd")
         for task in ("chat", "code")
     ]
-    pd.DataFrame(rows).assign(policy_ms=[0, 0, 1, 9]).to_parquet(tmp_path / "cycles.parquet")
+    cycles = pd.DataFrame(rows).assign(policy_ms=[0, 0, 1, 9])
+    sampled = cycles.assign(temperature=1.0, policy_ms=5.0)  # must not count
+    pd.concat([cycles, sampled]).to_parquet(tmp_path / "cycles.parquet")
     measured = measured_overhead(tmp_path / "cycles.parquet")
     assert measured == {"ltd": pytest.approx(0.25)}  # code is no headline task
     table, runs = made_up({"ltd": 1.0, GRID: 1.0})
@@ -279,7 +281,8 @@ def test_stage_and_its_sections_of_the_report(world, policies, tmp_path):
     world.traces.save(tmp_path / "traces.safetensors")
     world.profile.save(tmp_path / "profile.json")
     write_json(tmp_path / "grid.json", {"best": BEST})
-    cycles = pd.DataFrame([{"method": "ltd", "task": "chat"} | dict.fromkeys(PHASES, 1.0)])
+    cycle = {"method": "ltd", "task": "chat", "temperature": 0.0}
+    cycles = pd.DataFrame([cycle | dict.fromkeys(PHASES, 1.0)])
     cycles.to_parquet(tmp_path / "cycles.parquet")
     names = ("components", "iterations", "overhead", "generalisation")
     for name in names:

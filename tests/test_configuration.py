@@ -48,6 +48,26 @@ def test_the_default_is_accepted(config):
         ("baselines", "sizes", [2, 2], "baselines.sizes: [2, 2] is not ascending"),
         ("baselines", "sizes", [1, 90], "latency.sizes: the largest is 60, but 90 is used"),
         ("benchmark", "methods", ["autoregressive", "specdecpp:published"], "traces.features: false"),
+        ("benchmark", "temperatures", [1], "benchmark.temperatures: [1] does not ascend from 0"),
+        (
+            "benchmark",
+            "temperatures",
+            [0, 1, 0.5],
+            "benchmark.temperatures: [0, 1, 0.5] does not ascend from 0",
+        ),
+        ("benchmark", "temperatures", [0, 1, 1], "benchmark.temperatures: [0, 1, 1] does not ascend from 0"),
+        (
+            "benchmark",
+            "temperatures",
+            [0, -1],
+            "benchmark.temperatures.1: -1 is not allowed; expected a number",
+        ),
+        (
+            "benchmark",
+            "temperatures",
+            [],
+            "benchmark.temperatures: [] is not allowed; expected a list of numbers",
+        ),
         ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no prompts"),
         ("prompts", "path", "/no/such/folder", "prompts.path: /no/such/folder is not a folder"),
         ("target", "path", "/no/such/model", "target.path: /no/such/model is neither a folder nor a hub id"),
@@ -123,6 +143,7 @@ RULE_KEYS = {
     "draft": {"path", "rope_theta", "probe_answers", "processes"},
     "rl": {"paper_preset", "paper_tasks"},
     "tune": {"workers"},
+    "benchmark": {"temperatures"},
 }
 
 

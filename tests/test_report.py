@@ -1,14 +1,17 @@
 """The report from small synthetic files: its numbers, its sentences, its figures."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
 
 from ltd.errors import InputError
 from ltd.files import write_json
+from ltd.join_benchmark import JoinBenchmarkOptions, join_benchmark
 from ltd.measurement.summary import PHASES, mark_lossless, repeat_spread, summarise
-from ltd.report import ReportOptions, draw, plane, report
+from ltd.overview import overview_row
+from ltd.report import ReportOptions, draw, measured_speedups, plane, report
 from ltd.reporting import findings
 from ltd.reporting.paper_results import main_table, ratio_to_grid
 from ltd.reporting.results import Results
@@ -20,9 +23,13 @@ from synthetic_runs import make_runs
 SPEEDS = {"autoregressive": 1.0, "eagle3": 0.9, "eagle3_grid": 1.4, "ltd:paper": 1.45, "ltd": 1.6}
 
 
-def measured_and_replayed(speeds=SPEEDS, noise=0.02):
-    runs, cycles = make_runs(speeds, noise=noise)
-    replay_runs, replay_cycles = make_runs(speeds | {"oracle": 2.0}, noise=noise)
+# With sampling, learned policies and the best static setting are equally fast.
+SAMPLED_SPEEDS = SPEEDS | {"eagle3_grid": 1.2, "ltd:paper": 1.1, "ltd": 1.2}
+
+
+def measured_and_replayed(speeds=SPEEDS, noise=0.02, temperature=0.0):
+    runs, cycles = make_runs(speeds, noise=noise, temperature=temperature)
+    replay_runs, replay_cycles = make_runs(speeds | {"oracle": 2.0}, noise=noise, temperature=temperature)
     replay_cycles[list(PHASES)] = float("nan")
     runs, replay_runs = mark_lossless(runs), mark_lossless(replay_runs).assign(source="replay")
     summary = summarise(
@@ -31,18 +38,16 @@ def measured_and_replayed(speeds=SPEEDS, noise=0.02):
     return runs, cycles, summary
 
 
-def write_experiment(folder):
-    """An experiment with every file that the report reads."""
-    runs, cycles, summary = measured_and_replayed()
-    benchmark = folder / "benchmark"
-    benchmark.mkdir(parents=True)
-    runs.to_parquet(benchmark / "runs.parquet")
+def write_benchmark(folder, runs, cycles, summary, checked):
+    """The benchmark of one temperature; `checked` are the counts of the comparison with transformers."""
+    folder.mkdir(parents=True)
+    runs.to_parquet(folder / "runs.parquet")
     cycles = cycles.assign(size=cycles["verified"])
-    cycles.to_parquet(benchmark / "cycles.parquet")
-    cycles[["task", "depth", "size", "tokens"]].to_parquet(benchmark / "oracle.parquet")
-    summary.to_csv(benchmark / "summary.csv", index=False)
+    cycles.to_parquet(folder / "cycles.parquet")
+    cycles[["temperature", "task", "depth", "size", "tokens"]].to_parquet(folder / "oracle.parquet")
+    summary.to_csv(folder / "summary.csv", index=False)
     write_json(
-        benchmark / "benchmark.json",
+        folder / "benchmark.json",
         {
             "seed": 0,
             "repeats": 2,
@@ -51,15 +56,21 @@ def write_experiment(folder):
             "default": {"depth": 8, "size": 60},
             "repeat_spread": repeat_spread(runs).set_index("method").to_dict("index"),
             "clock_gap": 0.001,
-            "transformers": {
-                "tokens": 900,
-                "near_ties": 3,
-                "disagreements": 1,
-                "largest_margin": 0.0004,
-                "near_tie_margin": 0.01,
-            },
+            "transformers": checked,
         },
     )
+
+
+def write_experiment(folder, sampled=False):
+    """An experiment with every file that the report reads, on request at temperature 1 too."""
+    benchmark = folder / "benchmark"
+    checked = {"tokens": 900, "near_ties": 3, "disagreements": 1, "largest_margin": 0.0004}
+    write_benchmark(benchmark / "t0", *measured_and_replayed(), checked | {"near_tie_margin": 0.01})
+    if sampled:
+        tables = measured_and_replayed(SAMPLED_SPEEDS, noise=0.0, temperature=1.0)
+        write_benchmark(benchmark / "t1", *tables, None)
+    parts = tuple(sorted(benchmark.glob("t*")))
+    join_benchmark(JoinBenchmarkOptions(parts=parts, output=benchmark), StageRun())
     grid = {
         "depths": [0, 1, 2],
         "sizes": [1, 4],
@@ -137,6 +148,55 @@ def test_report_has_its_sections_and_every_figure_it_names(experiment):
         for suffix in (".svg", ".png"):
             assert (experiment / "report" / name).with_suffix(suffix).stat().st_size > 2000
     assert "nan" not in text.lower()
+    assert "## Temperature" not in text and "temperature 0, seed 0" in text
+
+
+@pytest.fixture(scope="module")
+def with_sampling(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sampled") / "default"
+    write_experiment(folder, sampled=True)
+    return folder
+
+
+def test_another_temperature_is_a_section_of_its_own(experiment, with_sampling):
+    """Everything else in the report is as it is without it."""
+    alone, both = (
+        write_report(Results.load(folder), folder, set()) for folder in (experiment, with_sampling)
+    )
+    assert "temperature 0 and 1, seed 0" in both
+    before, _, rest = both.partition("## Temperature 1 (the paper's table 5)")
+    section, heading, after = rest.partition("## Training")
+    rejoined = (before + heading + after).replace("temperature 0 and 1", "temperature 0")
+    assert rejoined.split("## Time and disk")[0] == alone.split("## Time and disk")[0]
+    assert "ltd against eagle3_grid: 1.000x in the mean" in section
+    assert "no significant difference" in section and "a tie on chat (1.00x)" in section
+    assert re.search(
+        r"Speedups at temperature 0 and here: eagle3 \S+ and 0\.90, eagle3_grid 1\.4\d and 1\.20", section
+    )
+    assert "Every method emitted exactly the tokens" in section
+    assert "| ltd | 1.20 | 1.20 to 1.20 | " in section
+    # The paper's table 5: its policies on LLaMA-3.1 8B, speedup and acceptance length.
+    rows = [line for line in section.splitlines() if line.startswith("| ltd:paper | ")]
+    columns = main_table(1.0).set_index(["model", "method", "task"]).loc[("llama31-8b", "ltd:paper", "mean")]
+    assert columns.tolist() == [3.01, 4.51]
+    assert any("| 3.01 |" in row for row in rows) and any("| 4.51 |" in row for row in rows)
+    assert "the paper's policies gain 1.010 to 1.361" in section
+
+
+def test_every_figure_and_the_overview_are_of_greedy_decoding(experiment, with_sampling):
+    alone, both = Results.load(experiment), Results.load(with_sampling)
+    for name in ("summary", "runs", "cycles", "oracle"):
+        pd.testing.assert_frame_equal(getattr(alone, name), getattr(both, name))
+    assert both.temperatures == [0.0, 1.0] and both.sampled[0].temperature == 1.0
+    names = ("default", "a/b", "c/d")
+    assert overview_row(names[0], alone, *names[1:]) == overview_row(names[0], both, *names[1:])
+
+
+def test_sampled_speedups_have_names_of_their_own(with_sampling):
+    logged = measured_speedups(Results.load(with_sampling))
+    assert logged["ltd/chat"] == pytest.approx(1.6, rel=0.02)
+    assert logged["t1/ltd/chat"] == pytest.approx(1.2, rel=0.02)
+    assert logged["t1/ltd-paper/mean"] == pytest.approx(1.1, rel=0.02)
 
 
 def test_report_states_the_numbers_of_its_files(experiment):

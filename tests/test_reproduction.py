@@ -30,7 +30,7 @@ CHECKPOINTS = {
         "policies/default/initial/depth",
     ),
     "tune": ("state/tune/journal.log", "tuning/best.json"),
-    "benchmark": ("state/benchmark/00000.json", "benchmark/summary.csv"),
+    "benchmark": ("state/benchmark-t0/00000.json", "benchmark/t0/summary.csv"),
 }
 
 
@@ -120,6 +120,19 @@ def test_changed_key_reruns_only_what_depends_on_it(reproduction, tmp_path):
     assert not rules & set(upstream)
 
 
+def test_another_temperature_decodes_at_that_one_alone(reproduction, tmp_path):
+    further = tmp_path / "further.yaml"
+    further.write_text("benchmark: {temperatures: [0, 1]}\n")
+    result = snakemake(reproduction, "--dry-run", config=[further])
+    text = result.stdout + result.stderr
+    counts = {words[0]: words[1] for line in text.splitlines() if len(words := line.split()) == 2}
+    for rule in ("generate_responses_of_split", "record_traces_of_split", "benchmark_at_temperature"):
+        assert counts[rule] == "1", text[-3000:]
+    assert text.count("--temperature 1 ") == 2 and "--output results/smoke/benchmark/t1 " in text
+    joined = {"benchmark", "evaluate_ablation", "walk_answer", "report", "all"}
+    assert joined <= set(counts) and counts["total"] == "8"
+
+
 def test_typo_stops_before_any_work(reproduction, tmp_path):
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("rl: {learning_rat: 0.1}\n")
@@ -137,5 +150,5 @@ def test_killed_stages_went_on_from_their_checkpoints(reproduction, results):
     assert "trial 0 of 2" not in study and "of 2: complete" in study
     trials = pandas.read_csv(results / "tuning/trials.csv")
     assert trials.loc[0, "state"] == "COMPLETE" and set(trials.loc[1:, "state"]) <= {"COMPLETE", "FAIL"}
-    first_prompt = (results / "state/benchmark/00000.json").stat().st_mtime_ns
+    first_prompt = (results / "state/benchmark-t0/00000.json").stat().st_mtime_ns
     assert str(first_prompt) == (reproduction / "first_prompt").read_text()

@@ -47,6 +47,13 @@ def test_stage_is_a_child_of_the_parent(experiment):
     assert mlflow.get_run(parent).info.status == "FINISHED"
 
 
+@pytest.mark.parametrize("output", ["benchmark/t0.5", "traces/test-t0.5-w4", "latency/slower-10"])
+def test_name_of_a_run_keeps_numbers(experiment, output):
+    suffix = "" if output.startswith("benchmark") else ".json"
+    options = Options(experiment, experiment / f"{output}{suffix}")
+    assert tracking._run_name("a_stage", options, experiment) == f"a_stage {output}"
+
+
 def test_same_configuration_keeps_the_parent_and_a_new_seed_opens_one(experiment):
     parents = []
     for seed in (1, 1, 2):

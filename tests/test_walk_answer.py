@@ -42,6 +42,7 @@ def records():
                 for repeat in range(2):
                     speed = {"ltd": 2 * gain, "eagle3_grid": 2.0}.get(method, 1.0)
                     key = {"method": method, "task": task, "prompt": prompt, "turn": 0, "repeat": repeat}
+                    key["temperature"] = 0.0
                     tokens = len(answer) - 1
                     runs.append(key | {"tokens": tokens, "seconds": tokens / speed, "token_ids": answer})
                     for number, first in enumerate(range(0, tokens, step)):
@@ -82,9 +83,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     folder = tmp_path_factory.mktemp("walk")
-    runs, cycles = records()
-    runs.to_parquet(folder / "runs.parquet")
-    cycles.to_parquet(folder / "cycles.parquet")
+    for name, table in zip(("runs", "cycles"), records(), strict=True):
+        sampled = table.assign(temperature=1.0)  # must not be shown
+        pd.concat([table, sampled]).to_parquet(folder / f"{name}.parquet")
     tokens = torch.tensor(ids("ask <b>" + ANSWER))
     labels = [(task, prompt) for task, gains in GAINS.items() for prompt in gains]
     Responses.from_sequences(Sequence(tokens, 7, *label, 0) for label in labels).save(

@@ -3,7 +3,8 @@
 For every prompt the methods and their repeats run in an order of their own, shuffled together, so that a
 machine that speeds up or slows down does so for all alike, and two repeats of one method form an A/A pair
 that shows the clock's noise. Greedy answers, and sampled ones with the same seed, are the same tokens for
-every method: `lossless` in the summary says whether they were.
+every method: `lossless` in the summary says whether they were. One temperature is decoded at a time, that of
+the traces; `ltd.join_benchmark` puts several together.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +33,15 @@ from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.measurement.reference_check import compare_with_transformers
 from ltd.measurement.replay_rows import replay_rows
-from ltd.measurement.summary import BASELINE, MEAN_TASK, clock_gap, mark_lossless, repeat_spread, summarise
+from ltd.measurement.summary import (
+    BASELINE,
+    MEAN_TASK,
+    clock_gap,
+    mark_lossless,
+    metric_label,
+    repeat_spread,
+    summarise,
+)
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.opponents.folders import load_opponent
 from ltd.options import StageOptions, option, run_stage
@@ -329,8 +338,8 @@ def log(run: StageRun, summary: pd.DataFrame, facts: dict[str, Any], output: Pat
     """Log speedups and acceptance lengths by method and task, and the small outputs; print the means."""
     values = {"clock_gap": facts["clock_gap"]}
     for row in summary.itertuples():
-        # MLflow allows no colon in a name.
-        label = f"{row.method.replace(':', '-')}/{row.task}" + ("/replay" if row.source == "replay" else "")
+        label = metric_label(row.method, row.task, row.temperature)
+        label += "/replay" if row.source == "replay" else ""
         values |= {f"speedup/{label}": row.speedup, f"acceptance_length/{label}": row.acceptance_length}
     run.metrics(values)
     run.artifact(output / "summary.csv")

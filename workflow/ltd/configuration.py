@@ -78,6 +78,12 @@ def check_values(config: Config) -> None:
         listed = config[block]["sizes"]
         if any(a >= b for a, b in itertools.pairwise(listed)):
             raise InputError(f"{block}.sizes: {listed} is not ascending; list each size once, smallest first")
+    listed = config["benchmark"]["temperatures"]
+    if listed[0] != 0 or not all(a < b for a, b in itertools.pairwise(listed)):
+        raise InputError(
+            f"benchmark.temperatures: {listed} does not ascend from 0, where policies are trained and "
+            "the grid is chosen; list 0, then each further temperature once, lowest first"
+        )
     methods = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
     if "specdecpp" in methods and not config["traces"]["features"]:
         raise InputError(

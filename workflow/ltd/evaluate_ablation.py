@@ -16,7 +16,7 @@ from ltd.ablations.findings import finding, means, seed_numbers
 from ltd.ablations.replayed import replay
 from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
-from ltd.measurement.summary import BASELINE, PHASES, headline_tasks
+from ltd.measurement.summary import BASELINE, PHASES, at_temperature, headline_tasks
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
@@ -69,8 +69,8 @@ def evaluate_ablation(options: EvaluateAblationOptions, run: StageRun) -> None:
 
 
 def measured_overhead(path: Path) -> dict[str, float]:
-    """Share of the policies in the wall time of live decoding, by method: mean of the headline tasks."""
-    cycles = pd.read_parquet(path, columns=["method", "task", *PHASES])
+    """Share of the policies in the wall time of greedy decoding, by method: mean of the headline tasks."""
+    cycles = at_temperature(pd.read_parquet(path, columns=["method", "task", "temperature", *PHASES]))
     sums = cycles[cycles["method"] != BASELINE].groupby(["method", "task"])[list(PHASES)].sum()
     shares = (sums["policy_ms"] / sums.sum(axis=1)).unstack("task")
     return {

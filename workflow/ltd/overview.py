@@ -13,7 +13,7 @@ import pandas as pd
 
 from ltd.errors import InputError
 from ltd.files import atomic_path
-from ltd.measurement.summary import BASELINE, MEAN_TASK, compare
+from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK, compare
 from ltd.options import option, parse_options
 from ltd.reporting.findings import GRID, LEARNED, ORACLE, bullet_list, markdown
 from ltd.reporting.results import Results
@@ -21,8 +21,9 @@ from ltd.reporting.results import Results
 FORMATS = dict.fromkeys(("grid", "ltd", "oracle"), ".2f") | {"tokens/s": ".0f"}
 INTRODUCTION = (
     "Speedups are ratios of tokens per second over autoregressive decoding on the same engine and machine, "
-    "means of the tasks. `grid` is the best static setting, `over grid` what the learned policies gain over "
-    "it, with 95% intervals from paired resampling of prompts; the clairvoyant `oracle` is replayed."
+    "means of the tasks, greedy. `grid` is the best static setting, `over grid` what the learned policies "
+    "gain over it, with 95% intervals from paired resampling of prompts; the clairvoyant `oracle` is "
+    "replayed."
 )
 
 
@@ -67,7 +68,7 @@ def overview_row(experiment: str, results: Results, target: str, head: str) -> d
         "target": target,
         "head": head,
         "machine": f"{profile['device']}, {profile['dtype']}, {profile['threads']} threads",
-        "temperature": results.temperature,
+        "temperature": GREEDY,
         "tokens_per_second": number("measured", BASELINE, "tokens_per_second"),
         "grid_depth": best["depth"],
         "grid_size": best["size"],

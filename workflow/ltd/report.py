@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ltd.files import atomic_path
-from ltd.measurement.summary import MEAN_TASK
+from ltd.measurement.summary import MEAN_TASK, metric_label
 from ltd.options import StageOptions, option, run_stage
 from ltd.reporting import ablations, figures, findings, training_figures, transfer
 from ltd.reporting.results import Results
@@ -46,9 +46,14 @@ def report(options: ReportOptions, run: StageRun) -> None:
         with atomic_path(options.output / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
     run.artifact(options.output / "report.md")
-    measured = results.summary[results.summary["source"] == "measured"]
-    speedups = {f"{row.method.replace(':', '-')}/{row.task}": row.speedup for row in measured.itertuples()}
-    run.outcome(speedups, options.output)
+    run.outcome(measured_speedups(results), options.output)
+
+
+def measured_speedups(results: Results) -> dict[str, float]:
+    """Speedups of what was decoded, at every temperature, under the names that MLflow shows them by."""
+    summary = pd.concat([results.summary, *(part.summary for part in results.sampled)])
+    measured = summary[summary["source"] == "measured"]
+    return {metric_label(row.method, row.task, row.temperature): row.speedup for row in measured.itertuples()}
 
 
 def draw(results: Results) -> dict[str, Figure]:

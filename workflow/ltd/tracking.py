@@ -231,7 +231,9 @@ def _run_name(stage: str, options: Any, experiment: Path) -> str:
     output = getattr(options, "output", None)
     if output is None:
         return stage
-    parts = Path(output).with_suffix("").parts
+    path = Path(output)
+    # What ends in a number is a folder, benchmark/t0.5 say.
+    parts = (path if path.suffix[1:].isdigit() else path.with_suffix("")).parts
     tail = parts[parts.index(experiment.name) + 1 :] if experiment.name in parts else parts[-1:]
     return f"{stage} {'/'.join(tail)}"
 

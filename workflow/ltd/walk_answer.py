@@ -1,7 +1,7 @@
 """Write a web page that walks through one answer of the benchmark, cycle by cycle, two methods side by side.
 
 The prompt is chosen by a rule and not for its looks: of the task on which the second method gains most over
-the first, the prompt in the middle by that gain.
+the first, the prompt in the middle by that gain. What is shown was decoded greedily.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ltd.engine.model_loading import load_tokenizer
 from ltd.errors import InputError
 from ltd.files import atomic_path
-from ltd.measurement.summary import BASELINE, PHASES
+from ltd.measurement.summary import BASELINE, PHASES, at_temperature
 from ltd.options import StageOptions, option, run_stage
 from ltd.reporting.answer_page import Walk, WalkedCycle, page
 from ltd.texts.responses import Responses
@@ -128,7 +128,7 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, responses: Responses, key: K
 
 def walk_answer(options: WalkAnswerOptions, run: StageRun | Any) -> None:
     """The stage: choose, cut the text into cycles, write."""
-    runs, cycles = pd.read_parquet(options.runs), pd.read_parquet(options.cycles)
+    runs, cycles = (at_temperature(pd.read_parquet(path)) for path in (options.runs, options.cycles))
     methods = methods_to_show(runs, options.methods)
     # An answer that prefill alone finished has no cycles to walk through.
     key, rule = choose_prompt(runs[runs["tokens"] > 0], methods)

@@ -1,3 +1,7 @@
+# What is measured at one temperature; the files beside it hold all of them.
+MEASURED = f"{RESULTS}/benchmark/t{{temperature}}"
+
+
 # The best static setting, chosen on validation prompts in replay: the baseline that counts.
 rule grid_search:
     input:
@@ -43,8 +47,9 @@ rule fit_lookup:
         " {params.tree} {params.options} 2>&1 | tee {log}"
 
 
-# Real decoding, every method on every test prompt, interleaved. Takes all cores and the GPU.
-rule benchmark:
+# Real decoding, every method on every test prompt, interleaved. Takes all cores and the GPU. Whatever the
+# temperature, policies, baselines and grid are those of greedy decoding.
+rule benchmark_at_temperature:
     input:
         target=TARGET_FILES,
         draft=DRAFT_FILES,
@@ -62,22 +67,18 @@ rule benchmark:
             if ablations.LOOKUP in config["benchmark"]["methods"]
             else []
         ),
-        responses=f"{RESULTS}/responses/test-t0.safetensors",
-        traces=trace_file("test"),
+        responses=f"{RESULTS}/responses/test-t{{temperature}}.safetensors",
+        traces=trace_file("test", "{temperature}"),
     output:
-        cycles=f"{RESULTS}/benchmark/cycles.parquet",
-        runs=f"{RESULTS}/benchmark/runs.parquet",
-        oracle=f"{RESULTS}/benchmark/oracle.parquet",
-        summary=report(
-            f"{RESULTS}/benchmark/summary.csv",
-            caption="../report/summary.rst",
-            category="Benchmark",
-        ),
-        details=f"{RESULTS}/benchmark/benchmark.json",
+        cycles=f"{MEASURED}/cycles.parquet",
+        runs=f"{MEASURED}/runs.parquet",
+        oracle=f"{MEASURED}/oracle.parquet",
+        summary=f"{MEASURED}/summary.csv",
+        details=f"{MEASURED}/benchmark.json",
     log:
-        f"{RESULTS}/logs/benchmark.log",
+        f"{RESULTS}/logs/benchmark-t{{temperature}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/benchmark.tsv"
+        f"{RESULTS}/benchmarks/benchmark-t{{temperature}}.tsv"
     conda:
         "../../envs/ltd.yaml"
     threads: workflow.cores
@@ -91,8 +92,8 @@ rule benchmark:
         opponents=f"{RESULTS}/opponents",
         lookup=f"{RESULTS}/lookup",
         output=folder_of_output,
-        state=f"{RESULTS}/state/benchmark",
-        options=options("benchmark"),
+        state=f"{RESULTS}/state/benchmark-t{{temperature}}",
+        options=options("benchmark", leave_out=["temperatures"]),
     shell:
         "python -m ltd.benchmark --target {params.target} --draft {params.draft}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
@@ -100,3 +101,30 @@ rule benchmark:
         " --opponents {params.opponents} --lookup {params.lookup}"
         " --responses {input.responses} --traces {input.traces} --output {params.output}"
         " --state {params.state} {params.options} 2>&1 | tee {log}"
+
+
+# All temperatures in one set of files: another one in the configuration decodes at that one alone.
+rule benchmark:
+    input:
+        expand(rules.benchmark_at_temperature.output, temperature=TEMPERATURES),
+    output:
+        cycles=f"{RESULTS}/benchmark/cycles.parquet",
+        runs=f"{RESULTS}/benchmark/runs.parquet",
+        oracle=f"{RESULTS}/benchmark/oracle.parquet",
+        summary=report(
+            f"{RESULTS}/benchmark/summary.csv",
+            caption="../report/summary.rst",
+            category="Benchmark",
+        ),
+        details=f"{RESULTS}/benchmark/benchmark.json",
+    log:
+        f"{RESULTS}/logs/join_benchmark.log",
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        parts=expand(MEASURED, temperature=TEMPERATURES),
+        output=folder_of_output,
+        options=common_options(threads=1),
+    shell:
+        "python -m ltd.join_benchmark --parts {params.parts} --output {params.output}"
+        " {params.options} 2>&1 | tee {log}"

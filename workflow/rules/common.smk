@@ -35,6 +35,8 @@ OUTCOME = f"{RESULTS}/report/report.md"
 REPLAYED = ["train", "validation", "test"]
 SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED
 ITERATIONS = range(config["rl"]["rounds"] + 1)
+# As file names have them; the first is 0.
+TEMPERATURES = [f"{value:g}" for value in config["benchmark"]["temperatures"]]
 # The embedded default trains its own target; `path` puts another in its place.
 TARGET = config["target"]["path"] or f"{RESULTS}/target"
 TARGET_FILES = [] if config["target"]["path"] else [TARGET]
@@ -59,7 +61,7 @@ BASELINES = ["ddd", "svip", "gammatune", "disco", "specdecpp", "c2t"]
 
 wildcard_constraints:
     split="|".join(SPLITS),
-    temperature=r"[0-9.]+",
+    temperature=r"[0-9.e+-]+",
     chain="|".join([*NAMED_CHAINS, VARIANTS]),
     iteration=r"\d+",
     policy=r"size|depth",
@@ -114,8 +116,10 @@ def folder_of_output(wildcards, output):
     return str(Path(output[-1]).parent)
 
 
-def trace_file(split):
-    return f"{RESULTS}/traces/{split}-t0-w{config['tree']['beam']}.safetensors"
+def trace_file(split, temperature="0"):
+    return (
+        f"{RESULTS}/traces/{split}-t{temperature}-w{config['tree']['beam']}.safetensors"
+    )
 
 
 def options_of_chain(wildcards):

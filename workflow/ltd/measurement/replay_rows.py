@@ -26,7 +26,9 @@ ORACLE = "oracle"
 
 @dataclass(frozen=True)
 class ReplayRows:
-    """Runs and cycles as the summary takes them; the oracle's cycles alone (task, depth, size, tokens)."""
+    """Runs and cycles as the summary takes them; the oracle's cycles alone (temperature, task, depth,
+    size, tokens).
+    """
 
     runs: pd.DataFrame
     cycles: pd.DataFrame
@@ -56,7 +58,7 @@ def replay_rows(
     ).assign(repeat=0, temperature=traces.temperature, source="replay")
     runs = pd.concat([_runs(name, simulation, labels) for name, simulation in simulations.items()])
     cycles = pd.concat([_cycles(name, simulation, labels) for name, simulation in simulations.items()])
-    best = cycles.loc[cycles["method"] == ORACLE, ["task", "depth", "size", "tokens"]]
+    best = cycles.loc[cycles["method"] == ORACLE, ["temperature", "task", "depth", "size", "tokens"]]
     return ReplayRows(runs, cycles, best.reset_index(drop=True))
 
 

@@ -12,8 +12,12 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from ltd.errors import InputError
+
 BASELINE = "autoregressive"
 MEAN_TASK = "mean"
+# Policies are trained and the grid is chosen here; other temperatures stand beside it.
+GREEDY = 0.0
 # The paper's four test tasks; its means are over these. With other tasks alone, the mean is over all of them.
 HEADLINE_TASKS = ("chat", "maths", "instructions", "qa")
 RESAMPLES = 10_000
@@ -49,6 +53,26 @@ def headline_tasks(tasks: Sequence[str]) -> list[str]:
     """Return the tasks over which a mean is taken: the paper's four that are present, else all of `tasks`."""
     present = [task for task in HEADLINE_TASKS if task in set(tasks)]
     return present or sorted(set(tasks))
+
+
+def at_temperature(table: pd.DataFrame, temperature: float = GREEDY) -> pd.DataFrame:
+    """Return the rows of one temperature of a benchmark's table, numbered anew.
+
+    Raises InputError where there are none.
+    """
+    rows = table[table["temperature"] == temperature].reset_index(drop=True)
+    if rows.empty:
+        raise InputError(
+            f"benchmark: no rows at temperature {temperature:g}; add it to benchmark.temperatures"
+        )
+    return rows
+
+
+def metric_label(method: str, task: str, temperature: float) -> str:
+    """Name a method on a task in MLflow, `<method>/<task>`; sampled, it begins with `t<temperature>/`."""
+    # MLflow allows no colon in a name.
+    label = f"{method.replace(':', '-')}/{task}"
+    return label if temperature == GREEDY else f"t{temperature:g}/{label}"
 
 
 def mark_lossless(runs: pd.DataFrame) -> pd.DataFrame:

@@ -93,7 +93,7 @@ def findings(
     mean = summary[summary["task"] == MEAN_TASK].set_index(["source", "method"])
     measured = mean.loc["measured"]
     sentences = [
-        _lossless(summary),
+        lossless(summary),
         *(
             f"{method} decodes at {_speedup(row)} the speed of autoregressive decoding, mean of the tasks."
             for method, row in measured.iterrows()
@@ -109,18 +109,21 @@ def findings(
             f"{LOOKUP} is another drafter for the same target: look-up of n-grams in its answers and in the "
             "present text, with the best static tree of its own."
         )
-    pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper"), (LOOKUP, GRID)]
-    pairs += [(LEARNED, opponent) for opponent in OPPONENTS]
-    for method, baseline in pairs:
-        if {method, baseline} <= set(measured.index):
-            sentences.append(verdict(runs, method, baseline, spread, seed))
-    if "replay" in mean.index.get_level_values("source"):
-        sentences += _replayed(summary, mean.loc["replay"])
+    sentences += verdicts(runs, spread, seed)
+    sentences += replayed(summary)
     if LEARNED in measured.index:
         row = measured.loc[LEARNED]
         share = row["policy_ms"] / row[list(PHASE_LABELS)].sum()
         sentences.append(f"The policies of {LEARNED} take {100 * share:.1f}% of its decoding time.")
     return sentences
+
+
+def verdicts(runs: pd.DataFrame, spread: float, seed: int) -> list[str]:
+    """Compare the policies with what they must beat, a sentence a pair of methods that were both measured."""
+    pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper"), (LOOKUP, GRID)]
+    pairs += [(LEARNED, opponent) for opponent in OPPONENTS]
+    decoded = set(runs["method"])
+    return [verdict(runs, *pair, spread, seed) for pair in pairs if set(pair) <= decoded]
 
 
 def verdict(runs: pd.DataFrame, method: str, baseline: str, spread: float, seed: int) -> str:
@@ -141,7 +144,8 @@ def verdict(runs: pd.DataFrame, method: str, baseline: str, spread: float, seed:
     )
 
 
-def _lossless(summary: pd.DataFrame) -> str:
+def lossless(summary: pd.DataFrame) -> str:
+    """Say whether every method emitted the tokens of autoregressive decoding, and which did not."""
     wrong = sorted(set(summary.loc[~summary["lossless"], "method"]))
     if wrong:
         return f"NOT LOSSLESS: {', '.join(wrong)} emitted tokens that differ from autoregressive decoding."
@@ -152,7 +156,9 @@ def _speedup(row: pd.Series) -> str:
     return f"{row['speedup']:.2f}x (95% interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
 
 
-def _replayed(summary: pd.DataFrame, replay: pd.DataFrame) -> list[str]:
+def replayed(summary: pd.DataFrame) -> list[str]:
+    """Say how far the oracle gets, who closes how much of the gap, and how well replay predicts the clock."""
+    replay = summary[(summary["task"] == MEAN_TASK) & (summary["source"] == "replay")].set_index("method")
     sentences = []
     if {LEARNED, GRID, ORACLE} <= set(replay.index):
         ours, static, bound = (replay.loc[m, "speedup"] for m in (LEARNED, GRID, ORACLE))
@@ -198,16 +204,19 @@ def simulation_rows(summary: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def paper_rows(summary: pd.DataFrame, temperature: float) -> pd.DataFrame | None:
-    """Our mean speedups beside the paper's for its five models; None where the paper has no such table."""
+def paper_rows(summary: pd.DataFrame, temperature: float, column: str = "speedup") -> pd.DataFrame | None:
+    """Our means of `column` beside the paper's for its five models; None where the paper has no such table.
+
+    `column` is `speedup` or `acceptance_length`.
+    """
     paper = main_table(temperature)
     paper = paper[paper["task"] == "mean"]
     if paper.empty:
         return None
     ours = shown_rows(summary)
     ours = ours[(ours["task"] == MEAN_TASK) & ours["method"].isin(set(paper["method"]))]
-    beside = paper.pivot(index="method", columns="model", values="speedup").reindex(ours["method"])
-    table = pd.DataFrame({"method": ours["method"], "this run": ours["speedup"]})
+    beside = paper.pivot(index="method", columns="model", values=column).reindex(ours["method"])
+    table = pd.DataFrame({"method": ours["method"], "this run": ours[column]})
     return table.set_index("method").join(beside).reset_index()
 
 

@@ -7,18 +7,38 @@ from typing import Any
 import pandas as pd
 
 from ltd.files import read_json
+from ltd.measurement.summary import GREEDY, at_temperature
 from ltd.reporting.training_figures import Chain, read_chain
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """The benchmark at a temperature above 0."""
+
+    temperature: float
+    summary: pd.DataFrame
+    runs: pd.DataFrame
+    facts: dict[str, Any]
+
+    @property
+    def spread(self) -> float:
+        """A/A spread at this temperature: the largest of any method, as a fraction."""
+        return largest_spread(self.facts)
+
+
+@dataclass(frozen=True)
 class Results:
-    """What the report is made of, as read from the experiment's folder; None where there is no such file."""
+    """What the report is made of, as read from the experiment's folder; None where there is no such file.
+
+    The tables and `facts` of the benchmark are those of greedy decoding; other temperatures are in `sampled`.
+    """
 
     summary: pd.DataFrame
     runs: pd.DataFrame
     cycles: pd.DataFrame
     oracle: pd.DataFrame
     facts: dict[str, Any]
+    sampled: list[Sampled]
     grid: dict[str, Any]
     profile: dict[str, Any]
     head: dict[str, Any] | None
@@ -31,14 +51,24 @@ class Results:
         """Read everything; raises InputError naming the first file that the report cannot do without."""
         benchmark = experiment / "benchmark"
         chains = [read_chain(path) for path in sorted((experiment / "policies").glob("*"))]
+        facts = read_json(benchmark / "benchmark.json")
+        summary = pd.read_csv(benchmark / "summary.csv")
+        runs, cycles, oracle = (
+            pd.read_parquet(benchmark / f"{name}.parquet") for name in ("runs", "cycles", "oracle")
+        )
+        sampled = [
+            Sampled(temperature, at_temperature(summary, temperature), at_temperature(runs, temperature), own)
+            for temperature, own in ((float(name), own) for name, own in facts["further"].items())
+        ]
         return cls(
-            facts=read_json(benchmark / "benchmark.json"),
+            facts=facts,
             grid=read_json(benchmark / "grid.json"),
             profile=read_json(experiment / "latency" / "profile.json"),
-            summary=pd.read_csv(benchmark / "summary.csv"),
-            runs=pd.read_parquet(benchmark / "runs.parquet"),
-            cycles=pd.read_parquet(benchmark / "cycles.parquet"),
-            oracle=pd.read_parquet(benchmark / "oracle.parquet"),
+            summary=at_temperature(summary),
+            runs=at_temperature(runs),
+            cycles=at_temperature(cycles),
+            oracle=at_temperature(oracle),
+            sampled=sampled,
             head=_optional(experiment / "draft" / "training.json"),
             target=_optional(experiment / "target" / "training.json"),
             tuning=_optional(experiment / "tuning" / "best.json"),
@@ -46,14 +76,19 @@ class Results:
         )
 
     @property
-    def temperature(self) -> float:
-        """The temperature that was benchmarked."""
-        return float(self.runs["temperature"].iloc[0])
+    def temperatures(self) -> list[float]:
+        """Every temperature that was benchmarked, greedy decoding first."""
+        return [GREEDY, *(part.temperature for part in self.sampled)]
 
     @property
     def spread(self) -> float:
-        """A/A spread of the whole benchmark: the largest of any method, as a fraction."""
-        return max((entry["spread"] for entry in self.facts["repeat_spread"].values()), default=0.0)
+        """A/A spread of greedy decoding: the largest of any method, as a fraction."""
+        return largest_spread(self.facts)
+
+
+def largest_spread(facts: dict[str, Any]) -> float:
+    """The largest A/A spread of any method in the facts of a benchmark, as a fraction; 0 without repeats."""
+    return max((entry["spread"] for entry in facts["repeat_spread"].values()), default=0.0)
 
 
 def _optional(path: Path) -> dict[str, Any] | None:

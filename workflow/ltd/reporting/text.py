@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ltd.measurement.summary import BASELINE, MEAN_TASK
-from ltd.reporting import findings
+from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK
+from ltd.reporting import findings, sampling
 from ltd.reporting.results import Results
 from ltd.reporting.stage_costs import stage_costs
 from ltd.reporting.training_figures import Chain
@@ -31,7 +31,7 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
     """Assemble report.md; `ablations` are sections that are ready."""
     summary, facts = results.summary, results.facts
     sentences = findings.findings(summary, results.runs, results.spread, facts["grid"], facts["seed"])
-    if sentence := findings.paper_sentence(summary, results.temperature):
+    if sentence := findings.paper_sentence(summary, GREEDY):
         sentences.append(sentence)
     sections = [
         f"# Learning to Draft: {experiment.name}",
@@ -55,6 +55,7 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
         _answer(experiment),
         *_clock(results, drawn),
         *_paper(results),
+        *sampling.sections(results),
         *ablations,
         *_training(results, drawn),
         "## What was run",
@@ -112,7 +113,7 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
 
 
 def _paper(results: Results) -> list[str]:
-    table = findings.paper_rows(results.summary, results.temperature)
+    table = findings.paper_rows(results.summary, GREEDY)
     if table is None:
         return []
     return [
@@ -188,11 +189,12 @@ def what_was_run(results: Results) -> list[str]:
     prompts = results.runs.groupby("task")["prompt"].nunique()
     counts = ", ".join(f"{task} {count}" for task, count in prompts.items())
     versions = ", ".join(f"{name} {version}" for name, version in profile["versions"].items())
+    temperatures = " and ".join(f"{temperature:g}" for temperature in results.temperatures)
     lines = [
         f"Machine: {profile['device']} ({profile['device_type']}), {profile['threads']} threads, "
         f"{profile['dtype']}; {versions}.",
         f"Prompts: {counts}; {facts['repeats']} repeats, at most {facts['max_new_tokens']} new tokens, "
-        f"temperature {results.temperature:g}, seed {facts['seed']}, batch size 1, methods "
+        f"temperature {temperatures}, seed {facts['seed']}, batch size 1, methods "
         "shuffled anew for every prompt.",
         f"Draft tree: beam {profile['beam']}, depth up to {profile['max_depth']}; eagle3 is depth "
         f"{facts['default']['depth']}, size {facts['default']['size']}.",
