@@ -12,6 +12,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from ltd.bfloat16 import in_bfloat16, to_bfloat16
 from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head
 from ltd.engine.compiled.drafting import CompiledDrafter
 from ltd.engine.drafting import Drafter
@@ -53,7 +54,9 @@ CLASSES = {
 ARCHITECTURES = tuple(SHAPES)
 
 
-def random_model(architecture="llama", seed=0, vocab=VOCAB, layers=5, half_weights=False, **changes):
+def random_model(
+    architecture="llama", seed=0, vocab=VOCAB, layers=5, half_weights=False, bfloat16=False, **changes
+):
     """A transformers model with random weights, large enough that its answers vary."""
     torch.manual_seed(seed)
     model_class, config_class = CLASSES[architecture]
@@ -75,7 +78,7 @@ def random_model(architecture="llama", seed=0, vocab=VOCAB, layers=5, half_weigh
                 weight.normal_(std=weight.shape[-1] ** -0.5)
             if half_weights:
                 weight.copy_(weight.half())
-    return model
+    return to_bfloat16(model) if bfloat16 else model
 
 
 # How a target may compute on a CPU: options of `random_target`, compiled ones for the drafter, too.
@@ -116,7 +119,8 @@ def random_head(target, seed=1, draft_vocab=None):
     head = Eagle3Head(config, target.model.get_input_embeddings().weight).eval()
     if draft_vocab:
         head.set_draft_vocabulary(torch.randperm(target.vocab_size)[:draft_vocab].sort().values)
-    return head.to(target.dtype).requires_grad_(False)
+    head = head.to(target.dtype).requires_grad_(False)
+    return to_bfloat16(head) if in_bfloat16(target.model) else head
 
 
 def random_drafter(target, seed=1, beam=5, max_depth=5, draft_vocab=None, compiled=False):

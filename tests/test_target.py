@@ -90,11 +90,12 @@ def test_cache_after_compaction_is_that_of_a_fresh_prefill(architecture):
     torch.testing.assert_close(kept, fresh, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("size", [1, 7, 60])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_compiled_rows_of_a_tree_are_steps_to_the_last_bit(architecture, size):
+def test_compiled_rows_of_a_tree_are_steps_to_the_last_bit(architecture, size, bfloat16):
     """However many rows are verified with it, a token gets the logits of plain decoding: no near-ties."""
-    target = random_target(architecture, compiled=True)
+    target = random_target(architecture, compiled=True, bfloat16=bfloat16)
     tree = random_tree(target, size=size)
     logits, taps = target.verify(tree.tokens, tree.depths, tree.ancestors)
     for row in range(tree.size + 1):
@@ -104,9 +105,10 @@ def test_compiled_rows_of_a_tree_are_steps_to_the_last_bit(architecture, size):
         assert torch.equal(logits[row], expected) and torch.equal(taps[row], expected_taps[0])
 
 
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_compiled_steps_after_a_kept_path_are_those_of_a_plain_sequence(architecture):
-    target = random_target(architecture, compiled=True)
+def test_compiled_steps_after_a_kept_path_are_those_of_a_plain_sequence(architecture, bfloat16):
+    target = random_target(architecture, compiled=True, bfloat16=bfloat16)
     tree = random_tree(target)
     target.verify(tree.tokens, tree.depths, tree.ancestors)
     rows = torch.tensor(path_to(tree, tree.depths.argmax().item()))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ltd import train_draft as stage
+from ltd.bfloat16 import in_bfloat16
 from ltd.draft_head.eagle3 import load_head
 from ltd.draft_head.features import cached_source, online_source, target_features
 from ltd.draft_head.trainer import Trainer, epoch_batches
@@ -21,6 +22,7 @@ from ltd.draft_head.training import plan_chains, unroll, unroll_hits
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode
 from ltd.engine.drafting import Drafter
+from ltd.engine.model_loading import load_model
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.texts.responses import Responses, Sequence
@@ -98,6 +100,15 @@ def test_it_learns_and_writes_a_loadable_head(inputs, tmp_path):
     head = load_head(tmp_path / "draft", AutoModelForCausalLM.from_pretrained(inputs / "target"))
     assert head.config.tap_layers == (1, 2, 3) and int(head.t2d.sum()) == 40
     assert not (tmp_path / "state").exists()
+
+
+def test_a_head_for_bfloat16_is_validated_and_saved_in_it(inputs, tmp_path):
+    stage.train_draft(options(inputs, tmp_path, epochs=1, dtype="bfloat16"), StageRun())
+    saved = [tensor for tensor in weights(tmp_path / "draft").values() if tensor.is_floating_point()]
+    assert len(saved) > 10 and all(tensor.dtype == torch.bfloat16 for tensor in saved)
+    model = load_model(inputs / "target", device="cpu", dtype="bfloat16")
+    shape = stage.head_config(model, options(inputs, tmp_path))
+    assert in_bfloat16(stage.initial_head(shape, model, torch.arange(40)))
 
 
 def test_decoding_accepts_what_validation_counts(inputs, tmp_path):

@@ -18,7 +18,7 @@ from ltd.target_training.packing import batches, encode_conversations, pack, rea
 from ltd.target_training.tokenizer import train_tokenizer
 from ltd.target_training.training import Trainer, answer_loss, learning_rate_factor
 from ltd.tracking import StageRun
-from ltd.train_target import Options, ablations, build_model, check, train, train_target
+from ltd.train_target import Options, ablations, build_model, check, round_weights, train, train_target
 
 TASKS = ("chat", "maths")
 
@@ -294,6 +294,18 @@ def test_stage_writes_a_model_folder_that_half_precision_represents(options):
     assert {sample["task"] for sample in report["samples"]} == set(TASKS)
     assert [entry["step"] for entry in report["history"]] == list(range(1, 7))
     json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_weights_are_rounded_to_the_type_that_will_be_used(corpus, options, kind):
+    model = build_model(options, corpus[1])
+    before = [parameter.clone() for parameter in model.parameters()]
+    round_weights(model, kind)
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, old.to(kind).float())
+    model.lm_head.weight.data[0, 0] = 3.4e38 if kind == torch.bfloat16 else 1e6
+    with pytest.raises(InputError, match=r"lm_head\.weight overflow"):
+        round_weights(model, kind)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ltd.bfloat16 import held_in_float32, in_bfloat16, to_bfloat16
 from ltd.devices import device_name, resolve_device, set_threads, synchronise
 from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, load_head
 from ltd.engine.controllers import StaticController
@@ -95,7 +96,8 @@ def random_head(target: TargetModel, draft_vocabulary: int) -> Eagle3Head:
         ),
         target.model.get_input_embeddings().weight,
     )
-    return _to_half_values(head.to(device=target.device, dtype=target.dtype))
+    head = _to_half_values(head.to(device=target.device, dtype=target.dtype))
+    return to_bfloat16(head) if in_bfloat16(target.model) else head
 
 
 @torch.no_grad()
@@ -237,7 +239,7 @@ def table(benchmark: EngineBenchmark, bandwidth: float) -> str:
     bound = weight_bytes(target) / bandwidth * 1e3
     step = median(times["autoregressive step"])
     lines = [
-        f"{device_name(target.device)}, {torch.get_num_threads()} threads, {target.dtype}, "
+        f"{device_name(target.device)}, {torch.get_num_threads()} threads, {target.number_type}, "
         f"{target.packed_layers} packed layers, context {benchmark.options.context}",
         f"weights {weight_bytes(target) / 1e6:.1f} MB, copy bandwidth {bandwidth / 1e9:.1f} GB/s: at least "
         f"{bound:.2f} ms a step",
@@ -271,7 +273,9 @@ def benchmark_engine(options: EngineBenchmarkOptions) -> str:
         given = {"dtype": options.dtype, "quantisation": options.quantisation}
         target = TargetModel.load(options.target, device=device.type, **given, **sizes)
     else:
-        target = TargetModel(random_model(options.shape, device), **sizes)
+        model = random_model(options.shape, device)
+        rounded = options.dtype == "bfloat16" and held_in_float32(torch.bfloat16, device)
+        target = TargetModel(to_bfloat16(model) if rounded else model, **sizes)
     if room > target.max_context:
         raise InputError(
             f"context: {options.context} and the steps after it exceed {target.max_context} tokens"

@@ -179,7 +179,7 @@ def profile_latency(options: LatencyOptions, run: StageRun) -> None:
     profile = LatencyProfile(
         device=device_name(target.device),
         device_type=target.device.type,
-        dtype=str(target.dtype).removeprefix("torch.") + exact,
+        dtype=str(target.number_type).removeprefix("torch.") + exact,
         threads=torch.get_num_threads(),
         versions={name: version(name) for name in ("torch", "transformers", "numpy")},
         target_hash=identity(options.target),

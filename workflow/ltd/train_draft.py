@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltd.bfloat16 import computes_in, in_bfloat16, round_linear_inputs, saved_type
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.draft_head.features import cache_bytes, cached_source, online_source
 from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, target_like
@@ -81,7 +82,8 @@ def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     head = initial_head(shape, model, ids)
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     key = _input_key(options)
-    trainer = Trainer(recipe, head, _output_weight(model)[ids], options.state, key, run, processes)
+    saved, output_weight = saved_type(computes_in(model)), _output_weight(model)[ids]
+    trainer = Trainer(recipe, head, output_weight, options.state, key, run, saved, processes)
     named = (("train", train), ("validation", validation))
     corpora = processes.main_first(
         lambda: [_corpus(name, sequences, model, shape, options, key) for name, sequences in named]
@@ -199,7 +201,7 @@ def initial_head(config: Eagle3Config, model, ids: Tensor) -> Eagle3Head:
         head.fc.weight[:, -config.target_hidden_size :].add_(
             torch.eye(config.hidden_size, device=embedding.device)
         )
-    return head
+    return round_linear_inputs(head) if in_bfloat16(model) else head
 
 
 def _output_weight(model) -> Tensor:

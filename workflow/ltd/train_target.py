@@ -1,9 +1,9 @@
 """Train the embedded default's target: a tokenizer and a small Llama model, from scratch, on generated texts.
 
 A shallow model, wired to copy from its prompt (`copying`), is trained for a short while; then silent blocks
-are put between its blocks (`growth`) and the deep model is trained on. The weights are rounded to half
-precision before the last evaluation, so that kernels with packed half-precision weights compute with the same
-model.
+are put between its blocks (`growth`) and the deep model is trained on. The weights are rounded to 16
+bits before the last evaluation (to bfloat16 where the model will be used in it, else to half precision), so
+that kernels with packed weights compute with the same model.
 """
 
 from collections import defaultdict
@@ -16,7 +16,9 @@ from torch import nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ltd.bfloat16 import saved_type
 from ltd.devices import resolve_device
+from ltd.engine.model_loading import number_type
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
 from ltd.options import StageOptions, option, run_stage
@@ -147,12 +149,12 @@ def ablations(options: Options) -> dict[str, list[int]]:
     return sets
 
 
-def round_to_half(model: LlamaForCausalLM) -> None:
-    """Round all weights, in place, to values that float16 represents; raises InputError on overflow."""
+def round_weights(model: LlamaForCausalLM, kind: torch.dtype) -> None:
+    """Round all weights, in place, to values that `kind` represents; raises InputError on overflow."""
     for name, parameter in model.named_parameters():
-        rounded = parameter.data.half().float()
+        rounded = parameter.data.to(kind).float()
         if not rounded.isfinite().all():
-            raise InputError(f"target: weights of {name} overflow half precision; lower the learning rates")
+            raise InputError(f"target: weights of {name} overflow 16 bits; lower the learning rates")
         parameter.data = rounded
 
 
@@ -217,7 +219,7 @@ def train_target(options: Options, run: StageRun) -> None:
     train(trainer, options, documents, held_out, run)
 
     model = trainer.model.eval()
-    round_to_half(model)
+    round_weights(model, saved_type(number_type(options.dtype, model.config, device)))
     final = {f"final_loss.{task}": value for task, value in held_out_loss(model, held_out).items()}
     for name, removed in ablations(options).items():
         losses = held_out_loss(without_blocks(model, removed), held_out)

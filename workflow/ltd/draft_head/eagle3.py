@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from ltd.bfloat16 import in_bfloat16, to_bfloat16
 from ltd.draft_head.checkpoint import EMBEDDING, OUTPUT, read_checkpoint, write_checkpoint
 from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, default_tap_layers
 from ltd.errors import InputError
@@ -214,7 +215,7 @@ def text_config(target: nn.Module):
 
 
 def load_head(path: Path, target) -> Eagle3Head:
-    """Load the head in folder `path` for `target`, on the device and in the type of the target's embedding.
+    """Load the head in folder `path` for `target`, on the device and in the number type of the target.
 
     `target` is a transformers causal language model or an object with one as `.model`. A missing embedding is
     the target's, a missing output head too where the vocabularies coincide. Raises InputError (see
@@ -232,7 +233,8 @@ def load_head(path: Path, target) -> Eagle3Head:
     tensors.pop("t2d", None)  # follows from d2t; some files leave it out
     head.set_draft_vocabulary(offsets.to(torch.int64) + torch.arange(config.draft_vocab_size))
     head.load_state_dict(tensors, strict=False)
-    return head.eval()
+    head = head.eval()
+    return to_bfloat16(head) if in_bfloat16(inner) else head
 
 
 def _check_fit(config: Eagle3Config, tensors: dict[str, Tensor], target_config, path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ltd.bfloat16 import computes_in, saved_type
 from ltd.files import atomic_path
 from ltd.texts.responses import Sequence
 
@@ -72,7 +73,7 @@ def cached_source(
     """
     width, device = model.config.get_text_config().hidden_size, model.device
     # Residual streams of large bfloat16 models leave the range of float16.
-    dtype = torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float16
+    dtype = saved_type(computes_in(model))
     lengths = [len(sequence.tokens) for sequence in sequences]
     total, starts = sum(lengths), torch.tensor([0, *lengths]).cumsum(0).tolist()
     if not path.is_file():

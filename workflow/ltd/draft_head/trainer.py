@@ -89,7 +89,8 @@ class Trainer:
     """Trains `head` in place, keeping checkpoints and the best epoch in folder `state`.
 
     `output_weight` [Vd, Ht] are the rows of the target's output head for the draft vocabulary. `key`
-    identifies the inputs: a checkpoint with another key is not continued.
+    identifies the inputs: a checkpoint with another key is not continued. The kept head's weights are rounded
+    to `saved_type`: decoding may pack them, and drafts must not depend on whether it does.
     """
 
     def __init__(
@@ -100,11 +101,12 @@ class Trainer:
         state: Path,
         key: str,
         run: StageRun,
+        saved_type: torch.dtype,
         processes: Processes | None = None,
     ) -> None:
         self.recipe, self.head, self.run, self.key = recipe, head, run, key
         self.processes = processes or Processes()
-        self.output_weight, self.target_dtype = output_weight.float(), output_weight.dtype
+        self.output_weight, self.saved_type = output_weight.float(), saved_type
         self.device = head.fc.weight.device
         self.checkpoint, self.best_folder = state / "checkpoint.pt", state / "best"
         self.optimisers = _optimisers(head, recipe)
@@ -203,9 +205,7 @@ class Trainer:
         row = {"epoch": self.epoch + 1} | self.validate(validation)
         better = not self.history or row["acceptance_length"] > self.best_epoch()["acceptance_length"]
         if better and self.processes.main:
-            # Half precision: decoding may pack the weights, and drafts must not depend on whether it does.
-            half = torch.bfloat16 if self.target_dtype == torch.bfloat16 else torch.float16
-            save_head(self.head, self.best_folder, half)
+            save_head(self.head, self.best_folder, self.saved_type)
         self.history.append(row)
         self.run.metrics(_flat(row), step=row["epoch"])
         self.epoch, self.done = self.epoch + 1, 0

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ltd.bfloat16 import RoundingLinear, round_inputs
+
 
 class FusedLinear(nn.Module):
     """Linear layers side by side as one product: rows [R, in] -> [R, sum of outs].
@@ -22,11 +24,13 @@ class FusedLinear(nn.Module):
         biases = [module.bias.detach() for module in modules if module.bias is not None]
         self.weight = torch.cat(weights) if len(weights) > 1 else weights[0]
         self.bias = torch.cat(biases) if biases else None
+        self.rounds = isinstance(modules[0], RoundingLinear)
         parts = self.weight.split([module.out_features for module in modules])
         for module, part in zip(modules, parts, strict=True):
             module.weight.data = part
 
     def forward(self, rows: Tensor) -> Tensor:
+        rows = round_inputs(rows) if self.rounds else rows
         return F.linear(rows, self.weight, self.bias)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from ltd.bfloat16 import in_bfloat16, to_bfloat16
 from ltd.draft_head.eagle3 import Eagle3Head, load_head, text_config
 from ltd.draft_head.head_config import PUBLISHED_DRAFT_VOCABULARY, shape_of_head, target_like
 from ltd.engine.bucketed_drafting import BucketedDrafter
@@ -91,4 +92,5 @@ def random_head(target: TargetModel, folder: Path | None = None) -> Eagle3Head:
     embedding = target.model.get_input_embeddings().weight
     with embedding.device:
         head = Eagle3Head(shape, embedding).to(embedding)
-    return half_values(head)
+    head = half_values(head)
+    return to_bfloat16(head) if in_bfloat16(target.model) else head

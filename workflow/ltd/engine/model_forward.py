@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from ltd.bfloat16 import computes_in
 from ltd.errors import InputError
 
 
@@ -94,7 +95,7 @@ class ModelForward:
         )
         logits = self.verify(tokens, depths, ancestors)[0]
         wanted = torch.stack([expected[0], expected[1], expected[3]])
-        tolerance = 1e-3 if self.dtype == torch.float32 else 5e-2
+        tolerance = 1e-3 if computes_in(self.model) == torch.float32 else 5e-2
         if (logits - wanted).abs().max() > tolerance * wanted.abs().max().clamp(min=1.0):
             kind = self.model.config.model_type
             raise InputError(

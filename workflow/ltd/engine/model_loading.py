@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
+from ltd.bfloat16 import held_in_float32, to_bfloat16
 from ltd.devices import resolve_device
 from ltd.engine.memory import check_memory, free_bytes, plan_memory
 from ltd.errors import InputError
@@ -52,7 +53,8 @@ def load_model(
     tree: int = 0,
     draft_vocab_size: int = 0,
 ) -> nn.Module:
-    """Load a model without gradients; `weights` random needs its config.json alone.
+    """Load a model without gradients; `weights` random needs its config.json alone. For bfloat16 on a CPU
+    see `ltd.bfloat16`.
 
     `context`, `tree` and `draft_vocab_size` say what else must fit (see `plan_memory`). A model that does not
     fit one GPU is spread over all, where there are several. Raises InputError for a missing, gated, damaged
@@ -60,9 +62,11 @@ def load_model(
     """
     where, config = resolve_device(device), read_config(name)
     chosen = number_type(dtype, config, where)
+    rounded = held_in_float32(chosen, where)
+    held = torch.float32 if rounded else chosen
     plan = plan_memory(
         config,
-        dtype=chosen,
+        dtype=held,
         quantisation=quantisation,
         context=context,
         tree=tree,
@@ -73,17 +77,19 @@ def load_model(
     if weights == "random":
         if quantisation != "none":
             raise InputError("quantisation: weights that are random have none; use quantisation none")
-        return random_model(config, chosen, where)
+        model = random_model(config, held, where)
+        return to_bfloat16(model) if rounded else model
     settings = _placement(where, spread=plan.total > free_bytes(where))
     settings |= _quantisation(quantisation, chosen, where)
     plain, revision = split_revision(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(plain, revision=revision, dtype=chosen, **settings)
+        model = AutoModelForCausalLM.from_pretrained(plain, revision=revision, dtype=held, **settings)
     except Exception as error:  # transformers raises whatever its many readers raise
         raise _refusal(name, error) from error
     if "device_map" not in settings:
         model = model.to(where)
-    return model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    return to_bfloat16(model) if rounded else model
 
 
 def load_tokenizer(name: str | Path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ltd.bfloat16 import computes_in
 from ltd.draft_head.head_config import check_tap_layers, default_tap_layers
 from ltd.engine.bucketed_forward import BucketedForward
 from ltd.engine.lean_forward import LeanForward, check_rope, supports_lean
@@ -30,8 +31,9 @@ class TargetModel:
     """A loaded model with a cache for one sequence of at most `max_context` tokens and trees of `max_tree`
     nodes.
 
-    Attributes: `model`, `tokenizer` (or None), `device`, `dtype`, `hidden_size`, `vocab_size`, `tap_layers`,
-    `max_context`, `max_tree`, `eos_ids`.
+    Attributes: `model`, `tokenizer` (or None), `device`, `dtype` of its tensors, `number_type` of its
+    products (see `ltd.bfloat16`), `hidden_size`, `vocab_size`, `tap_layers`, `max_context`, `max_tree`,
+    `eos_ids`.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class TargetModel:
         config = model.config.get_text_config()
         layers = config.num_hidden_layers
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.device, self.dtype = model.device, model.dtype
+        self.device, self.dtype, self.number_type = model.device, model.dtype, computes_in(model)
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.tap_layers = tuple(tap_layers) if tap_layers is not None else default_tap_layers(layers)
         check_tap_layers(self.tap_layers, layers, "target")
@@ -131,7 +133,7 @@ class TargetModel:
 
     @property
     def packed_layers(self) -> int:
-        """How many linear layers are held in half precision for float32 passes (on a CPU; else 0)."""
+        """How many linear layers are held in 16 bits for passes of float32 (on a CPU; else 0)."""
         return self.forward.packed_layers
 
     def new_cache(self) -> None:

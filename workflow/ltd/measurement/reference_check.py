@@ -1,7 +1,8 @@
 """An independent check of the benchmark's greedy answers: plain transformers, float32, no packing, no cache.
 
 Floating-point sums in another order may pick the other token where two are almost equally likely. Such
-near-ties are counted; a disagreement where the reference is sure would be an error of the engine.
+near-ties are counted; a disagreement where the reference is sure would be an error of the engine. In bfloat16
+(`ltd.bfloat16`) the engine computes a coarser model than the reference; disagreements say how much coarser.
 """
 
 from pathlib import Path

@@ -66,6 +66,16 @@ def float_of_bits(typing_context, bits):
     return types.float32(types.int32), convert
 
 
+@intrinsic
+def bits_of_float(typing_context, number):
+    """The bits of a float32, a uint32."""
+
+    def convert(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), convert
+
+
 @kernel(arithmetic=AS_WRITTEN)
 def exponential(x):
     """e^x to float32 rounding, without a call, so that loops over it become vector code; 0 below -87."""

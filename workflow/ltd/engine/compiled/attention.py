@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ltd.engine.compiled.arithmetic import exponential, kernel, normalise
+from ltd.engine.compiled.number_types import LANES
 from ltd.engine.compiled.products import padded_width, product
-from ltd.engine.compiled.tiles import LANES
 
 QUERIES = 24  # queries of one key head that are computed together
 

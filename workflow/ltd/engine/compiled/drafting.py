@@ -13,7 +13,7 @@ from ltd.engine.compiled.attention import Window, causal, make_cache
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
 from ltd.engine.compiled.tiles import LANES
 from ltd.engine.compiled.tree import advance_beam, best_children, select_tree
-from ltd.engine.compiled.weights import all_in_half, layer_weights, matrix, vector
+from ltd.engine.compiled.weights import holding, layer_weights, matrix, vector
 from ltd.engine.drafting import Drafter
 from ltd.engine.tree import DraftTree, pool_size
 
@@ -38,7 +38,7 @@ class HeadWeights(NamedTuple):
 
 
 class CompiledDrafter(Drafter):
-    """Same interface and results as `Drafter`, for a float32 head on a CPU."""
+    """Same interface and results as `Drafter`, for a head of float32 or bfloat16 on a CPU."""
 
     prefix_rows = 64
 
@@ -150,7 +150,7 @@ class CompiledDrafter(Drafter):
 
 def _head_weights(head: Eagle3Head, packed: bool) -> HeadWeights:
     config, layer = head.config, head.midlayer
-    half = packed and all_in_half([head.fc, layer, head.lm_head])
+    hold = holding([head.fc, layer, head.lm_head], packed)
     norms = []
     if config.feature_norm in ("together", "each"):
         norms = [head.input_norm] if config.feature_norm == "together" else list(head.fc_norm)
@@ -158,12 +158,12 @@ def _head_weights(head: Eagle3Head, packed: bool) -> HeadWeights:
     return HeadWeights(
         embedding=head.embed_tokens.weight.detach().numpy(),
         tap_norms=np.stack([vector(norm) for norm in norms]) if norms else none,
-        fuse=matrix([head.fc], half),
+        fuse=matrix([head.fc], hold),
         token_norm=vector(layer.input_layernorm),
         feature_norm=vector(layer.hidden_norm),
-        layer=layer_weights(layer.self_attn, layer.mlp, layer.post_attention_layernorm, half),
+        layer=layer_weights(layer.self_attn, layer.mlp, layer.post_attention_layernorm, hold),
         final_norm=vector(head.norm),
-        output=matrix([head.lm_head], half),
+        output=matrix([head.lm_head], hold),
         target_ids=head.to_target(torch.arange(config.draft_vocab_size)).numpy(),
         norm_before_residual=config.norm_before_residual,
         norm_output=config.norm_output,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ltd.engine.compiled.arithmetic import copy, kernel, normalise_rows
 from ltd.engine.compiled.attention import Window, causal, make_cache, move_slot
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
-from ltd.engine.compiled.tiles import LANES
-from ltd.engine.compiled.weights import all_in_half, layer_weights, matrix, stacked, vector
+from ltd.engine.compiled.number_types import LANES
+from ltd.engine.compiled.weights import holding, in_float, layer_weights, matrix, stacked, vector
 
 PREFILL_ROWS = 64  # a longer prompt takes several passes
 MATRICES = 7  # linear layers of a decoder layer
@@ -32,7 +32,8 @@ class TargetWeights(NamedTuple):
 
 
 class CompiledForward:
-    """Prefill, single steps and tree passes of a Llama-structured float32 model on a CPU.
+    """Prefill, single steps and tree passes of a Llama-structured model on a CPU, of float32 or bfloat16 (see
+    `ltd.bfloat16`).
 
     The cache (see `make_cache`) holds the sequence in its first `length` slots and the rows of a tree behind
     them.
@@ -43,9 +44,9 @@ class CompiledForward:
     ) -> None:
         inner, threads = model.model, torch.get_num_threads()
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-        half = packed and all_in_half([*inner.layers, model.lm_head])
+        hold = holding([*inner.layers, model.lm_head], packed)
         layers = [
-            layer_weights(layer.self_attn, layer.mlp, layer.post_attention_layernorm, half)
+            layer_weights(layer.self_attn, layer.mlp, layer.post_attention_layernorm, hold)
             for layer in inner.layers
         ]
         self.weights = TargetWeights(
@@ -53,9 +54,9 @@ class CompiledForward:
             stacked(layers),
             np.stack([vector(layer.input_layernorm) for layer in inner.layers]),
             vector(inner.norm),
-            matrix([model.lm_head], half),
+            matrix([model.lm_head], hold),
         )
-        self.packed_layers = MATRICES * len(layers) + 1 if half else 0
+        self.packed_layers = MATRICES * len(layers) + 1 if hold is not in_float else 0
         self.vocab_size, self.eps = model.lm_head.out_features, np.float32(inner.norm.variance_epsilon)
         self.tap_layers = np.asarray(tap_layers)
         attention, slots = inner.layers[0].self_attn, max_context + max_tree + 1

@@ -11,8 +11,8 @@ from numba import prange
 
 from ltd.engine.compiled.arithmetic import exponential, kernel, normalise_rows
 from ltd.engine.compiled.attention import QUERIES, attention
-from ltd.engine.compiled.products import padded_width, product
-from ltd.engine.compiled.tiles import LANES
+from ltd.engine.compiled.number_types import LANES
+from ltd.engine.compiled.products import as_inputs, inputs_of, padded_width, product
 
 
 class LayerWeights(NamedTuple):
@@ -57,9 +57,9 @@ class Workspace(NamedTuple):
     def make(cls, weights: LayerWeights, rows: int, slots: int, threads: int) -> "Workspace":
         """Arrays that suit a layer (weights not stacked)."""
         hidden, gates = len(weights.mlp_norm), len(weights.gate_up) * LANES
-        heads, attended = len(weights.qkv) * LANES, weights.output.shape[1]
+        heads, attended = len(weights.qkv) * LANES, inputs_of(weights.output)
         normed = len(weights.output) * LANES
-        widths = (weights.qkv.shape[1], heads, attended, normed, hidden, gates, gates // 2)
+        widths = (inputs_of(weights.qkv), heads, attended, normed, hidden, gates, gates // 2)
         arrays = (np.zeros((rows, width), np.float32) for width in widths)
         head_dim = weights.head_norms.shape[1]
         most = max(QUERIES, attended // head_dim)
@@ -115,6 +115,7 @@ def decoder_layer(weights, eps, cos, sin, keys, values, window, visible, work):
 @kernel(parallel=True)
 def split_product(rows, weight, target, threads):
     """The whole of a product, its panels split between threads."""
+    rows = as_inputs(rows, weight)
     for thread in prange(threads):
         first, last = _share(len(weight), thread, threads)
         product(rows, weight, weight.shape[1], first, last, target)
@@ -138,7 +139,7 @@ def _split_attention(
 @kernel(parallel=True)
 def _split_gates(rows, weight, bias, gates, target, threads):
     """SwiGLU: target [R, I] from the gates and the ups, side by side in weight and in gates [R, 2 * I]."""
-    half = len(weight) // 2
+    rows, half = as_inputs(rows, weight), len(weight) // 2
     for thread in prange(threads):
         first, last = _share(half, thread, threads)
         product(rows, weight, weight.shape[1], first, last, gates)

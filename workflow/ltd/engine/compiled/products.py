@@ -1,14 +1,28 @@
-"""Products of rows with a weight matrix, whose weights are read once for up to six rows."""
+"""Products of rows with a weight matrix, whose weights are read once for a block of rows.
 
-from collections.abc import Callable
+Weights are float32, the same values in half precision, or pairs of bfloat16 (see `ltd.bfloat16`): then
+the rows are rounded and paired, too, once for all outputs.
+"""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
-from ltd.engine.compiled.arithmetic import kernel
-from ltd.engine.compiled.tiles import LANES, make_tile
+from ltd.engine.compiled.arithmetic import bits_of_float, kernel
+from ltd.engine.compiled.number_types import LANES, Pairs, WidenedPairs, multiplies_pairs
+from ltd.engine.compiled.tiles import make_tile
 
-BLOCK = 6  # rows of the highest tile
-GROUP = 8  # panels that are read for one block of rows after the other, while they are in the cache
+PAIR = np.uint32  # how a pair of bfloat16 is held
+
+# Panels of the tile for every number of rows: sums, weights and a row's number fill the vector registers.
+# Of sixteen registers:
+PANELS = (4, 4, 4, 2, 2, 2)
+# Of 32, which processors with an instruction for pairs have:
+PANELS_OF_PAIRS = (12, 6, 6, 6, 4, 4, 3, 3)
+# Of sixteen, weights and numbers widened to twice as many:
+PANELS_OF_WIDENED_PAIRS = (4, 3, 2, 2)
 
 
 def panels_of(weight: np.ndarray) -> np.ndarray:
@@ -19,56 +33,127 @@ def panels_of(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(-1, LANES, inputs).transpose(0, 2, 1))
 
 
+def paired(rows: np.ndarray) -> np.ndarray:
+    """Pairs [R, in / 2] of the bits of bfloat16 [R, in], filled up with a zero."""
+    return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))).view(PAIR)
+
+
 def padded_width(outputs: int) -> int:
     """Columns that a target of so many outputs needs: whole panels."""
     return -(-outputs // LANES) * LANES
 
 
-def _make_strip(height: int, panels: int) -> Callable:
-    """Product of `height` rows with the panels [panel, end), `panels` at a time and the others singly."""
-    wide, single = make_tile(height, panels), make_tile(height, 1)
+def inputs_of(weight: np.ndarray) -> int:
+    """Columns that rows for a matrix [panels, steps, LANES] need."""
+    return weight.shape[1] * (2 if weight.dtype == PAIR else 1)
+
+
+def make_product(shapes: Sequence[int], pairs: type[WidenedPairs] = Pairs) -> Callable:
+    """Kernel of a product with tiles of shapes[height - 1] panels for `height` rows."""
+    highest, strip = len(shapes), _make_strip(shapes, pairs)
+    together = max(shapes)  # panels that are read for one block of rows after the other, while in the cache
 
     @kernel(kept=False)
-    def strip(rows, start, weight, inputs, panel, end, target):
+    def product(rows, weight, steps, first, last, target):
+        count = len(rows)
+        blocks = (count + highest - 1) // highest
+        for group in range(first, last, together):
+            end = min(group + together, last)
+            for block in range(blocks):
+                # Blocks of equal size: 7 rows are 4 and 3, which takes less time than 6 and 1.
+                start, stop = count * block // blocks, count * (block + 1) // blocks
+                strip(rows, start, stop - start, weight, steps, group, end, target)
+
+    return product
+
+
+def _make_strip(shapes: Sequence[int], pairs: type[WidenedPairs]) -> Callable:
+    """Product of up to len(shapes) rows with the panels [panel, end)."""
+    highest, panels = len(shapes), shapes[-1]
+    wide, single = make_tile(highest, panels, pairs), make_tile(highest, 1, pairs)
+    lower = _make_strip(shapes[:-1], pairs) if highest > 1 else None
+
+    @kernel(kept=False)
+    def fill(rows, start, weight, steps, panel, end, target):
         while panel + panels <= end:
-            wide(rows, start, weight, panel, inputs, target)
+            wide(rows, start, weight, panel, steps, target)
             panel += panels
         while panel < end:
-            single(rows, start, weight, panel, inputs, target)
+            single(rows, start, weight, panel, steps, target)
             panel += 1
+
+    if lower is None:
+
+        @kernel(kept=False)
+        def strip(rows, start, height, weight, steps, panel, end, target):
+            fill(rows, start, weight, steps, panel, end, target)
+
+    else:
+
+        @kernel(kept=False)
+        def strip(rows, start, height, weight, steps, panel, end, target):
+            if height == highest:
+                fill(rows, start, weight, steps, panel, end, target)
+            else:
+                lower(rows, start, height, weight, steps, panel, end, target)
 
     return strip
 
 
-# Rows and panels of a tile fill the sixteen vector registers: few rows take more panels.
-_one, _two, _three = _make_strip(1, 4), _make_strip(2, 4), _make_strip(3, 4)
-_four, _five, _six = _make_strip(4, 2), _make_strip(5, 2), _make_strip(6, 2)
+_product_of_floats = make_product(PANELS)
+if multiplies_pairs():
+    _product_of_pairs = make_product(PANELS_OF_PAIRS)
+else:
+    _product_of_pairs = make_product(PANELS_OF_WIDENED_PAIRS, WidenedPairs)
+
+
+def product(rows, weight, steps, first, last, target):
+    """target[:, LANES * p + lane] = rows @ weight[p, :steps, lane] for the panels p in [first, last).
+
+    rows float32 [R, >= steps], weight [panels, >= steps, LANES] float32 or uint16 (the bits of half
+    precision), target [R, >= LANES * panels]; or rows and weight pairs of bfloat16, two inputs a step. A
+    row's result does not depend on the other rows. For kernels only.
+    """
+    raise NotImplementedError
+
+
+@overload(product)
+def _product(rows, weight, steps, first, last, target):
+    chosen = _product_of_pairs if weight.dtype == types.uint32 else _product_of_floats
+
+    def call(rows, weight, steps, first, last, target):
+        chosen(rows, weight, steps, first, last, target)
+
+    return call
+
+
+def as_inputs(rows, weight):
+    """Rows [R, inputs] of float32 as `product` with this weight wants them. For kernels only."""
+    raise NotImplementedError
+
+
+@overload(as_inputs)
+def _as_inputs(rows, weight):
+    if weight.dtype != types.uint32:
+        return lambda rows, weight: rows
+
+    def round_rows(rows, weight):
+        pairs = np.empty((len(rows), weight.shape[1]), np.uint32)
+        round_pairs(rows, pairs)
+        return pairs
+
+    return round_rows
 
 
 @kernel
-def product(rows, weight, inputs, first, last, target):
-    """target[:, LANES * p + lane] = rows @ weight[p, :inputs, lane] for the panels p in [first, last).
-
-    rows float32 [R, >= inputs], weight [panels, >= inputs, LANES] float32 or uint16 (the bits of half
-    precision), target [R, >= LANES * panels]. A row's result does not depend on the other rows.
-    """
-    count = len(rows)
-    blocks = (count + BLOCK - 1) // BLOCK
-    for group in range(first, last, GROUP):
-        end = min(group + GROUP, last)
-        for block in range(blocks):
-            # Blocks of equal size: 7 rows are 4 and 3, which takes less time than 6 and 1.
-            start, stop = count * block // blocks, count * (block + 1) // blocks
-            height = stop - start
-            if height == 1:
-                _one(rows, start, weight, inputs, group, end, target)
-            elif height == 2:
-                _two(rows, start, weight, inputs, group, end, target)
-            elif height == 3:
-                _three(rows, start, weight, inputs, group, end, target)
-            elif height == 4:
-                _four(rows, start, weight, inputs, group, end, target)
-            elif height == 5:
-                _five(rows, start, weight, inputs, group, end, target)
-            else:
-                _six(rows, start, weight, inputs, group, end, target)
+def round_pairs(rows, pairs):
+    """Round rows float32 [R, inputs] to pairs of bfloat16 [R, >= inputs / 2]: to nearest, ties to even."""
+    width = min(rows.shape[1], 2 * pairs.shape[1])
+    for row in range(len(rows)):
+        source, target = rows[row], pairs[row].view(np.uint16)
+        for i in range(width):
+            bits = bits_of_float(source[i])
+            # Half of the last place, less the smallest step where the last kept bit is zero.
+            target[i] = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        for i in range(width, len(target)):
+            target[i] = np.uint16(0)

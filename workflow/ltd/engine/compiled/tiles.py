@@ -1,7 +1,7 @@
 """The inner loop of a matrix product, written as vector code: a few rows times a few panels of weights.
 
 Loops over registers cannot be expressed in Python, so this module emits the loop itself (LLVM code): per
-input one number of every row and `LANES` weights of every panel meet in registers. Every output is the sum
+step one number of every row and `LANES` weights of every panel meet in registers. Every output is the sum
 over its inputs in their order, so a row's result does not depend on which rows are computed with it.
 """
 
@@ -12,70 +12,72 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 8  # outputs of a panel: what a register of 256 bits holds
-FLOAT_BYTES = 4
-UNROLLED = 4  # inputs of a turn of the loop: their weights in half precision fill a line of the cache
+from ltd.engine.compiled.number_types import FLOAT, LANES, VECTOR, Floats, Halves, Pairs, WidenedPairs
+
+FLOAT_BYTES = 4  # also of a pair of bfloat16
+INDEX = ir.IntType(64)
+UNROLLED = 4  # steps of a turn of the loop: their weights in half precision fill a line of the cache
 CACHE_LINE = 64  # bytes
-INDEX, FLOAT, HALF = ir.IntType(64), ir.FloatType(), ir.HalfType()
-VECTOR = ir.VectorType(FLOAT, LANES)
 
 
-def make_tile(rows: int, panels: int) -> Callable:
-    """Kernel of a tile: rows * panels + panels + 1 registers hold sums, weights and a row's number."""
+def make_tile(rows: int, panels: int, paired: type[WidenedPairs] = Pairs) -> Callable:
+    """Kernel of a tile: rows * panels + panels + 1 registers hold sums, weights and a row's number.
+
+    `paired` says how pairs of bfloat16 are multiplied.
+    """
 
     @intrinsic
-    def tile(typing_context, source, row, weight, panel, inputs, target):
+    def tile(typing_context, source, row, weight, panel, steps, target):
         """target[row + r, LANES * (panel + p) + l] = sum of source[row + r, i] * weight[panel + p, i, l].
 
-        i runs over `inputs`; source, target float32 [R, wide enough]; weight [all panels, >= inputs, LANES]
-        float32, or uint16 with the bits of half precision.
+        i runs over `steps`; target float32 [R, wide enough]; source [R, >= steps] and weight [all panels, >=
+        steps, LANES] float32; or weight uint16 with the bits of half precision; or both uint32, pairs of
+        bfloat16.
         """
-
-        number = HALF if weight.dtype == types.uint16 else FLOAT
+        numbers = {types.float32: Floats, types.uint16: Halves, types.uint32: paired}[weight.dtype]()
 
         def emit(context, builder, signature, arguments):
             source, weight, target = (
                 context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5)
             )
-            row, panel, inputs = arguments[1], arguments[3], arguments[4]
+            row, panel, steps = arguments[1], arguments[3], arguments[4]
             size = cgutils.unpack_tuple(builder, weight.shape)[1]
             first = builder.mul(panel, builder.mul(size, INDEX(LANES)))
-            weights = builder.gep(builder.bitcast(weight.data, number.as_pointer()), [first])
+            weights = builder.gep(builder.bitcast(weight.data, numbers.weight.as_pointer()), [first])
             source_row, source_stride = _row(builder, source, row)
             target_row, target_stride = _row(builder, target, row)
             place = builder.gep(target_row, [builder.mul(panel, INDEX(LANES))])
             builder.call(
-                _function(builder.module, number, rows, panels),
-                [source_row, source_stride, weights, size, inputs, place, target_stride],
+                _function(builder.module, numbers, rows, panels),
+                [source_row, source_stride, weights, size, steps, place, target_stride],
             )
             return context.get_dummy_value()
 
-        return types.void(source, row, weight, panel, inputs, target), emit
+        return types.void(source, row, weight, panel, steps, target), emit
 
     return tile
 
 
 def _row(builder, array, row) -> tuple:
-    """Address of a row of a two-dimensional float32 array, and the numbers from one row to the next."""
+    """Address of a row of a two-dimensional array of 32 bits, and the numbers from one row to the next."""
     stride = builder.udiv(cgutils.unpack_tuple(builder, array.strides)[0], INDEX(FLOAT_BYTES))
     return builder.gep(array.data, [builder.mul(row, stride)]), stride
 
 
-def _function(module, number, rows: int, panels: int):
+def _function(module, numbers: Floats | WidenedPairs, rows: int, panels: int):
     """The tile as a function of its own, made once a module: it is called from many places."""
-    pointer = FLOAT.as_pointer()
-    arguments = [pointer, INDEX, number.as_pointer(), INDEX, INDEX, pointer, INDEX]
-    kind = ir.FunctionType(ir.VoidType(), arguments)
-    function = cgutils.get_or_insert_function(module, kind, f"tile_{number}_{rows}_{panels}")
+    weight, number, sums = (kind.as_pointer() for kind in (numbers.weight, numbers.number, FLOAT))
+    kind = ir.FunctionType(ir.VoidType(), [number, INDEX, weight, INDEX, INDEX, sums, INDEX])
+    function = cgutils.get_or_insert_function(module, kind, f"tile_{numbers.name}_{rows}_{panels}")
     if function.is_declaration:
         function.linkage = "linkonce_odr"
         function.attributes.add("noinline")
         builder = ir.IRBuilder(function.append_basic_block("start"))
-        source, source_stride, weight, size, inputs, target, target_stride = function.args
+        source, source_stride, weight, size, steps, target, target_stride = function.args
         sources = [builder.gep(source, [builder.mul(source_stride, INDEX(r))]) for r in range(rows)]
         apart = builder.mul(size, INDEX(LANES))
         weights = [builder.gep(weight, [builder.mul(apart, INDEX(p))]) for p in range(panels)]
-        for r, row_sums in enumerate(_sums(builder, sources, weights, inputs)):
+        for r, row_sums in enumerate(_sums(builder, numbers, sources, weights, steps)):
             base = builder.gep(target, [builder.mul(target_stride, INDEX(r))])
             for p, vector in enumerate(row_sums):
                 place = builder.gep(base, [INDEX(p * LANES)])
@@ -84,33 +86,35 @@ def _function(module, number, rows: int, panels: int):
     return function
 
 
-def _sums(builder, sources: list, weights: list, inputs) -> list[list]:
+def _sums(builder, numbers: Floats | WidenedPairs, sources: list, weights: list, steps) -> list[list]:
     """The loop over the inputs: a vector of sums for every row and panel."""
     zero = VECTOR([0.0] * LANES)
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in weights] for _ in sources]
-    whole = builder.and_(inputs, INDEX(-UNROLLED))
+    whole = builder.and_(steps, INDEX(-UNROLLED))
     with cgutils.for_range_slice(builder, INDEX(0), whole, INDEX(UNROLLED)) as (i, _):
         for pointer in weights:
-            _fetch_next(builder, pointer, builder.add(i, builder.mul(inputs, INDEX(len(weights)))))
+            _fetch_next(builder, pointer, builder.add(i, builder.mul(steps, INDEX(len(weights)))))
         for k in range(UNROLLED):
-            _add_products(builder, sources, weights, builder.add(i, INDEX(k)), sums)
-    with cgutils.for_range_slice(builder, whole, inputs, INDEX(1)) as (i, _):
-        _add_products(builder, sources, weights, i, sums)
+            _add_products(builder, numbers, sources, weights, builder.add(i, INDEX(k)), sums)
+    with cgutils.for_range_slice(builder, whole, steps, INDEX(1)) as (i, _):
+        _add_products(builder, numbers, sources, weights, i, sums)
     return [[builder.load(total) for total in row_sums] for row_sums in sums]
 
 
-def _add_products(builder, sources: list, weights: list, i, sums: list[list]) -> None:
-    """One number of every row times the weights of input `i`, added to the sums."""
-    vectors = [_load_weights(builder, pointer, i) for pointer in weights]
-    add_product = _fused_multiply_add(builder)
+def _add_products(
+    builder, numbers: Floats | WidenedPairs, sources: list, weights: list, i, sums: list[list]
+) -> None:
+    """The number of every row times the weights of step `i`, added to the sums."""
+    places = [builder.gep(pointer, [builder.mul(i, INDEX(LANES))]) for pointer in weights]
+    vectors = [numbers.load_weights(builder, place) for place in places]
     for source, row_sums in zip(sources, sums, strict=True):
-        number = _everywhere(builder, builder.load(builder.gep(source, [i])))
+        number = numbers.load_number(builder, builder.gep(source, [i]))
         for vector, total in zip(vectors, row_sums, strict=True):
-            builder.store(builder.call(add_product, [number, vector, builder.load(total)]), total)
+            builder.store(numbers.add_product(builder, builder.load(total), vector, number), total)
 
 
 def _fetch_next(builder, pointer, i) -> None:
-    """Ask the memory for the weights of `UNROLLED` inputs from `i` on, counted through the next panels.
+    """Ask the memory for the weights of `UNROLLED` steps from `i` on, counted through the next panels.
 
     While rows are multiplied with these panels, the next ones arrive: without that a pass over several rows
     takes the time of the arithmetic and that of the memory one after the other.
@@ -118,31 +122,8 @@ def _fetch_next(builder, pointer, i) -> None:
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
     prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    width = LANES * (FLOAT_BYTES if pointer.type.pointee == FLOAT else FLOAT_BYTES // 2)
+    width = LANES * (FLOAT_BYTES // 2 if isinstance(pointer.type.pointee, ir.HalfType) else FLOAT_BYTES)
     start = builder.bitcast(builder.gep(pointer, [builder.mul(i, INDEX(LANES))]), byte)
     for offset in range(0, UNROLLED * width, CACHE_LINE):
         # To read, into the second-level cache, data.
         builder.call(prefetch, [builder.gep(start, [INDEX(offset)]), number(0), number(2), number(1)])
-
-
-def _load_weights(builder, pointer, i):
-    """The `LANES` weights of input `i`, widened to float32."""
-    number = pointer.type.pointee
-    vector = ir.VectorType(number, LANES)
-    place = builder.gep(pointer, [builder.mul(i, INDEX(LANES))])
-    align = FLOAT_BYTES // 2 if number == HALF else FLOAT_BYTES
-    loaded = builder.load(builder.bitcast(place, vector.as_pointer()), align=align)
-    return builder.fpext(loaded, VECTOR) if number == HALF else loaded
-
-
-def _everywhere(builder, number):
-    """A vector with the same number in every lane."""
-    undefined = ir.Constant(VECTOR, ir.Undefined)
-    first = builder.insert_element(undefined, number, ir.IntType(32)(0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(first, undefined, lanes)
-
-
-def _fused_multiply_add(builder):
-    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
-    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")

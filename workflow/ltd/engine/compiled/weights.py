@@ -1,14 +1,17 @@
-"""Weights as the kernels want them: matrices side by side, in half precision where that is the same model."""
+"""Weights as the kernels want them: matrices side by side, in the fewest bytes that hold the same model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import llvmlite.binding
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ltd.bfloat16 import RoundingLinear
 from ltd.engine.compiled.layer import LayerWeights
-from ltd.engine.compiled.products import padded_width, panels_of
+from ltd.engine.compiled.products import padded_width, paired, panels_of
+
+Holding = Callable[[Tensor], np.ndarray]
 
 
 def half_precision_available() -> bool:
@@ -22,16 +25,35 @@ def representable_in_half(weight: Tensor) -> bool:
     return torch.equal(weight.half().float(), weight)
 
 
-def all_in_half(modules: nn.Module | Sequence[nn.Module]) -> bool:
-    """Whether every linear layer in there may be held in half precision, at half the memory traffic."""
-    linear = (layer for module in modules for layer in module.modules() if isinstance(layer, nn.Linear))
-    return half_precision_available() and all(representable_in_half(layer.weight) for layer in linear)
+def holding(modules: Iterable[nn.Module], packed: bool) -> Holding:
+    """How to hold all linear layers in there: pairs of bfloat16 for layers in bfloat16; for others half
+    precision where that changes nothing and `packed` allows it, at half the memory traffic, else float32.
+    """
+    linear = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.Linear)]
+    if all(isinstance(layer, RoundingLinear) for layer in linear):
+        return in_pairs
+    exact = packed and half_precision_available()
+    return in_half if exact and all(representable_in_half(layer.weight) for layer in linear) else in_float
 
 
-def matrix(modules: Sequence[nn.Linear], half: bool) -> np.ndarray:
-    """Weights of layers side by side as `product` reads them: float32, or the bits of half precision."""
-    weight = torch.cat([module.weight.detach() for module in modules])
-    return panels_of((weight.half() if half else weight).numpy().view(np.uint16 if half else np.float32))
+def in_float(weight: Tensor) -> np.ndarray:
+    """A float32 weight [out, in] as it is."""
+    return weight.numpy()
+
+
+def in_half(weight: Tensor) -> np.ndarray:
+    """The bits of half precision [out, in]."""
+    return weight.half().numpy().view(np.uint16)
+
+
+def in_pairs(weight: Tensor) -> np.ndarray:
+    """Pairs of bfloat16 [out, in / 2]."""
+    return paired(weight.bfloat16().view(torch.uint16).numpy())
+
+
+def matrix(modules: Sequence[nn.Linear], hold: Holding) -> np.ndarray:
+    """Weights of layers side by side as `product` reads them."""
+    return panels_of(hold(torch.cat([module.weight.detach() for module in modules])))
 
 
 def vector(norm: nn.Module) -> np.ndarray:
@@ -39,21 +61,21 @@ def vector(norm: nn.Module) -> np.ndarray:
     return norm.weight.detach().numpy().copy()
 
 
-def layer_weights(attention: nn.Module, mlp: nn.Module, mlp_norm: nn.Module, half: bool) -> LayerWeights:
+def layer_weights(attention: nn.Module, mlp: nn.Module, mlp_norm: nn.Module, hold: Holding) -> LayerWeights:
     """Weights of a layer with transformers' names for its parts."""
     qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
     norms = [attention.q_norm, attention.k_norm] if hasattr(attention, "q_norm") else []
     empty = np.zeros((0, attention.head_dim), np.float32)
     return LayerWeights(
-        qkv=matrix(qkv, half),
+        qkv=matrix(qkv, hold),
         qkv_bias=np.concatenate([_bias(module) for module in qkv]),
         head_norms=np.stack([vector(norm) for norm in norms]) if norms else empty,
-        output=matrix([attention.o_proj], half),
+        output=matrix([attention.o_proj], hold),
         output_bias=_bias(attention.o_proj),
         mlp_norm=vector(mlp_norm),
-        gate_up=np.concatenate([matrix([mlp.gate_proj], half), matrix([mlp.up_proj], half)]),
+        gate_up=np.concatenate([matrix([mlp.gate_proj], hold), matrix([mlp.up_proj], hold)]),
         gate_up_bias=np.concatenate([_whole_panels(_bias(mlp.gate_proj)), _whole_panels(_bias(mlp.up_proj))]),
-        down=matrix([mlp.down_proj], half),
+        down=matrix([mlp.down_proj], hold),
         down_bias=_bias(mlp.down_proj),
     )
 

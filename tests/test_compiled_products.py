@@ -1,0 +1,91 @@
+"""Products of the compiled engine against PyTorch, in every way that weights are held."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ltd.engine.compiled.arithmetic import kernel
+from ltd.engine.compiled.number_types import WidenedPairs
+from ltd.engine.compiled.products import (
+    PANELS_OF_WIDENED_PAIRS,
+    as_inputs,
+    make_product,
+    paired,
+    panels_of,
+    product,
+    round_pairs,
+)
+from ltd.engine.compiled.weights import in_float, in_half, in_pairs
+
+HOLDINGS = {"float32": in_float, "half": in_half, "pairs": in_pairs}
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 19)
+widened_product = make_product(PANELS_OF_WIDENED_PAIRS, WidenedPairs)
+
+
+@kernel(kept=False)
+def whole(rows, weight, target):
+    product(as_inputs(rows, weight), weight, weight.shape[1], 0, len(weight), target)
+
+
+@kernel(kept=False)
+def widened(rows, weight, target):
+    widened_product(as_inputs(rows, weight), weight, weight.shape[1], 0, len(weight), target)
+
+
+def numbers(*shape, seed=0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def multiply(compute, rows: Tensor, weight: np.ndarray, outputs: int) -> Tensor:
+    target = np.full((len(rows), len(weight) * 8), np.nan, np.float32)
+    compute(rows.numpy(), weight, target)
+    return torch.from_numpy(target[:, :outputs])
+
+
+@pytest.mark.parametrize("inputs", [1, 34, 35])
+@pytest.mark.parametrize("held", HOLDINGS)
+def test_products_are_those_of_the_numbers_held(held, inputs):
+    weight, rows = numbers(123, inputs), numbers(19, inputs, seed=1)
+    panels = panels_of(HOLDINGS[held](weight))
+    kinds = {"float32": (weight, rows), "half": (weight.half(), rows)}
+    held_weight, held_rows = kinds.get(held, (weight.bfloat16(), rows.bfloat16()))
+    expected = held_rows.double() @ held_weight.double().T
+    for count in ROWS:
+        found = multiply(whole, rows[:count], panels, 123)
+        torch.testing.assert_close(found.double(), expected[:count], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("held", HOLDINGS)
+def test_a_row_does_not_depend_on_its_neighbours(held):
+    panels, rows = panels_of(HOLDINGS[held](numbers(123, 70))), numbers(19, 70, seed=1)
+    alone = torch.cat([multiply(whole, row[None], panels, 123) for row in rows])
+    for count in ROWS:
+        assert torch.equal(multiply(whole, rows[:count], panels, 123), alone[:count])
+
+
+def test_processors_without_an_instruction_for_pairs_compute_the_same():
+    """The sum of a pair's products is rounded twice, second product first, in either way."""
+    panels, rows = panels_of(in_pairs(numbers(123, 71))), numbers(19, 71, seed=1)
+    for count in ROWS:
+        found = multiply(widened, rows[:count], panels, 123)
+        assert torch.equal(found, multiply(whole, rows[:count], panels, 123))
+    expected = torch.zeros(19, 123)
+    weight = numbers(123, 71).bfloat16().double()
+    for first in range(0, 71, 2):
+        for i in (first + 1, first):
+            if i < 71:
+                exact = rows[:, i, None].bfloat16().double() * weight[:, i]
+                expected = (expected.double() + exact).float()
+    assert torch.equal(found, expected)
+
+
+def test_rows_are_rounded_as_pytorch_rounds():
+    """Ties go to even; large and small numbers, negative ones, infinity."""
+    ties = torch.tensor([1.00390625, 1.01171875, -1.00390625, -1.01171875])
+    wide = numbers(996, seed=2) * 2.0 ** torch.randint(-120, 120, (996,))
+    rows = torch.cat([ties, wide, torch.tensor([float("inf"), 0.0, -0.0])])[None]
+    pairs = np.full((1, 502), 7, np.uint32)
+    round_pairs(rows.numpy(), pairs)
+    bits = rows.bfloat16().view(torch.uint16).numpy()
+    assert np.array_equal(pairs[:, :502], paired(bits))
