@@ -9,7 +9,7 @@ from ltd.engine.compiled.verification import CompiledVerification
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.verification import Verification, make_verification
 
-PROMPT = torch.tensor([3, 14, 15, 9, 2, 6, 5, 3])
+PROMPT = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
 VOCAB = BEAM = 12
 EVERY_PAIR = (2, BEAM + BEAM * BEAM)  # depth and size of a tree that holds whatever comes next
 CYCLES = [(0, 1), (1, 1), (3, 9), (0, 1), (4, 30), EVERY_PAIR, (5, 3), (0, 1), (4, 90)]
