@@ -161,7 +161,9 @@ def test_engine_benchmark_prints_every_phase(folders, capsys):
         "draft prefix pass, 1 row",
         "draft step",
         "verification of 3",
-        "whole cycle",
-        "rest of the cycle",
+        "cycle of depth 1, size 1",
+        "rest of cycle of depth 2, size 3",
+        "rest of autoregressive cycle",
     ):
         assert f"| {phase} | " in table
+    assert "; rest of cycle of depth 1, size 1: " in table

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from ltd.engine.compiled.verification import CompiledVerification
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode
 from ltd.errors import InputError
@@ -63,12 +64,12 @@ def profiles_clock(worlds, monkeypatch):
 
         monkeypatch.setattr(owner, name, timed)
 
-    def verification(state, tokens, *_):
-        size = len(tokens) - 1
-        return profile.verify(size, state.context_length) + profile.rest(size, state.context_length)
+    def verification(state, _, size):
+        nodes = min(size, state.pool)
+        return profile.verify(nodes, state.context_length) + profile.rest(nodes, state.context_length)
 
-    charge(target, "step", lambda state, *_: profile.autoregressive_step(target.length))
-    charge(target, "verify", verification)
+    charge(CompiledVerification, "step", lambda *_: profile.autoregressive_step(target.length))
+    charge(CompiledVerification, "select", verification)
     charge(drafter, "extend", lambda state: profile.draft_prefix(drafter.pending, state.context_length))
     charge(drafter, "expand", lambda state: profile.draft_step(state.depth + 1, state.context_length))
     charge(target, "prefill", lambda *_: 1.0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ltd.engine import decoding, phases
+from ltd.engine.compiled.verification import CompiledVerification
 from ltd.engine.controllers import StaticController
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
@@ -122,10 +123,8 @@ class FakeClock:
         monkeypatch.setattr(phases, "time", fake)
         monkeypatch.setattr(decoding, "time", fake)
         self.patch, self.profile, self.drafter = monkeypatch.setattr, profile, drafter
-        self.charge(target, "step", lambda token: profile.autoregressive_step(target.length))
-        self.charge(
-            target, "verify", lambda tokens, *_: profile.verify(len(tokens) - 1, drafter.state.context_length)
-        )
+        self.charge(CompiledVerification, "step", lambda _: profile.autoregressive_step(target.length))
+        self.charge(CompiledVerification, "select", lambda _, size: self.verification(size))
         self.charge(
             drafter, "extend", lambda: profile.draft_prefix(drafter.pending, drafter.state.context_length)
         )
@@ -134,10 +133,11 @@ class FakeClock:
             "expand",
             lambda: profile.draft_step(drafter.state.depth + 1, drafter.state.context_length),
         )
-        self.charge(drafter, "select", self.rest)
 
-    def rest(self, size):
-        return self.profile.rest(min(size, self.drafter.state.pool), self.drafter.state.context_length)
+    def verification(self, size):
+        state, profile = self.drafter.state, self.profile
+        nodes = min(size, state.pool)
+        return profile.verify(nodes, state.context_length) + profile.rest(nodes, state.context_length)
 
     def charge(self, owner, name, seconds):
         original = getattr(owner, name)

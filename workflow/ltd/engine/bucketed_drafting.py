@@ -86,6 +86,7 @@ class BucketedDrafter(Drafter):
         self._tree_mask.copy_(self._fresh_mask)
         self._enter(1, *children)
 
+    @torch.inference_mode()
     def _next_level(self, level: int) -> None:
         self.rows.length.fill_(self.length)
         context = bucket(self.length, self.context_buckets)

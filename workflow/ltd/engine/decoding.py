@@ -17,6 +17,7 @@ from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
+from ltd.engine.verification import make_verification
 from ltd.errors import InputError
 
 TokenCallback = Callable[[list[int]], None]
@@ -118,6 +119,7 @@ class _Loop:
         self.last, self.limit, self.on_tokens = last, limit, on_tokens
         depth = drafter.max_depth if drafter is not None else 0
         self.sampler = TokenSampler(options, target.vocab_size, depth, target.device)
+        self.verification = make_verification(target, drafter, self.sampler)
         self.clock = PhaseClock(target.device)
         self.result = Generation([])
 
@@ -127,11 +129,12 @@ class _Loop:
         logits, taps = self.target.prefill(prompt)
         if self.drafter is not None:
             self.drafter.prefill(taps, prompt)
-        self.token = self.sampler.choose(logits[None], 0)
+        token = self.sampler.choose(logits[None], 0)
         self.done = False
-        self._emit(self.token.tolist())
+        self._emit(token.tolist())
+        self.verification.begin(token)
         if self.drafter is not None:
-            self.drafter.defer(taps[-1:], self.token)
+            self.drafter.defer(taps[-1:], token)
             self.controller.begin(len(prompt))
         synchronise(self.target.device)
         begun = time.perf_counter()
@@ -147,15 +150,16 @@ class _Loop:
             depth = self._draft()
         if depth:
             size = self._ask_size()
-            verified, accepted, emitted = self._verify(size)
+            verified = self._verify(size)
         else:
-            accepted, emitted = self._step()
+            self.verification.step()
+        self.clock.mark("verify")
+        accepted, emitted = self._advance()
+        self.clock.mark("rest")
         if self.controller is not None:
-            self.clock.mark("rest")
             self.controller.accepted(accepted)
             self.clock.mark("policy")
-        spent = self.clock.finish()
-        timed = (spent["draft"], spent["verify"], spent["policy"], spent["rest"])
+        timed = self.clock.finish()
         self.result.cycles.append(CycleRecord(context, depth, size, verified, accepted, emitted, *timed))
 
     def _draft(self) -> int:
@@ -179,33 +183,18 @@ class _Loop:
         self.clock.mark("policy")
         return size
 
-    def _step(self) -> tuple[int, int]:
-        logits, taps = self.target.step(self.token)
-        self.clock.mark("verify")
-        self.token = self.sampler.choose(logits[None], len(self.result.tokens))
-        emitted = self._emit(self.token.tolist())
-        if self.drafter is not None:
-            self.drafter.defer(taps, self.token)
+    def _verify(self, size: int) -> int:
+        verified = self.verification.select(size)
         self.clock.mark("rest")
-        return 0, emitted
+        self.verification.verify()
+        return verified
 
-    def _verify(self, size: int) -> tuple[int, int, int]:
-        tree = self.drafter.select(size)
-        self.clock.mark("rest")
-        logits, taps = self.target.verify(tree.tokens, tree.depths, tree.ancestors)
-        self.clock.mark("verify")
-        position, levels = len(self.result.tokens), self.drafter.state.depth
-        rows, tokens = self.sampler.follow(logits, position, tree, levels)
-        count = len(tokens)
-        emitted = self._emit(tokens.tolist())
-        accepted = min(count - 1, emitted)
-        if emitted < count:
-            rows, tokens = rows[:emitted], tokens[:emitted]
-        self.target.keep(rows, tree.size + 1)
-        self.drafter.defer(taps, tokens, rows)
-        self.token = tokens[-1:]
-        self.clock.mark("rest")
-        return tree.size, accepted, emitted
+    def _advance(self) -> tuple[int, int]:
+        """Emit what the target chose and keep it; accepted draft tokens and tokens in all."""
+        tokens = self.verification.follow(len(self.result.tokens))
+        emitted = self._emit(tokens)
+        self.verification.keep(emitted)
+        return min(len(tokens) - 1, emitted), emitted
 
     def _emit(self, tokens: list[int]) -> int:
         """Append what the end of the sequence and the limit leave of `tokens`; how many that is."""

@@ -58,8 +58,10 @@ class Drafter:
         self._tree_scores = torch.full((nodes,), float("inf"), device=self.device)
         self.tokens, scores = self._tree_tokens[1:], self._tree_scores[1:]
         width = 3 * self.head.config.target_hidden_size
-        self._pending_taps = torch.zeros(context, width, dtype=weight.dtype, device=self.device)
-        self._pending_tokens = torch.zeros(context, dtype=torch.int64, device=self.device)
+        # An accepted path may be longer than what the answer has room for.
+        rows = context + depth
+        self._pending_taps = torch.zeros(rows, width, dtype=weight.dtype, device=self.device)
+        self._pending_tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self.state = DraftState(max_depth=depth, beam=self.beam, scores=scores.fill_(float("-inf")))
 
     def _make_passes(self) -> None:
@@ -135,7 +137,6 @@ class Drafter:
         self.pending = 0
         self._first_level()
 
-    @torch.inference_mode()
     def expand(self) -> None:
         """Draft the next level from the best W nodes of the newest one."""
         self._next_level(self.state.depth)
@@ -155,6 +156,7 @@ class Drafter:
         self._tree_mask.copy_(self._fresh_mask)
         self._add_level(*self._children)
 
+    @torch.inference_mode()
     def _next_level(self, level: int) -> None:
         state, scratch = self.state, self.cache.scratch
         features, tokens, scores = advance_beam(

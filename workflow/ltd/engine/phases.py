@@ -4,7 +4,7 @@ import time
 
 import torch
 
-PHASES = ("draft", "verify", "policy", "rest")
+PHASES = ("draft", "verify", "policy", "rest")  # in the order of a cycle's record
 
 
 class PhaseClock:
@@ -15,30 +15,39 @@ class PhaseClock:
 
     def __init__(self, device: torch.device) -> None:
         self._events = device.type == "cuda"
-        self._marks: list[tuple[str, object]] = []
+        self._marks: list[tuple[str, torch.cuda.Event]] = []
         self.start()
 
     def start(self) -> None:
         """Begin to count now."""
         self._last = self._now()
         self._marks.clear()
+        self._spent = dict.fromkeys(PHASES, 0.0)
 
     def mark(self, phase: str) -> None:
         """The time since the last mark was spent in `phase`."""
-        self._marks.append((phase, self._now()))
+        now = self._now()
+        if self._events:
+            self._marks.append((phase, now))
+        else:
+            self._spent[phase] += (now - self._last) * 1e3
+            self._last = now
 
-    def finish(self) -> dict[str, float]:
-        """Milliseconds by phase since the last call (or the start); counting goes on from the last mark."""
-        spent = dict.fromkeys(PHASES, 0.0)
-        if self._events and self._marks:
-            self._marks[-1][1].synchronize()
-        previous = self._last
+    def finish(self) -> tuple[float, ...]:
+        """Milliseconds of the `PHASES` since the last call (or the start); counting goes on from the last
+        mark.
+        """
+        if self._marks:
+            self._read_events()
+        spent, self._spent = self._spent, dict.fromkeys(PHASES, 0.0)
+        return tuple(spent.values())
+
+    def _read_events(self) -> None:
+        self._marks[-1][1].synchronize()
         for phase, now in self._marks:
-            spent[phase] += previous.elapsed_time(now) if self._events else (now - previous) * 1e3
-            previous = now
-        self._last = previous
+            self._spent[phase] += self._last.elapsed_time(now)
+            self._last = now
         self._marks.clear()
-        return spent
 
     def _now(self):
         if not self._events:

@@ -84,7 +84,7 @@ class TargetModel:
             sizes = {"max_context": self.max_context, "max_tree": self.max_tree}
             if self.bucketed:
                 return BucketedForward(self.model, self.tap_layers, **sizes)
-            if self._compiled:
+            if self.is_compiled:
                 from ltd.engine.compiled.forward import CompiledForward  # a GPU needs no Numba
 
                 return CompiledForward(self.model, self.tap_layers, **sizes, packed=self._packed)
@@ -125,6 +125,11 @@ class TargetModel:
         return cls(
             model, tokenizer, tap_layers=tap_layers, max_context=max_context, max_tree=max_tree, packed=packed
         )
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `forward` is the compiled one."""
+        return self._lean and self._compiled and not self.bucketed
 
     @property
     def length(self) -> int:

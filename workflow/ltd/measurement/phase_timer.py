@@ -17,8 +17,10 @@ from tqdm import tqdm
 from ltd.engine.controllers import DraftState
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
+from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import pool_size
+from ltd.engine.verification import make_verification
 from ltd.measurement.timing import Stopwatch
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
@@ -66,6 +68,8 @@ class PhaseTimer:
         """text [n]: tokens that prompts of all context lengths are cut from."""
         self.target, self.drafter, self.text = target, drafter, text
         self.watch = Stopwatch(target.device)
+        sampler = TokenSampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
+        self.verification = make_verification(target, drafter, sampler)
         self.random = np.random.default_rng(seed)
         self.policies = untrained_policies(drafter, sizes, policy_network, self.random)
         self._visits = 0
@@ -91,37 +95,33 @@ class PhaseTimer:
         logits, taps = self.target.prefill(prompt)
         self.drafter.prefill(taps, prompt)
         newest = taps[-1:], logits.argmax(dim=-1, keepdim=True)
+        self.drafter.defer(*newest)
+        self.verification.begin(newest[1])
         rows = self.random.permutation(np.resize(self.random.permutation(self.rows), len(self.sizes)))
         for (depth, size), count in zip(self._shapes(), rows.tolist(), strict=True):
-            newest = self._visit(depth, size, count, context, *newest)
+            self._visit(depth, size, count, context, *newest)
 
-    def _visit(
-        self, depth: int, size: int, rows: int, context: int, tap: Tensor, token: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _visit(self, depth: int, size: int, rows: int, context: int, tap: Tensor, token: Tensor) -> None:
         """A cycle with a prefix pass of `rows` rows and a tree of `size` nodes, of which none is accepted.
 
-        tap [1, 3 * Ht] and token [1] are the newest row for the drafter; those of the next visit are
-        returned.
+        One row waits from the cycle before; tap [1, 3 * Ht] and token [1] are the others.
         """
-        watch, drafter, target = self.watch, self.drafter, self.target
+        watch, drafter, verification = self.watch, self.drafter, self.verification
         # The policies take turns by visits: each sees whole cycles, as it does in decoding.
         policies = self.policies[self._visits % len(self.policies)]
         decide = partial(self._decide, policies, context)
         self._visits += 1
-        drafter.defer(tap.repeat(rows, 1), token.repeat(rows))
+        drafter.defer(tap.repeat(rows - 1, 1), token.repeat(rows - 1))
         watch.time(("draft_prefix", rows, context), drafter.extend)
         for level in range(2, depth + 1):
             decide("depth", policies.continue_drafting)
             watch.time(("draft_step", level, context), drafter.expand)
         decide("size", policies.choose_size)
         policies.accepted(0)
-        tree = drafter.select(size)
-        logits, taps = watch.time(
-            ("verify", size, context), lambda: target.verify(tree.tokens, tree.depths, tree.ancestors)
-        )
-        root = torch.zeros(1, dtype=torch.int64, device=target.device)
-        target.keep(root, tree.size + 1)
-        return taps[:1], logits[0].argmax(dim=-1, keepdim=True)
+        verification.select(size)
+        watch.time(("verify", size, context), verification.verify)
+        verification.follow(1)
+        verification.keep(1)
 
     def _shapes(self) -> list[tuple[int, int]]:
         """(depth, size) for every size, both in random order; the largest depth is always among them."""

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ltd.devices import synchronise
 from ltd.engine.drafting import Drafter
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
+from ltd.engine.verification import make_verification
 from ltd.errors import InputError
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.observations import ObservationSpec
@@ -40,7 +40,8 @@ class LiveDecoder:
         self.context = self.target.token_tensor(answer.tokens[: answer.prompt_length + emitted])
         options = SamplingOptions(self.temperature, seed=answer.seed_key)
         sizes = self.target.vocab_size, self.drafter.max_depth
-        self._sampler = TokenSampler(options, *sizes, self.target.device)
+        sampler = TokenSampler(options, *sizes, self.target.device)
+        self._verification = make_verification(self.target, self.drafter, sampler)
         self._read()
 
     def _read(self) -> None:
@@ -49,6 +50,7 @@ class LiveDecoder:
         taps = self.target.prefill(before)[1]
         self.drafter.prefill(taps, before)
         self.drafter.defer(taps[-1:], root)
+        self._verification.begin(root)
         self.seconds = 0.0
 
     def draft(self, depth: int) -> None:
@@ -68,32 +70,26 @@ class LiveDecoder:
         """
         self.draft(depth)
         with self._timed():
-            kept = self._verify(size) if depth else self._step()
-        self.context = torch.cat([self.context, kept])
+            if depth:
+                self._verification.select(size)
+                self._verification.verify()
+            else:
+                self._verification.step()
+            tokens = self._advance()
+        self.context = torch.cat([self.context, self.context.new_tensor(tokens)])
         seconds, self.seconds = self.seconds, 0.0
-        return len(kept), seconds
+        return len(tokens), seconds
 
-    def _step(self) -> Tensor:
-        logits, taps = self.target.step(self.context[-1:])
-        tokens = self._sampler.choose(logits[None], self._emitted)
-        self._count(tokens)
-        self.drafter.defer(taps, tokens)
+    def _advance(self) -> list[int]:
+        """Keep what the target chose, as far as it belongs to the answer."""
+        tokens = self._verification.follow(self._emitted)
+        tokens = tokens[: self._count(tokens)]
+        self._verification.keep(len(tokens))
         return tokens
 
-    def _verify(self, size: int) -> Tensor:
-        tree = self.drafter.select(size)
-        logits, taps = self.target.verify(tree.tokens, tree.depths, tree.ancestors)
-        levels = self.drafter.state.depth
-        rows, tokens = self._sampler.follow(logits, self._emitted, tree, levels)
-        count = self._count(tokens)
-        rows, tokens = rows[:count], tokens[:count]
-        self.target.keep(rows, tree.size + 1)
-        self.drafter.defer(taps, tokens, rows)
-        return tokens
-
-    def _count(self, tokens: Tensor) -> int:
+    def _count(self, tokens: list[int]) -> int:
         """How many of the tokens belong to the answer."""
-        for count, token in enumerate(tokens.tolist(), start=1):
+        for count, token in enumerate(tokens, start=1):
             self._emitted += 1
             if token in self.target.eos_ids or self._emitted >= self._limit:
                 self.ended = True

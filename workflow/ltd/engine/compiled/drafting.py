@@ -69,10 +69,11 @@ class CompiledDrafter(Drafter):
         width = len(self._weights.output) * LANES
         self.hidden, logits = torch.zeros(self.beam, config.hidden_size), torch.zeros(self.beam, width)
         # Arrays and rows that share the tensors' memory, made once.
-        self._pool = (self.state.scores.numpy(), self.tokens.numpy(), self.hidden.numpy(), logits.numpy())
+        self.scores = self.state.scores.numpy()
+        self._pool = (self.scores, self.tokens.numpy(), self.hidden.numpy(), logits.numpy())
         self._newest = self.hidden[0], logits[0, : config.draft_vocab_size]
-        self._deferred = self._pending_taps.numpy(), self._pending_tokens.numpy()
-        self._every = np.arange(self.max_context)
+        self.deferred_taps, self.deferred_tokens = self._pending_taps.numpy(), self._pending_tokens.numpy()
+        self._every = np.arange(len(self.deferred_tokens))
 
     @torch.inference_mode()
     def prefill(self, taps: Tensor, tokens: Tensor) -> None:
@@ -88,20 +89,19 @@ class CompiledDrafter(Drafter):
     def defer(self, taps: Tensor, tokens: Tensor, rows: Tensor | None = None) -> None:
         """Rows for the next prefix pass; see `Drafter.defer`."""
         places = self._every[: len(tokens)] if rows is None else rows.numpy()
-        _defer(taps.numpy(), places, tokens.numpy(), *self._deferred, self.pending)
+        deferred = self.deferred_taps, self.deferred_tokens
+        _defer(taps.numpy(), places, tokens.numpy(), *deferred, self.pending)
         self.pending += len(tokens)
         self._new_tree()
 
-    @torch.inference_mode()
     def extend(self, taps: Tensor | None = None, tokens: Tensor | None = None) -> None:
         """Prefix pass over all deferred rows; see `Drafter.extend`."""
         if taps is not None:
             self.defer(taps, tokens)
-        deferred_taps, deferred_tokens = self._deferred
         for first in range(0, self.pending, self.prefix_rows):
             rows = slice(first, min(first + self.prefix_rows, self.pending))
-            self._rows_pass(deferred_taps[rows], deferred_tokens[rows])
-        self._root, self.pending = int(deferred_tokens[self.pending - 1]), 0
+            self._rows_pass(self.deferred_taps[rows], self.deferred_tokens[rows])
+        self._root, self.pending = int(self.deferred_tokens[self.pending - 1]), 0
         self._note_level()
 
     def _rows_pass(self, taps: np.ndarray, tokens: np.ndarray) -> None:
@@ -143,9 +143,26 @@ class CompiledDrafter(Drafter):
     @torch.inference_mode()
     def select(self, size: int) -> DraftTree:
         """Tree of the best `size` drafted nodes; see `Drafter.select`."""
+        return DraftTree(*map(torch.from_numpy, self.select_arrays(size)))
+
+    def select_arrays(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Fields of that `DraftTree` as arrays."""
         scores, tokens = self._pool[0][: self.state.pool], self._pool[1]
-        fields = select_tree(scores, self._parents, tokens, self._root, size)
-        return DraftTree(*map(torch.from_numpy, fields))
+        return select_tree(scores, self._parents, tokens, self._root, size)
+
+    @property
+    def next_taps(self) -> np.ndarray:
+        """Where the taps [1, 3 * Ht] of the next deferred row belong."""
+        return self.deferred_taps[self.pending : self.pending + 1]
+
+    def deferred(self, count: int) -> None:
+        """`count` rows have been written behind the deferred ones, and the scores of the pool cleared.
+
+        A negative count forgets as many of the deferred rows.
+        """
+        self.pending += count
+        self.state.depth = 0
+        self._new_tree()
 
 
 def _head_weights(head: Eagle3Head, packed: bool) -> HeadWeights:

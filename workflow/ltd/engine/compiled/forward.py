@@ -15,6 +15,7 @@ from ltd.engine.compiled.arithmetic import copy, kernel, normalise_rows
 from ltd.engine.compiled.attention import Window, causal, make_cache, move_slot
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
 from ltd.engine.compiled.number_types import LANES
+from ltd.engine.compiled.tree import largest
 from ltd.engine.compiled.weights import holding, in_float, layer_weights, matrix, stacked, vector
 
 PREFILL_ROWS = 64  # a longer prompt takes several passes
@@ -81,15 +82,14 @@ class CompiledForward:
         taps = []
         for part in tokens.split(self.rows):
             rows = len(part)
-            positions, visible = np.arange(self.length, self.length + rows), causal(rows)
-            logits, part_taps = self._run(part, positions, visible, 1)
+            logits, part_taps = self._results(part.numpy(), np.arange(rows), causal(rows), 1)
             taps.append(part_taps)
             self.length += rows
         return logits[0], taps[0] if len(taps) == 1 else torch.cat(taps)
 
     def verify(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
         """Pass over a tree; see `LeanForward.verify`."""
-        return self._run(tokens, depths.numpy() + self.length, ancestors.numpy(), len(tokens))
+        return self._results(tokens.numpy(), depths.numpy(), ancestors.numpy(), len(tokens))
 
     def keep(self, rows: Tensor, tree_rows: int) -> None:
         """Make rows [m], ascending, of the last verified tree part of the sequence."""
@@ -100,37 +100,62 @@ class CompiledForward:
         """The matrix products of a step and nothing else, on whatever numbers are there: to time them."""
         _products(self.weights, self.work, np.empty((1, len(self.weights.output) * LANES), np.float32))
 
-    def _run(
-        self, tokens: Tensor, positions: np.ndarray, visible: np.ndarray, wanted: int
-    ) -> tuple[Tensor, Tensor]:
-        """Logits [wanted, vocab] of the last rows and taps [R, 3 * H]."""
-        logits = torch.empty(wanted, len(self.weights.output) * LANES)
-        taps = torch.empty(len(tokens), len(self.tap_layers) * self.work.hidden.shape[1])
+    def results(self, rows: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Arrays for what a pass over `rows` rows writes: taps, and logits and greedy tokens of `wanted`."""
+        taps = np.empty((rows, len(self.tap_layers) * self.work.hidden.shape[1]), np.float32)
+        logits = np.empty((wanted, len(self.weights.output) * LANES), np.float32)
+        return taps, logits, np.empty(wanted, np.int64)
+
+    def run(
+        self,
+        tokens: np.ndarray,
+        depths: np.ndarray,
+        visible: np.ndarray,
+        taps: np.ndarray,
+        logits: np.ndarray,
+        greedy: np.ndarray,
+    ) -> None:
+        """Pass over rows behind the sequence, which stays as it is; the results are written into arrays.
+
+        tokens, depths (from the end of the sequence) int64 [R], visible bool [R, R]; taps [R, 3 * H], and of
+        the last n rows logits [n, >= vocab] and what greedy decoding chooses there, int64 [n].
+        """
         _target_pass(
-            tokens.numpy(),
-            positions,
+            tokens,
+            depths,
+            self.length,
             self.weights,
             self.eps,
             *self.rotation,
             *self.cache,
-            self.length,
             visible,
             self.work,
             self.tap_layers,
-            taps.numpy(),
-            logits.numpy(),
+            taps,
+            logits,
+            greedy,
         )
-        return logits[:, : self.vocab_size], taps
+
+    def _results(
+        self, tokens: np.ndarray, depths: np.ndarray, visible: np.ndarray, wanted: int
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [wanted, vocab] of the last rows and taps [R, 3 * H], as tensors of their own."""
+        taps, logits, greedy = self.results(len(tokens), wanted)
+        self.run(tokens, depths, visible, taps, logits, greedy)
+        return torch.from_numpy(logits)[:, : self.vocab_size], torch.from_numpy(taps)
 
 
 @kernel
 def _target_pass(
-    tokens, positions, weights, eps, cos, sin, keys, values, length, visible, work, tap_layers, taps, logits
-):
-    """Rows with tokens [R] at positions [R] go to the slots from `length` on and see what is before, and
-    visible [R, R]. Writes taps [R, 3 * H] and the logits [n, vocab] of the last n rows.
+    tokens, depths, length, weights, eps, cos, sin, keys, values, visible, work, tap_layers, taps, logits,
+    greedy,
+):  # fmt: skip
+    """Rows with tokens [R] at positions length + depths [R] go to the slots from `length` on and see what is
+    before, and visible [R, R]. Writes taps [R, 3 * H] and, of the last n rows, the logits [n, >= vocab] and
+    the tokens [n] of greedy decoding.
     """
     count, size, window = len(tokens), work.hidden.shape[1], Window(length, length)
+    positions = depths + length
     work, cos, sin = rows_of(work, count), cos[positions], sin[positions]
     for row in range(count):
         copy(weights.embedding[tokens[row]], work.hidden[row])
@@ -157,6 +182,8 @@ def _target_pass(
     last = work.normed[count - len(logits) :]
     normalise_rows(work.hidden[count - len(logits) :], weights.final_norm, eps, last)
     split_product(last, weights.output, logits, len(work.scores))
+    for row in range(len(logits)):
+        greedy[row] = largest(logits[row, : len(weights.embedding)])
 
 
 @kernel

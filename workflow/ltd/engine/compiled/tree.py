@@ -90,14 +90,14 @@ def greedy_path(tokens, parents, logits):
     """Rows [m] that greedy decoding reaches, and its tokens [m] there, from logits [R, vocab]."""
     path, chosen, length, row = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.int64), 0, 0
     while row >= 0:
-        path[length], chosen[length] = row, _largest(logits[row])
-        row = _child(tokens, parents, row, chosen[length])
+        path[length], chosen[length] = row, largest(logits[row])
+        row = child_of(tokens, parents, row, chosen[length])
         length += 1
     return path[:length], chosen[:length]
 
 
 @kernel
-def _largest(values):
+def largest(values):
     """Index of the first of the largest values, as torch's argmax on a CPU."""
     highest = values[0]
     for i in range(1, len(values)):
@@ -109,7 +109,7 @@ def _largest(values):
 
 
 @kernel
-def _child(tokens, parents, row, token):
+def child_of(tokens, parents, row, token):
     """The child of a row that is this token, or -1; parents come before their children."""
     for child in range(row + 1, len(tokens)):
         if parents[child] == row and tokens[child] == token:
@@ -123,6 +123,6 @@ def accepted_path(tokens, parents, chosen):
     path, length, row = np.zeros(len(tokens), np.int64), 0, 0
     while row >= 0:
         path[length] = row
-        row = _child(tokens, parents, row, chosen[row])
+        row = child_of(tokens, parents, row, chosen[row])
         length += 1
     return path[:length]

@@ -1,0 +1,82 @@
+"""Compiled verification against the generic one: tokens, both caches, and what waits for the drafter."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine_models import random_drafter, random_target
+from ltd.engine.compiled.verification import CompiledVerification
+from ltd.engine.sampling import SamplingOptions, TokenSampler
+from ltd.engine.verification import Verification, make_verification
+
+PROMPT = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
+VOCAB = BEAM = 12
+EVERY_PAIR = (2, BEAM + BEAM * BEAM)  # depth and size of a tree that holds whatever comes next
+CYCLES = [(0, 1), (1, 1), (3, 9), (0, 1), (4, 30), EVERY_PAIR, (5, 3), (0, 1), (4, 90)]
+SAMPLING = [SamplingOptions(), SamplingOptions(temperature=0.9, top_k=6, seed=3)]
+
+
+def begin(kind, options):
+    """A verification over the compiled engine, behind the prompt; the same for both kinds."""
+    target = random_target("qwen3", vocab=VOCAB, max_tree=EVERY_PAIR[1], compiled=True)
+    drafter = random_drafter(target, beam=BEAM, compiled=True)
+    sampler = TokenSampler(options, target.vocab_size, drafter.max_depth, target.device)
+    verification = kind(target, drafter, sampler)
+    logits, taps = target.prefill(PROMPT)
+    drafter.prefill(taps, PROMPT)
+    token = sampler.choose(logits[None], 0)
+    drafter.defer(taps[-1:], token)
+    verification.begin(token)
+    return verification
+
+
+def cycle(verification, position, depth, size, count):
+    """Play a cycle and keep at most `count` of its tokens; the tokens, kept or not."""
+    drafter = verification.drafter
+    for level in range(depth):
+        drafter.expand() if level else drafter.extend()
+    if depth:
+        verification.select(size)
+        verification.verify()
+    else:
+        verification.step()
+    tokens = verification.follow(position)
+    verification.keep(min(count, len(tokens)))
+    return tokens
+
+
+def holdings(verification):
+    """What target and drafter hold, as arrays."""
+    target, drafter = verification.target, verification.drafter
+    keys, values = target.forward.cache
+    length, waiting = target.length, drafter.pending
+    by_slot = keys.transpose(0, 1, 2, 4, 3).reshape(*keys.shape[:2], -1, keys.shape[3])
+    kept = by_slot[:, :, :length], values[:, :, :, :length]
+    deferred = drafter.deferred_taps[:waiting], drafter.deferred_tokens[:waiting]
+    counts = np.array([length, waiting, drafter.length, drafter.state.depth, drafter.state.context_length])
+    return [*(array.copy() for array in (*kept, *deferred, drafter.scores)), counts]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("most", [99, 1, 2])
+@pytest.mark.parametrize("options", SAMPLING)
+def test_compiled_cycles_leave_what_the_generic_ones_leave(options, most):
+    """`most` tokens of a path are kept, as at the end of an answer."""
+    compiled, generic = begin(CompiledVerification, options), begin(Verification, options)
+    position = 1
+    for depth, size in CYCLES * 2:
+        tokens = cycle(compiled, position, depth, size, most)
+        assert tokens == cycle(generic, position, depth, size, most)
+        for ours, theirs in zip(holdings(compiled), holdings(generic), strict=True):
+            assert np.array_equal(ours, theirs)
+        assert len(tokens) == 3 or (depth, size) != EVERY_PAIR
+        position += min(len(tokens), most)
+
+
+def test_each_engine_has_its_verification():
+    for compiled, kind in ((True, CompiledVerification), (False, Verification)):
+        target = random_target(compiled=compiled)
+        sampler = TokenSampler(SAMPLING[0], target.vocab_size, 5, target.device)
+        suited = (None, random_drafter(target, compiled=True))
+        assert all(type(make_verification(target, drafter, sampler)) is kind for drafter in suited)
+        assert type(make_verification(target, random_drafter(target), sampler)) is Verification

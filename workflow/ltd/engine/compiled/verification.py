@@ -1,0 +1,121 @@
+"""Verification, compiled: selecting a tree, the pass over it and all that follows are one call each.
+
+After a pass has streamed the weights, a call finds nothing of itself in the processor's caches and takes
+several times what it takes in a loop: the fewer, the better.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltd.engine.compiled.arithmetic import copy, kernel
+from ltd.engine.compiled.attention import causal, make_cache, move_slot
+from ltd.engine.compiled.drafting import CompiledDrafter
+from ltd.engine.compiled.tree import child_of
+from ltd.engine.sampling import TokenSampler
+from ltd.engine.target import TargetModel
+from ltd.engine.verification import Verification
+
+
+class CompiledVerification(Verification):
+    """Same interface and results as `Verification`, for a compiled forward and a compiled drafter or none.
+
+    `follow` enters what the target accepts in both caches at once; `keep` takes back what is too much.
+    """
+
+    def __init__(self, target: TargetModel, drafter: CompiledDrafter | None, sampler: TokenSampler) -> None:
+        super().__init__(target, drafter, sampler)
+        self._forward, self._greedy = target.forward, sampler.options.temperature == 0
+        rows = 1 if drafter is None else target.max_tree + 1
+        self._results = self._forward.results(rows, rows)
+        self._alone = np.zeros(1, np.int64), np.zeros(1, np.int64), causal(1)  # the newest token as a tree
+        if drafter is not None and not _settle.signatures:
+            _meet_kernel()
+
+    def begin(self, token: Tensor) -> None:
+        """Go on after a prefill; see `Verification.begin`."""
+        self._alone[0][0] = int(token)
+
+    def step(self) -> None:
+        """Plain pass over the newest token."""
+        taps, logits, greedy = self._results
+        self._tree, self._passed = None, (logits[:1], greedy[:1])
+        # What a step taps is what the drafter defers.
+        taps = taps[:1] if self.drafter is None else self.drafter.next_taps
+        self._forward.run(*self._alone, taps, *self._passed)
+
+    def select(self, size: int) -> int:
+        """Choose the best `size` drafted nodes; see `Verification.select`."""
+        self._tree = self.drafter.select_arrays(size)
+        return len(self._tree[0]) - 1
+
+    def verify(self) -> None:
+        """Pass over the selected tree."""
+        tokens, depths, _, ancestors = self._tree
+        rows = len(tokens)
+        taps, logits, greedy = self._results
+        self._passed = logits[:rows], greedy[:rows]
+        self._forward.run(tokens, depths, ancestors, taps[:rows], *self._passed)
+
+    def follow(self, position: int) -> list[int]:
+        """Tokens that the target chooses; see `Verification.follow`."""
+        chosen = self._passed[1] if self._greedy else self._sampled(position)
+        tokens = chosen.tolist() if self._tree is None else self._settled(chosen)
+        forward, drafter = self._forward, self.drafter
+        if drafter is not None:
+            if self._tree is None:
+                drafter.deferred_tokens[drafter.pending] = tokens[0]
+            drafter.deferred(len(tokens))
+        forward.length += len(tokens)
+        self._tokens = tokens
+        return tokens
+
+    def keep(self, count: int) -> None:
+        """Take back all but the first `count` tokens."""
+        surplus = len(self._tokens) - count
+        if surplus:
+            self._forward.length -= surplus
+            self.drafter.deferred(-surplus)
+        self._alone[0][0] = self._tokens[count - 1]
+
+    def _sampled(self, position: int) -> np.ndarray:
+        logits = torch.from_numpy(self._passed[0])[:, : self._forward.vocab_size]
+        if self._tree is None:
+            return self.sampler.choose(logits, position).numpy()
+        depths = torch.from_numpy(self._tree[1])
+        return self.sampler.choose(logits, position, depths, self.drafter.state.depth).numpy()
+
+    def _settled(self, chosen: np.ndarray) -> list[int]:
+        (tokens, _, parents, _), forward, drafter = self._tree, self._forward, self.drafter
+        first, waiting = drafter.pending, drafter.deferred_tokens
+        cache, deferred = (*forward.cache, forward.length), (drafter.deferred_taps, waiting, first)
+        count = _settle(tokens, parents, chosen, *cache, self._results[0], drafter.scores, *deferred)
+        return waiting[first : first + count].tolist()
+
+
+@kernel
+def _settle(
+    tokens, parents, chosen, keys, values, length, taps, scores, deferred_taps, deferred_tokens, first
+):
+    """Follow the target's tokens `chosen` [R] down a tree of tokens and parents [R]; how many they are.
+
+    The rows on the way move to the end of a sequence of `length` tokens; their taps [>= R, 3 * H] and the
+    tokens chosen there join the deferred rows from `first` on. The pool's scores are cleared.
+    """
+    count, row = 0, 0
+    while row >= 0:
+        if row != count:  # no row moves up
+            move_slot(keys, values, length + row, length + count)
+        copy(taps[row], deferred_taps[first + count])
+        deferred_tokens[first + count] = chosen[row]
+        row = child_of(tokens, parents, row, chosen[row])
+        count += 1
+    for node in range(len(scores)):
+        scores[node] = -np.inf
+    return count
+
+
+def _meet_kernel() -> None:
+    """Compile now, so that it is not done while time is taken."""
+    cache, numbers, rows = make_cache(1, 1, 1, 1), np.zeros(1, np.int64), np.zeros((1, 1), np.float32)
+    _settle(numbers, numbers, numbers, *cache, 0, rows, rows[0], rows, numbers, 0)

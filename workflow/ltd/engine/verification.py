@@ -1,0 +1,69 @@
+"""What brings a sequence forward: a plain step or a verified tree, and what of it is kept."""
+
+from torch import Tensor
+
+from ltd.engine.drafting import Drafter
+from ltd.engine.sampling import TokenSampler
+from ltd.engine.target import TargetModel
+from ltd.engine.tree import DraftTree
+
+
+class Verification:
+    """The target's side of a cycle: `step`, or `select` and `verify`; then `follow` and `keep`.
+
+    It changes target and drafter, which may be None where there are plain steps alone.
+    """
+
+    def __init__(self, target: TargetModel, drafter: Drafter | None, sampler: TokenSampler) -> None:
+        self.target, self.drafter, self.sampler = target, drafter, sampler
+        self._tree: DraftTree | None = None
+
+    def begin(self, token: Tensor) -> None:
+        """Go on after a prefill with the newest token [1]; the drafter knows it already."""
+        self._token = token
+
+    def step(self) -> None:
+        """Plain pass over the newest token."""
+        self._tree = None
+        self._logits, self._taps = self.target.step(self._token)
+
+    def select(self, size: int) -> int:
+        """Choose the best `size` drafted nodes for `verify`; how many there are."""
+        self._tree = self.drafter.select(size)
+        return self._tree.size
+
+    def verify(self) -> None:
+        """Pass over the selected tree."""
+        tree = self._tree
+        self._logits, self._taps = self.target.verify(tree.tokens, tree.depths, tree.ancestors)
+
+    def follow(self, position: int) -> list[int]:
+        """Tokens that the target chooses from output position `position` on: one after each accepted row."""
+        if self._tree is None:
+            self._rows, self._tokens = None, self.sampler.choose(self._logits[None], position)
+        else:
+            levels = self.drafter.state.depth
+            self._rows, self._tokens = self.sampler.follow(self._logits, position, self._tree, levels)
+        return self._tokens.tolist()
+
+    def keep(self, count: int) -> None:
+        """Make the first `count` of these tokens, at least one, part of the sequence."""
+        rows, tokens = self._rows, self._tokens
+        if count < len(tokens):
+            rows, tokens = rows[:count], tokens[:count]
+        if rows is not None:
+            self.target.keep(rows, self._tree.size + 1)
+        if self.drafter is not None:
+            self.drafter.defer(self._taps, tokens, rows)
+        self._token = tokens[-1:]
+
+
+def make_verification(target: TargetModel, drafter: Drafter | None, sampler: TokenSampler) -> Verification:
+    """The verification that suits how target and drafter compute."""
+    if target.is_compiled:
+        from ltd.engine.compiled.drafting import CompiledDrafter  # a GPU needs no Numba
+        from ltd.engine.compiled.verification import CompiledVerification
+
+        if drafter is None or isinstance(drafter, CompiledDrafter):
+            return CompiledVerification(target, drafter, sampler)
+    return Verification(target, drafter, sampler)
