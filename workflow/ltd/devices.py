@@ -35,8 +35,12 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     Elsewhere, where bfloat16 would be emulated, everything stays float32. Parameters, gradients and optimiser
     states are float32 in either case.
     """
-    native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device))
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are native there."""
+    return device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 def synchronise(device: torch.device) -> None:
