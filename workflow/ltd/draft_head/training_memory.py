@@ -91,8 +91,8 @@ def batch_bytes(
     teacher = FLOAT * vocabulary * batch.chains
     if not checkpointing:
         return int(features + teacher + rows * row + sum(scores) + loss)
-    # Streams, their copies for the loss, keys and values; then the larger of the loss and the first step, with
-    # the gradients of its attention.
+    # Streams, their copies for the loss, keys and values; then the larger of the loss and the first step
+    # with the gradients of its attention.
     passed = rows * kept * (2 * hidden + 2 * narrow)
     first = batch.chains * (row + 2 * FLOAT * head.num_attention_heads * batch.longest) + scores[0]
     return int(features + teacher + passed + max(loss, first))
