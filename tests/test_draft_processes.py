@@ -23,8 +23,11 @@ SETTINGS = {"epochs": 2, "batch_rows": 40, "step_weight": 1.0, "seed": 3}
 WORKER = """
 import json, os, sys
 from pathlib import Path
-from test_draft_processes import SETTINGS, Losses, options, stage
-inputs, folder = map(Path, sys.argv[1:])
+from ltd import devices
+from test_draft_processes import SETTINGS, Losses, options, stage, stopping
+inputs, folder, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+devices.multiplies_bfloat16 = lambda device: False
+stage.Trainer._step = stopping(stage.Trainer._step, stop)
 rank = 1 if os.fork() == 0 else 0
 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 losses = Losses()
@@ -50,12 +53,28 @@ class Losses(StageRun):
         pass
 
 
-def in_two_processes(inputs, folder):  # noqa: F811
-    """Train in two processes on this machine; return the losses that the first one saw."""
+def stopping(step, last):
+    """An optimiser step whose process ends, as if killed, after `last` of them; 0: never."""
+    taken = []
+
+    def stopped(self, batch, position):
+        loss = step(self, batch, position)
+        taken.append(loss)
+        if len(taken) == last:
+            os._exit(0)
+        return loss
+
+    return stopped
+
+
+def in_two_processes(inputs, folder, stop=0):  # noqa: F811
+    """Train in two processes on this machine; return the losses that the first one saw, or none when both
+    were stopped after `stop` steps.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     python = [str(Path(stage.__file__).parents[1]), str(Path(__file__).parent)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(python),
@@ -64,13 +83,15 @@ def in_two_processes(inputs, folder):  # noqa: F811
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", WORKER, str(inputs), str(folder)]
+    command = [sys.executable, "-c", WORKER, str(inputs), str(folder), str(stop)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads((folder / "losses-0.json").read_text())
+    return {} if stop else json.loads((folder / "losses-0.json").read_text())
 
 
 def test_two_processes_train_like_one(inputs, tmp_path, monkeypatch):  # noqa: F811
+    # In float32: products in bfloat16 round other batches otherwise.
+    monkeypatch.setattr("ltd.devices.multiplies_bfloat16", lambda device: False)
     alone = Losses()
     stage.train_draft(options(inputs, tmp_path / "one", **SETTINGS), alone)
     together = in_two_processes(inputs, tmp_path / "two")
@@ -79,6 +100,16 @@ def test_two_processes_train_like_one(inputs, tmp_path, monkeypatch):  # noqa: F
     first, second = weights(tmp_path / "one/draft"), weights(tmp_path / "two/draft")
     for name, weight in first.items():
         torch.testing.assert_close(second[name].float(), weight.float(), rtol=1e-2, atol=2e-3)
+
+
+def test_two_processes_go_on_where_they_were_killed(inputs, tmp_path):  # noqa: F811
+    whole = in_two_processes(inputs, tmp_path / "whole")
+    in_two_processes(inputs, tmp_path / "killed", stop=15)  # in the second epoch
+    assert (tmp_path / "killed/state/checkpoint.pt").is_file() and not (tmp_path / "killed/draft").exists()
+    rest = in_two_processes(inputs, tmp_path / "killed")
+    assert rest.items() < whole.items() and "10" not in rest
+    first, second = weights(tmp_path / "whole/draft"), weights(tmp_path / "killed/draft")
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_batches_too_small_to_be_shared_are_refused(inputs, tmp_path, monkeypatch):  # noqa: F811

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,47 @@ def test_cached_features_equal_recomputed_ones(inputs, tmp_path):
         )
         assert torch.equal(cached.best[row, :length], fresh.best[row, :length])
     assert torch.equal(cached.taps, again.taps)
+
+
+def test_bfloat16_features_keep_their_range_on_disk(inputs, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(inputs / "target", dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[5] *= 1e6  # one wide channel, as large models have them
+    sequences = stage.load_sequences(inputs / "train.safetensors", VOCAB, 2048)
+    fresh = online_source(model, (1, 2, 3), sequences)([3])
+    cached = cached_source(model, (1, 2, 3), sequences, tmp_path / "features", batch_rows=50)([3])
+    assert cached.taps.dtype == torch.bfloat16 and fresh.taps.abs().max() > torch.finfo(torch.float16).max
+    assert torch.allclose(cached.taps, fresh.taps, rtol=2e-2, atol=1e-2)
+    with pytest.raises(InputError, match=r"draft\.feature_cache_gib: features of the target reach .* use 0"):
+        cached_source(model.float(), (1, 2, 3), sequences, tmp_path / "half", batch_rows=50)
+    assert not list(tmp_path.glob("*half*"))
+
+
+def test_a_full_disk_is_refused_before_features_are_computed(inputs, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("ltd.draft_head.features.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"draft\.feature_cache_gib: .* features take .* smaller number"):
+        stage.train_draft(options(inputs, tmp_path), StageRun())
+
+
+def test_recomputed_features_train_the_same_head(inputs, tmp_path, monkeypatch):
+    """And gradient checkpointing does: the two that make real targets fit."""
+    monkeypatch.setattr(stage, "_write", lambda options, *_: None)
+    monkeypatch.setattr(StageRun, "artifact", lambda *_: None)
+    changes = {"kept": {}, "small": {"feature_cache_gib": 0.0, "gradient_checkpointing": True}}
+    for name, change in changes.items():
+        stage.train_draft(options(inputs, tmp_path / name, epochs=2, **change), StageRun())
+    assert list((tmp_path / "kept/state").glob("features-train-*"))
+    assert not list((tmp_path / "small/state").glob("features-*"))
+    kept, small = (weights(tmp_path / name / "state/best") for name in changes)
+    for name, weight in kept.items():
+        torch.testing.assert_close(small[name].float(), weight.float(), rtol=5e-2, atol=2e-2)
+
+
+def test_who_runs_out_of_memory_may_go_on_with_checkpointing(inputs, tmp_path):
+    plain, checkpointing = options(inputs, tmp_path), options(inputs, tmp_path, gradient_checkpointing=True)
+    assert stage._input_key(plain) == stage._input_key(checkpointing)
+    assert stage._input_key(plain) != stage._input_key(options(inputs, tmp_path, unroll_steps=3))
 
 
 def test_features_are_the_named_hidden_states(inputs):

@@ -14,17 +14,35 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from ltd.bfloat16 import computes_in, in_bfloat16, round_linear_inputs, saved_type
+from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.draft_head.features import cache_bytes, cached_source, online_source
 from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, target_like
 from ltd.draft_head.processes import Processes
-from ltd.draft_head.trainer import Corpus, Recipe, Trainer, chain_count, epoch_batches
+from ltd.draft_head.trainer import (
+    VALIDATION_ROWS,
+    Corpus,
+    Recipe,
+    Trainer,
+    chain_count,
+    epoch_batches,
+)
 from ltd.draft_head.training import choose_draft_vocabulary
-from ltd.draft_head.training_memory import described, largest_batch, training_parts
-from ltd.engine.memory import GIB, free_bytes
-from ltd.engine.model_loading import load_model
+from ltd.draft_head.training_memory import (
+    FLOAT,
+    BatchShape,
+    batch_bytes,
+    described,
+    head_bytes,
+    largest_batch,
+    pass_bytes,
+    step_bytes,
+)
+from ltd.engine.memory import GIB, plan_memory, weight_limits
+from ltd.engine.model_loading import free_memory, load_model, number_type, read_config
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
 from ltd.hub import identity
@@ -60,6 +78,9 @@ class TrainDraftOptions(StageOptions):
     learning_rate: float = option(2e-3, "peak learning rate of AdamW, for the output head and the norms")
     warmup: float = option(0.05, "share of the training over which the learning rates rise")
     max_length: int = option(2048, "longest sequence in tokens; what is longer is cut at the end")
+    gradient_checkpointing: bool = option(
+        False, "recompute the inside of each draft step in the backward pass: less memory, more time"
+    )
     feature_cache_gib: float = option(3.0, "largest file of cached target features in GiB; beyond, recompute")
 
 
@@ -67,16 +88,12 @@ def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     """Train, validate, write the best epoch. Raises InputError for options that cannot work."""
     _check_options(options)
     processes = Processes.join(options.device)
-    model = load_target(options)
-    if processes.count > 1 and hasattr(model, "hf_device_map"):
-        raise InputError(
-            f"draft.processes: {processes.count} processes need the target whole on each GPU, and it "
-            "does not fit; use 1, which spreads it over all of them"
-        )
-    shape = head_config(model, options)
+    config = read_config(options.target)
+    shape = head_config(config, options)
     train = load_sequences(options.responses, shape.vocab_size, options.max_length)
     validation = load_sequences(options.validation, shape.vocab_size, options.max_length)
-    check_training(model, shape, train, options, processes)
+    beside = check_training(config, shape, train, validation, options, processes)
+    model = load_target(options, processes, beside)
     ids = choose_draft_vocabulary([s.answer for s in train], shape.vocab_size, shape.draft_vocab_size)
     torch.manual_seed(options.seed)
     head = initial_head(shape, model, ids)
@@ -119,16 +136,25 @@ def _check_options(options: TrainDraftOptions) -> None:
         raise InputError(f"train_draft.warmup: {options.warmup} is not a share from 0 to below 1")
 
 
-def load_target(options: TrainDraftOptions):
-    """The target as a transformers model without gradients; float32 on a CPU, its own type on a GPU."""
+def load_target(options: TrainDraftOptions, processes: Processes, beside: int):
+    """The target as a transformers model without gradients; float32 on a CPU, its own type on a GPU.
+
+    Where it does not fit beside the training, which takes `beside` bytes of this process's first GPU, it is
+    spread over all GPUs of this process.
+    """
     return load_model(
-        options.target, device=options.device, dtype=options.dtype, quantisation=options.quantisation
+        options.target,
+        device=options.device,
+        dtype=options.dtype,
+        quantisation=options.quantisation,
+        gpus=processes.gpus,
+        reserve=beside,
     )
 
 
-def head_config(model, options: TrainDraftOptions) -> Eagle3Config:
-    """Shapes of a head for `model`: one layer like the target's own."""
-    target = model.config.get_text_config()
+def head_config(config: PretrainedConfig, options: TrainDraftOptions) -> Eagle3Config:
+    """Shapes of a head for a target of this configuration: one layer like the target's own."""
+    target = config.get_text_config()
     if options.draft_vocab_size > target.vocab_size:
         raise InputError(
             f"train_draft.draft_vocab_size: {options.draft_vocab_size} is more than the target's "
@@ -159,10 +185,16 @@ def load_sequences(path: Path, vocab_size: int, max_length: int) -> list[Sequenc
 
 
 def check_training(
-    model, shape: Eagle3Config, train: list[Sequence], options: TrainDraftOptions, processes: Processes
-) -> None:
-    """Say what memory the training will take; raises InputError when that is more than there is, and when
-    batches are too small to be shared.
+    config: PretrainedConfig,
+    shape: Eagle3Config,
+    train: list[Sequence],
+    validation: list[Sequence],
+    options: TrainDraftOptions,
+    processes: Processes,
+) -> int:
+    """Say what memory the training will take, before the target is loaded; returns the bytes beside it.
+
+    Raises InputError when that is more than there is, and when batches are too small to be shared.
     """
     batches = epoch_batches(train, options.batch_rows, options.seed, 0)
     largest = max(map(len, batches))
@@ -171,19 +203,49 @@ def check_training(
             f"draft.batch_rows: {options.batch_rows} gives batches of at most {largest} answers, too few "
             f"for {processes.count} processes; raise it, or lower draft.processes"
         )
-    lengths, chains = [len(s.tokens) for s in train], [chain_count(s) for s in train]
-    batch = largest_batch(lengths, chains, [processes.share(members) or members for members in batches])
-    target = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    kept = 2 if model.device.type == "cuda" else 4
-    parts = training_parts(shape, batch, target, options.unroll_steps, options.step_weight, kept)
-    free = free_bytes(model.device)
+    device = resolve_device(options.device)
+    dtype = number_type(options.dtype, config, device)
+    plan = plan_memory(config, dtype=dtype, quantisation=options.quantisation, context=0, tree=0)
+    shared = _largest(train, [processes.share(members) or members for members in batches])
+    head, work = head_bytes(shape), _work_bytes(config, shape, shared, validation, options, dtype)
+    parts = {"target": plan.weights, "head and optimisers": head, "work": work}
+    free = free_memory(device, processes.gpus)
+    found = " + ".join(f"{size / GIB:.2f}" for size in free.values())
     if processes.main:
-        print(f"memory: about {described(parts)}; {free / GIB:.2f} GiB are free beside the target")
-    if sum(parts.values()) - target > free:
+        print(f"memory: about {described(parts)}; {found} GiB are free")
+    if plan.weights > sum(weight_limits(plan, free, head + work).values()):
+        checkpointing = "" if options.gradient_checkpointing else "draft.gradient_checkpointing, "
         raise InputError(
-            f"memory: training needs about {described(parts)}, {free / GIB:.2f} GiB are free beside the "
-            "target; use less draft.batch_rows, draft.max_length or draft.unroll_steps, or more processes"
+            f"memory: training needs about {described(parts)} and room for libraries, {found} GiB are free; "
+            f"use {checkpointing}less draft.batch_rows, draft.max_length or draft.unroll_steps, or more GPUs"
         )
+    return head + work
+
+
+def _largest(sequences: list[Sequence], batches: list[list[int]]) -> BatchShape:
+    return largest_batch([len(s.tokens) for s in sequences], [chain_count(s) for s in sequences], batches)
+
+
+def _work_bytes(
+    config: PretrainedConfig,
+    shape: Eagle3Config,
+    batch: BatchShape,
+    validation: list[Sequence],
+    options: TrainDraftOptions,
+    dtype: torch.dtype,
+) -> int:
+    """The largest of what follows each other: a batch, its validation, an optimiser step, a target's pass."""
+    kept = 2 if multiplies_bfloat16(resolve_device(options.device)) else FLOAT
+    steps, checkpointing = options.unroll_steps, options.gradient_checkpointing
+    # Without a gradient nothing but streams, keys and values outlives a step, in float32 and unthinned.
+    validated = _largest(validation, epoch_batches(validation, VALIDATION_ROWS, 0, 0))
+    rows = max(FORWARD_ROWS, batch.tokens, validated.tokens)
+    return max(
+        batch_bytes(shape, batch, steps, options.step_weight, kept=kept, checkpointing=checkpointing),
+        batch_bytes(shape, validated, steps, 1.0, checkpointing=True),
+        step_bytes(shape),
+        pass_bytes(config.get_text_config(), rows, batch.longest, dtype.itemsize),
+    )
 
 
 def initial_head(config: Eagle3Config, model, ids: Tensor) -> Eagle3Head:
@@ -191,16 +253,16 @@ def initial_head(config: Eagle3Config, model, ids: Tensor) -> Eagle3Head:
     target's.
     """
     embedding = model.get_input_embeddings().weight.float()
-    head = Eagle3Head(config, embedding).to(embedding.device)
+    # A target over several GPUs may begin on another than this process's first.
+    device = torch.device("cuda", torch.cuda.current_device()) if embedding.is_cuda else embedding.device
+    head = Eagle3Head(config, embedding).to(device)
     head.set_draft_vocabulary(ids)
     with torch.no_grad():
         head.lm_head.weight.copy_(_output_weight(model)[ids])
         final_norm = getattr(model.base_model, "norm", None)
         if final_norm is not None:
             head.norm.weight.copy_(final_norm.weight)
-        head.fc.weight[:, -config.target_hidden_size :].add_(
-            torch.eye(config.hidden_size, device=embedding.device)
-        )
+        head.fc.weight[:, -config.target_hidden_size :].add_(torch.eye(config.hidden_size, device=device))
     return round_linear_inputs(head) if in_bfloat16(model) else head
 
 
@@ -222,7 +284,9 @@ def _input_key(options: TrainDraftOptions) -> str:
     """Identifies what the weights depend on, so that a checkpoint of other inputs is not continued."""
     target = identity(options.target)
     inputs = target + file_hash(options.responses, options.validation)
+    # Gradient checkpointing changes no weight: whoever runs out of memory may go on with it.
     skipped = ("experiment", "threads", "target", "responses", "validation", "output", "state")
+    skipped += ("gradient_checkpointing",)
     return config_hash({k: v for k, v in asdict(options).items() if k not in skipped} | {"inputs": inputs})
 
 

@@ -5,6 +5,7 @@ Per position the head's training needs the three tapped hidden states (its input
 position; small models keep them in a memory-mapped file, large ones recompute them batch by batch.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ltd.bfloat16 import computes_in, saved_type
+from ltd.errors import InputError
 from ltd.files import atomic_path
 from ltd.texts.responses import Sequence
+
+GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,19 @@ def pad_tokens(sequences: list[Tensor], device: torch.device) -> tuple[Tensor, T
 
 @torch.no_grad()
 def target_features(model, tap_layers: tuple[int, int, int], tokens: Tensor, lengths: Tensor) -> Features:
-    """One forward pass of a transformers causal language model over tokens [B, S] of these lengths [B]."""
-    mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).to(torch.int64)
+    """One forward pass of a transformers causal language model over tokens [B, S] of these lengths [B].
+
+    The result is where the tokens are, also when the layers of the model are on several devices.
+    """
+    device = tokens.device
+    mask = (torch.arange(tokens.shape[1], device=device) < lengths[:, None]).to(torch.int64)
     output = model.base_model(
-        input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False
+        input_ids=tokens, attention_mask=mask, output_hidden_states=list(tap_layers), use_cache=False
     )
-    taps = torch.cat([output.hidden_states[index] for index in tap_layers], dim=-1)
+    taps = torch.cat([output.hidden_states[index].to(device) for index in tap_layers], dim=-1)
     final = output.last_hidden_state
     best = torch.stack([model.get_output_embeddings()(row).argmax(-1) for row in final])
-    return Features(taps, final, best)
+    return Features(taps, final.to(device), best.to(device))
 
 
 def online_source(model, tap_layers: tuple[int, int, int], sequences: list[Sequence]) -> FeatureSource:
@@ -69,7 +77,7 @@ def cached_source(
     model, tap_layers: tuple[int, int, int], sequences: list[Sequence], path: Path, batch_rows: int
 ) -> FeatureSource:
     """Features computed once in half precision and kept in the memory-mapped file `path`, which may exist
-    already.
+    already. Raises InputError where the disk or half precision is too small for them.
     """
     width, device = model.config.get_text_config().hidden_size, model.device
     # Residual streams of large bfloat16 models leave the range of float16.
@@ -78,12 +86,14 @@ def cached_source(
     total, starts = sum(lengths), torch.tensor([0, *lengths]).cumsum(0).tolist()
     if not path.is_file():
         with atomic_path(path) as temporary:
+            _check_disk(path, cache_bytes(sequences, width))
             states, best = _map(temporary, total, width, dtype)
             online = online_source(model, tap_layers, sequences)
             for indices in tqdm(
                 _in_order_of_length(lengths, batch_rows), desc="target features", unit="batch"
             ):
                 computed = online(indices)
+                _check_range(computed, dtype)
                 for row, index in enumerate(indices):
                     span, length = slice(starts[index], starts[index + 1]), lengths[index]
                     states[span, : 3 * width] = computed.taps[row, :length]
@@ -99,6 +109,25 @@ def cached_source(
         return Features(both[..., : 3 * width], both[..., 3 * width :], tokens)
 
     return source
+
+
+def _check_disk(path: Path, size: int) -> None:
+    """A mapped file that the disk cannot hold would end the process without a word."""
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise InputError(
+            f"draft.feature_cache_gib: the target's features take {size / GIB:.1f} GiB, {path.parent} has "
+            f"{free / GIB:.1f} GiB free; use a smaller number, which recomputes them, or another disk"
+        )
+
+
+def _check_range(features: Features, dtype: torch.dtype) -> None:
+    largest = max(states.abs().max().item() for states in (features.taps, features.final))
+    if largest > torch.finfo(dtype).max:
+        raise InputError(
+            f"draft.feature_cache_gib: features of the target reach {largest:.0f}, float16 ends at "
+            f"{torch.finfo(dtype).max:.0f}; use 0, which recomputes them, or dtype bfloat16"
+        )
 
 
 def _map(path: Path, total: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
-"""Data-parallel training: several processes, one a GPU, each with its share of every batch.
+"""Data-parallel training: several processes, each with its own GPUs and its share of every batch.
 
 Started by `torchrun` or `accelerate launch`, which say through the environment who is who; without them there
-is one process and nothing here does anything. Every process holds target and head whole. The sum over
-processes is that of one process with the whole batch: gradients are weighed by the rows that they come from.
+is one process and nothing here does anything. Every process has the whole head on the first of its GPUs, and
+the whole target there or, where it is larger, spread over all of its GPUs. The sum over processes is that of
+one process with the whole batch: gradients are weighed by the rows that they come from.
 """
 
 import os
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ltd.devices import resolve_device
+from ltd.errors import InputError
 
 # One process may compute the target's features while the others wait.
 PATIENCE = timedelta(hours=12)
@@ -23,24 +25,46 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Processes:
-    """The processes of one training: `count` of them, this one number `rank`."""
+def gpus_of(rank: int, processes: int, gpus: int) -> range:
+    """GPUs of one of the processes of a machine: neighbours, as many for each; 4 for 2 are 0 1 and 2 3.
 
-    def __init__(self, rank: int = 0, count: int = 1) -> None:
-        self.rank, self.count = rank, count
+    Raises InputError when they cannot be shared evenly.
+    """
+    each, left = divmod(gpus, processes)
+    if not each or left:
+        raise InputError(
+            f"draft.processes: {processes} processes cannot share {gpus} GPUs evenly; use a number of "
+            "processes that divides them, or hide some with CUDA_VISIBLE_DEVICES"
+        )
+    return range(rank * each, (rank + 1) * each)
+
+
+class Processes:
+    """The processes of one training: `count` of them, this one number `rank`, with these `gpus` of its
+    machine (none: all of them, or a CPU).
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, gpus: Sequence[int] = ()) -> None:
+        self.rank, self.count, self.gpus = rank, count, gpus
 
     @classmethod
     def join(cls, device: str) -> "Processes":
-        """Meet the others, where the environment says that there are any; choose this process's GPU."""
+        """Meet the others, where the environment says that there are any; the first of this process's GPUs
+        becomes the current one. Raises InputError (see `gpus_of`).
+        """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
-        cuda = resolve_device(device).type == "cuda"
-        if cuda:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend, first, gpus = "gloo", None, range(0)
+        if resolve_device(device).type == "cuda":
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+            gpus = gpus_of(int(os.environ["LOCAL_RANK"]), here, torch.cuda.device_count())
+            backend, first = "nccl", torch.device("cuda", gpus[0])
+            torch.cuda.set_device(first)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-        return cls(dist.get_rank(), count)
+            # Without the device NCCL would take the GPU with the process's number for its first barrier.
+            dist.init_process_group(backend, timeout=PATIENCE, device_id=first)
+        return cls(dist.get_rank(), count, gpus)
 
     @property
     def main(self) -> bool:

@@ -38,6 +38,7 @@ class Recipe:
     matrix_learning_rate: float
     learning_rate: float
     warmup: float
+    gradient_checkpointing: bool
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class Trainer:
     ) -> None:
         self.recipe, self.head, self.run, self.key = recipe, head, run, key
         self.processes = processes or Processes()
-        self.output_weight, self.saved_type = output_weight.float(), saved_type
-        self.device = head.fc.weight.device
+        self.device, self.saved_type = head.fc.weight.device, saved_type
+        self.output_weight = output_weight.to(self.device, torch.float32)
         self.checkpoint, self.best_folder = state / "checkpoint.pt", state / "best"
         self.optimisers = _optimisers(head, recipe)
         self.epoch, self.done, self.step = 0, 0, 0
@@ -165,11 +166,12 @@ class Trainer:
         seed = self.recipe.seed * 1_000_003 + self.step
         generator = torch.Generator().manual_seed(seed + 1_000_000_007 * self.processes.rank)
         steps, weight = self.recipe.unroll_steps, self.recipe.step_weight
+        checkpointing = self.recipe.gradient_checkpointing
         chains = plan_chains(batch.prompt_lengths, batch.lengths, steps, weight, generator)
         teacher, teacher_rows = self._teacher(batch)
         with mixed_precision(self.device):
-            outputs = unroll(self.head, self.head.fuse(batch.taps), batch.tokens, chains)
-            loss = unroll_loss(self.head, outputs, chains, teacher, teacher_rows)
+            outputs = unroll(self.head, self.head.fuse(batch.taps), batch.tokens, chains, checkpointing)
+            loss = unroll_loss(self.head, outputs, chains, teacher, teacher_rows, checkpointing)
         loss.backward()
         wanted = taught_rows(chains, teacher_rows, len(outputs)) if self.processes.count > 1 else []
         return loss, sum(int((row >= 0).sum()) for row in wanted)
@@ -199,7 +201,9 @@ class Trainer:
         tokens, lengths = pad_tokens([sequence.tokens for sequence in chosen], self.device)
         prompts = torch.tensor([sequence.prompt_length for sequence in chosen], device=self.device)
         features = corpus.features(members)
-        return Batch(features.taps.float(), tokens, prompts, lengths, features.final, features.best)
+        taps = features.taps.to(self.device, torch.float32)
+        final, best = features.final.to(self.device), features.best.to(self.device)
+        return Batch(taps, tokens, prompts, lengths, final, best)
 
     def _finish_epoch(self, validation: Corpus) -> None:
         row = {"epoch": self.epoch + 1} | self.validate(validation)

@@ -8,14 +8,21 @@ that token is there. Nothing outside that range is computed, so no loss ever fal
 there, and none is missing at the beginning of the answer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
+
+# Rows of the loss computed at once under gradient checkpointing; logits of 32,000 tokens are 125 MiB then.
+LOSS_ROWS = 1024
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,9 @@ def plan_chains(
     return Chains(rows.where(depths > 0, prompt_lengths[:, None] - 1), depths)
 
 
-def unroll(head: Eagle3Head, features: Tensor, tokens: Tensor, chains: Chains) -> list[Tensor]:
+def unroll(
+    head: Eagle3Head, features: Tensor, tokens: Tensor, chains: Chains, checkpointing: bool = False
+) -> list[Tensor]:
     """Training-time test: the head's residual streams for every step of every chain, teacher-forced tokens.
 
     features [B, S, H] are the fused target features and tokens [B, S] the sequence x. Item s of the result is
@@ -75,30 +84,73 @@ def unroll(head: Eagle3Head, features: Tensor, tokens: Tensor, chains: Chains) -
     prefix pass does in decoding. Step s > 0 attends to those up to the chain's first row, and to the chain's
     own rows: one softmax over the causal block of the first step and one key for each later step of the chain
     (EAGLE-3, section 3.2). These keys are the diagonals of the usual S x (s*S) mask, which is never built.
+
+    With `checkpointing` only what passes between the steps, streams, keys and values, is kept for the
+    gradient; the inside of a step is computed again in the backward pass.
     """
-    config, layer, rows = head.config, head.midlayer, chains.rows
-    size = features.shape[1]
-    positions = torch.arange(size - 1, device=tokens.device)[None]
-    angles = rotary_of(config, positions)
-    queries, keys, values = layer.project(head.embed_tokens(tokens[:, 1:]), features[:, :-1], *angles)
+    run, rows = _recomputed if checkpointing else _kept, chains.rows
     count = chains.alive(0).shape[1]
-    queries = _take(queries, rows[:, None, :count], 2)
-    hidden = _take(features, rows[:, :count], 1)
-    blocked = torch.arange(size - 1, device=rows.device) > rows[..., None]
-    outputs = [layer.finish(hidden, _attend(queries, keys, values, blocked[:, :count], [], []))]
+    blocked = torch.arange(features.shape[1] - 1, device=rows.device) > rows[..., None]
+    hidden, keys, values = run(_first_step, head, features, tokens, rows[:, :count], blocked[:, :count])
+    outputs = [hidden]
     own_keys: list[Tensor] = []
     own_values: list[Tensor] = []
     for step in range(1, int(chains.depths.max())):
         count = chains.alive(step).shape[1]
-        hidden, start = outputs[-1][:, :count], rows[:, :count]
-        embeddings = head.embed_tokens(tokens.gather(1, (start + 1 + step).clamp(max=size - 1)))
-        angles = rotary_of(config, start + step)
-        queries, key, value = layer.project(embeddings, hidden, *angles)
-        own_keys = [*(past[:, :, :count] for past in own_keys), key]
-        own_values = [*(past[:, :, :count] for past in own_values), value]
-        attended = _attend(queries, keys, values, blocked[:, :count], own_keys, own_values)
-        outputs.append(layer.finish(hidden, attended))
+        positions = rows[:, :count] + step
+        read = tokens.gather(1, (positions + 1).clamp(max=tokens.shape[1] - 1))
+        own_keys = [past[:, :, :count] for past in own_keys]
+        own_values = [past[:, :, :count] for past in own_values]
+        causal = (keys, values, blocked[:, :count])
+        hidden, key, value = run(
+            _later_step, head, hidden[:, :count], read, positions, causal, own_keys, own_values
+        )
+        own_keys, own_values = [*own_keys, key], [*own_values, value]
+        outputs.append(hidden)
     return outputs
+
+
+def _kept(function: Callable[..., Result], *inputs: Any) -> Result:
+    """Call it; what its gradient needs is kept."""
+    return function(*inputs)
+
+
+def _recomputed(function: Callable[..., Result], *inputs: Any) -> Result:
+    """Call it, keeping its inputs alone: what its gradient needs is computed again when it is asked for."""
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing is random
+
+
+def _first_step(
+    head: Eagle3Head, features: Tensor, tokens: Tensor, rows: Tensor, blocked: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Residual streams [B, A, H] of the chains' first rows [B, A]; keys and values [B, nkv, S - 1, hd] of
+    all.
+    """
+    layer, positions = head.midlayer, torch.arange(features.shape[1] - 1, device=tokens.device)[None]
+    embeddings, angles = head.embed_tokens(tokens[:, 1:]), rotary_of(head.config, positions)
+    queries, keys, values = layer.project(embeddings, features[:, :-1], *angles)
+    attended = _attend(_take(queries, rows[:, None], 2), keys, values, blocked, [], [])
+    return layer.finish(_take(features, rows, 1), attended), keys, values
+
+
+def _later_step(
+    head: Eagle3Head,
+    hidden: Tensor,
+    read: Tensor,
+    positions: Tensor,
+    causal: tuple[Tensor, Tensor, Tensor],
+    own_keys: list[Tensor],
+    own_values: list[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Residual streams [B, A, H] after one more token [B, A] of each chain, with its key and value
+    [B, nkv, A, hd].
+
+    hidden [B, A, H] are those of the step before. `causal` are keys, values and mask of the first step.
+    """
+    angles = rotary_of(head.config, positions)
+    queries, key, value = head.midlayer.project(head.embed_tokens(read), hidden, *angles)
+    attended = _attend(queries, *causal, [*own_keys, key], [*own_values, value])
+    return head.midlayer.finish(hidden, attended), key, value
 
 
 def _take(states: Tensor, rows: Tensor, dim: int) -> Tensor:
@@ -130,18 +182,32 @@ def _attend(
 
 
 def unroll_loss(
-    head: Eagle3Head, outputs: Sequence[Tensor], chains: Chains, teacher: Tensor, teacher_rows: Tensor
+    head: Eagle3Head,
+    outputs: Sequence[Tensor],
+    chains: Chains,
+    teacher: Tensor,
+    teacher_rows: Tensor,
+    checkpointing: bool = False,
 ) -> Tensor:
     """Mean cross-entropy between the target's and the head's distribution over all steps taken.
 
     teacher [N, Vd]: distributions of the target within the draft vocabulary. teacher_rows [B, S] says
-    which of them follows each token of a sequence, -1 where none counts.
+    which of them follows each token of a sequence, -1 where none counts. With `checkpointing` distributions
+    of LOSS_ROWS rows at a time exist, computed again in the backward pass.
     """
     wanted = taught_rows(chains, teacher_rows, len(outputs))
     rows = torch.cat([states[row >= 0] for states, row in zip(outputs, wanted, strict=True)])
     if not len(rows):
         return rows.sum()
-    return F.cross_entropy(head.logits(rows), teacher[torch.cat([row[row >= 0] for row in wanted])])
+    run, size = (_recomputed, LOSS_ROWS) if checkpointing else (_kept, len(rows))
+    indices = torch.cat([row[row >= 0] for row in wanted])
+    parts = zip(rows.split(size), indices.split(size), strict=True)
+    losses = [run(_summed_loss, head, part, teacher, index) for part, index in parts]
+    return torch.stack(losses).sum() / len(rows)
+
+
+def _summed_loss(head: Eagle3Head, rows: Tensor, teacher: Tensor, indices: Tensor) -> Tensor:
+    return F.cross_entropy(head.logits(rows), teacher[indices], reduction="sum")
 
 
 def taught_rows(chains: Chains, teacher_rows: Tensor, steps: int) -> list[Tensor]:

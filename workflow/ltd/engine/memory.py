@@ -4,6 +4,7 @@ spent.
 The numbers are those of the engine's own buffers plus a margin for the libraries; see `MemoryPlan.parts`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,13 +121,39 @@ def free_bytes(device: torch.device) -> int:
     return 1 << 62  # nobody says: let the allocation itself decide
 
 
-def check_memory(plan: MemoryPlan, device: torch.device, name: str, devices: int = 1) -> None:
-    """Raise InputError, with what would help, when the plan exceeds the free memory of `devices` such
-    devices.
-    """
-    free = free_bytes(device) * devices
+def check_memory(plan: MemoryPlan, device: torch.device, name: str) -> None:
+    """Raise InputError, with what would help, when the plan exceeds the free memory of the device."""
+    free = free_bytes(device)
     if plan.total > free:
-        raise InputError(
-            f"memory: {name} needs about {plan}, {device.type} has {free / GIB:.1f} GiB free; use a smaller "
-            "context or smaller sizes, quantisation 8bit or 4bit, or more GPU memory"
-        )
+        raise InputError(_refusal(plan, name, f"{device.type} has {free / GIB:.1f} GiB free"))
+
+
+def weight_limits(plan: MemoryPlan, free: Mapping[int, int], reserve: int = 0) -> dict[int, int]:
+    """Bytes of the weights that each GPU may hold, from its free bytes; one GPU where the first takes all.
+
+    Draft head and `reserve` belong to the first GPU; the cache goes where its layers are, and every GPU needs
+    room to work in.
+    """
+    first = next(iter(free))
+    if plan.total + reserve <= free[first]:
+        return {first: plan.weights}
+    shared = plan.work + plan.cache // len(free)
+    beside = {gpu: shared + (plan.draft + reserve if gpu == first else 0) for gpu in free}
+    return {gpu: max(0, size - beside[gpu]) for gpu, size in free.items()}
+
+
+def check_spread(plan: MemoryPlan, free: Mapping[int, int], name: str, reserve: int = 0) -> dict[int, int]:
+    """`weight_limits`, or InputError when the weights do not fit into them."""
+    limits = weight_limits(plan, free, reserve)
+    if plan.weights > sum(limits.values()):
+        listed = ", ".join(f"{gpu} {size / GIB:.1f}" for gpu, size in free.items())
+        training = f" and {reserve / GIB:.1f} GiB for training" if reserve else ""
+        raise InputError(_refusal(plan, name + training, f"GiB are free on GPU {listed}"))
+    return limits
+
+
+def _refusal(plan: MemoryPlan, name: str, free: str) -> str:
+    return (
+        f"memory: {name} needs about {plan}, {free}; use a smaller context or smaller sizes, quantisation "
+        "8bit or 4bit, or more GPU memory"
+    )

@@ -2,6 +2,7 @@
 weights.
 """
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from ltd.bfloat16 import held_in_float32, to_bfloat16
 from ltd.devices import resolve_device
-from ltd.engine.memory import check_memory, free_bytes, plan_memory
+from ltd.engine.memory import check_memory, check_spread, free_bytes, plan_memory
 from ltd.errors import InputError
 from ltd.hub import check_name, explain, split_revision
 
@@ -52,13 +53,15 @@ def load_model(
     context: int = 0,
     tree: int = 0,
     draft_vocab_size: int = 0,
+    gpus: Sequence[int] = (),
+    reserve: int = 0,
 ) -> nn.Module:
     """Load a model without gradients; `weights` random needs its config.json alone. For bfloat16 on a CPU
     see `ltd.bfloat16`.
 
     `context`, `tree` and `draft_vocab_size` say what else must fit (see `plan_memory`). A model that does not
-    fit one GPU is spread over all, where there are several. Raises InputError for a missing, gated, damaged
-    or too large model.
+    fit one GPU is spread over `gpus` (none: all there are), with `reserve` bytes of the first, the current
+    one, left for other work. Raises InputError for a missing, gated, damaged or too large model.
     """
     where, config = resolve_device(device), read_config(name)
     chosen = number_type(dtype, config, where)
@@ -72,15 +75,17 @@ def load_model(
         tree=tree,
         draft_vocab_size=draft_vocab_size,
     )
-    devices = torch.cuda.device_count() if where.type == "cuda" and weights == "checkpoint" else 1
-    check_memory(plan, where, str(name), devices)
+    if where.type == "cpu" or weights == "random":
+        check_memory(plan, where, str(name))
     if weights == "random":
         if quantisation != "none":
             raise InputError("quantisation: weights that are random have none; use quantisation none")
         model = random_model(config, held, where)
         return to_bfloat16(model) if rounded else model
-    settings = _placement(where, spread=plan.total > free_bytes(where))
-    settings |= _quantisation(quantisation, chosen, where)
+    settings = _quantisation(quantisation, chosen, where)
+    if where.type == "cuda":
+        limits = check_spread(plan, free_memory(where, gpus), str(name), reserve)
+        settings |= _placement(limits, quantised=quantisation != "none")
     plain, revision = split_revision(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(plain, revision=revision, dtype=held, **settings)
@@ -88,6 +93,8 @@ def load_model(
         raise _refusal(name, error) from error
     if "device_map" not in settings:
         model = model.to(where)
+    elif not {"cpu", "disk"}.isdisjoint(map(str, model.hf_device_map.values())):
+        raise InputError(f"memory: {name} does not fit the GPUs layer by layer; use more GPU memory")
     model = model.eval().requires_grad_(False)
     return to_bfloat16(model) if rounded else model
 
@@ -120,11 +127,25 @@ def half_values(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def _placement(device: torch.device, spread: bool) -> dict[str, Any]:
-    if not spread or device.type != "cuda":
-        return {}
+def all_gpus() -> Sequence[int]:
+    """The GPUs that this process sees, the current one first."""
+    first = torch.cuda.current_device()
+    return [first, *(gpu for gpu in range(torch.cuda.device_count()) if gpu != first)]
+
+
+def free_memory(device: torch.device, gpus: Sequence[int] = ()) -> dict[int, int]:
+    """Free bytes by GPU, of these or of all; a CPU's stand under 0."""
+    if device.type == "cpu":
+        return {0: free_bytes(device)}
+    return {gpu: free_bytes(torch.device("cuda", gpu)) for gpu in gpus or all_gpus()}
+
+
+def _placement(limits: dict[int, int], quantised: bool) -> dict[str, Any]:
+    """Settings that keep a model within these bytes by GPU, filled in this order; others stay free."""
+    if len(limits) == 1:
+        return {"device_map": {"": next(iter(limits))}} if quantised else {}
     _need("accelerate", "a model larger than one GPU")
-    return {"device_map": "auto"}
+    return {"device_map": "sequential", "max_memory": limits}
 
 
 def _quantisation(quantisation: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -141,7 +162,7 @@ def _quantisation(quantisation: str, dtype: torch.dtype, device: torch.device) -
         load_in_4bit=quantisation == "4bit",
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": chosen, "device_map": "auto"}
+    return {"quantization_config": chosen}
 
 
 def _need(package: str, purpose: str) -> None:

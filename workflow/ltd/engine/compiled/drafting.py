@@ -11,7 +11,7 @@ from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
 from ltd.engine.compiled.arithmetic import copy, kernel, normalise, normalise_rows
 from ltd.engine.compiled.attention import Window, causal, make_cache
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
-from ltd.engine.compiled.tiles import LANES
+from ltd.engine.compiled.number_types import LANES
 from ltd.engine.compiled.tree import advance_beam, best_children, select_tree
 from ltd.engine.compiled.weights import holding, layer_weights, matrix, vector
 from ltd.engine.drafting import Drafter
