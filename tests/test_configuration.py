@@ -47,7 +47,7 @@ def test_the_default_is_accepted(config):
         ("rl", "sizes", [4, 2], "rl.sizes: [4, 2] is not ascending"),
         ("baselines", "sizes", [2, 2], "baselines.sizes: [2, 2] is not ascending"),
         ("baselines", "sizes", [1, 90], "latency.sizes: the largest is 60, but 90 is used"),
-        ("benchmark", "methods", ["autoregressive", "specdecpp:published"], "traces.features: false"),
+        ("traces", "features", False, "traces.features: false, but the method specdecpp reads hidden states"),
         ("benchmark", "temperatures", [1], "benchmark.temperatures: [1] does not ascend from 0"),
         (
             "benchmark",

@@ -171,13 +171,22 @@ def test_answers_for_the_head_are_computed_in_bfloat16_where_it_is_an_instructio
     met = set()
 
     def noted(target, conversations, given):
-        met.add(target.model.dtype)
+        met.add((target.model.lm_head.weight.dtype, target.model.model.rotary_emb.inv_freq.dtype))
         return answer_part(target, conversations, given)
 
     monkeypatch.setattr("ltd.generate_responses.answer_part", noted)
     generate_responses(dataclasses.replace(options, reduced_precision=True), StageRun())
-    assert met == {torch.bfloat16 if native else torch.float32}
+    assert met == {(torch.bfloat16 if native else torch.float32, torch.float32)}
     assert len(list(Responses.load(options.output).sequences())) == 7
+
+
+def test_a_model_that_rounds_by_itself_is_left_as_it_is(options, monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    generate_responses(dataclasses.replace(options, dtype="bfloat16"), StageRun())
+    alone = [sequence.tokens.tolist() for sequence in Responses.load(options.output).sequences()]
+    generate_responses(dataclasses.replace(options, dtype="bfloat16", reduced_precision=True), StageRun())
+    again = [sequence.tokens.tolist() for sequence in Responses.load(options.output).sequences()]
+    assert again == alone
 
 
 def test_seed_keys_fit_an_int64_and_do_not_change(target):

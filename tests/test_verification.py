@@ -1,5 +1,7 @@
 """Compiled verification against the generic one: tokens, both caches, and what waits for the drafter."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from engine_models import random_drafter, random_target
 from ltd.engine.compiled.verification import CompiledVerification
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.verification import Verification, make_verification
+from ltd.errors import InputError
 
 PROMPT = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
 VOCAB = BEAM = 12
@@ -71,6 +74,22 @@ def test_compiled_cycles_leave_what_the_generic_ones_leave(options, most):
             assert np.array_equal(ours, theirs)
         assert len(tokens) == 3 or (depth, size) != EVERY_PAIR
         position += min(len(tokens), most)
+
+
+@pytest.mark.parametrize(
+    ("context", "width", "said"),
+    [(16, None, "made for contexts of 16 tokens"), (None, 8, "reads 24 numbers a token")],
+)
+def test_a_drafter_made_for_another_target_is_refused(context, width, said):
+    target = random_target("llama", vocab=VOCAB, compiled=True)
+    drafter = random_drafter(target, beam=2, compiled=True)
+    if context:
+        drafter.max_context = context
+    if width:
+        drafter.head.config = dataclasses.replace(drafter.head.config, target_hidden_size=width)
+    sampler = TokenSampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
+    with pytest.raises(InputError, match=said):
+        make_verification(target, drafter, sampler)
 
 
 def test_each_engine_has_its_verification():

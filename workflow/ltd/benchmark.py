@@ -7,6 +7,7 @@ every method: `lossless` in the summary says whether they were. One temperature 
 the traces; `ltd.join_benchmark` puts several together.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -64,6 +65,15 @@ CYCLE_COLUMNS = (
 )
 
 
+# Table 1 of the paper, the strongest opponents, and what each policy is worth (table 4).
+DEFAULT_METHODS = (
+    *(BASELINE, "eagle3", "eagle3_grid"),
+    *("ddd", "svip", "gammatune", "disco", "specdecpp", "c2t"),
+    *("best_constant", "marginal_rule", "supervised", "optimal_stopping"),
+    *("ltd:paper", "ltd", "ltd:no-depth", "ltd:no-size", "ltd:iteration-0"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions(StageOptions):
     """Options of the benchmark."""
@@ -80,10 +90,7 @@ class BenchmarkOptions(StageOptions):
     traces: Path = option(help="traces of the same answers, for the replayed rows and the oracle")
     output: Path = option(help="folder of cycles.parquet, runs.parquet, summary.csv and benchmark.json")
     state: Path = option(help="folder that keeps finished prompts of an interrupted benchmark")
-    methods: tuple[str, ...] = option(
-        (BASELINE, "eagle3", "eagle3_grid", "ltd:paper", "ltd"),
-        "methods to decode with, the first the baseline",
-    )
+    methods: tuple[str, ...] = option(DEFAULT_METHODS, "methods to decode with, the first the baseline")
     test_tasks: tuple[str, ...] = option(
         ("chat", "maths", "instructions", "qa", "code", "stdlib"), "tasks whose test prompts are decoded"
     )
@@ -302,7 +309,9 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     )
     longest = max(prompt.prompt_length for prompt in prompts)
     engine = make_engine(options, profile, traces.temperature, longest)
-    records = [entry for part in decode_all(engine, prompts, options, open_state(options)) for entry in part]
+    state = open_state(options)
+    resumed = len(list(state.glob("[0-9]*.json")))
+    records = [entry for part in decode_all(engine, prompts, options, state) for entry in part]
     runs, cycles = tables(records, options.methods)
     # Traces and profile are the head's.
     with_head = {name: c for name, c in engine.controllers.items() if name not in engine.own_drafters}
@@ -319,6 +328,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
         "prompts_per_task": options.prompts_per_task,
         "repeats": options.repeats,
         "max_new_tokens": options.max_new_tokens,
+        "prompts_of_interrupted_run": resumed,
         "grid": read_json(options.grid)["best"],
         "default": {"depth": options.default_depth, "size": options.default_size},
         "repeat_spread": spread.set_index("method").to_dict("index"),
@@ -331,6 +341,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     with atomic_path(options.output / "summary.csv") as temporary:
         summary.to_csv(temporary, index=False)
     write_json(options.output / "benchmark.json", facts)
+    shutil.rmtree(state)  # who asks for the benchmark again wants it measured again
     log(run, summary, facts, options.output)
 
 

@@ -115,7 +115,7 @@ class EngineBenchmark:
     def __init__(self, target: TargetModel, drafter: Drafter, options: EngineBenchmarkOptions) -> None:
         self.model, self.drafter, self.target, self.options = target.model, drafter, target, options
         self.plain = None
-        if target.packed_layers:
+        if target.packed_layers and not in_bfloat16(self.model):
             self.plain = TargetModel(self.model, tap_layers=target.tap_layers, packed=False)
         generator = torch.Generator().manual_seed(options.seed)
         self.prompt = torch.randint(target.vocab_size, (options.context,), generator=generator).to(

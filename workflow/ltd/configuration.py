@@ -79,7 +79,9 @@ def check_values(config: Config) -> None:
         if any(a >= b for a, b in itertools.pairwise(listed)):
             raise InputError(f"{block}.sizes: {listed} is not ascending; list each size once, smallest first")
     listed = config["benchmark"]["temperatures"]
-    if listed[0] != 0 or not all(a < b for a, b in itertools.pairwise(listed)):
+    # File names have them in six digits.
+    named = [float(f"{value:g}") for value in listed]
+    if named[0] != 0 or not all(a < b for a, b in itertools.pairwise(named)):
         raise InputError(
             f"benchmark.temperatures: {listed} does not ascend from 0, where policies are trained and "
             "the grid is chosen; list 0, then each further temperature once, lowest first"

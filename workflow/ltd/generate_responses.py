@@ -161,8 +161,8 @@ def generate_responses(options: Options, run: StageRun) -> None:
         quantisation=options.quantisation,
         packed=False,
     )
-    if options.reduced_precision and multiplies_bfloat16(target.device):
-        target.model.to(torch.bfloat16)
+    if options.reduced_precision:
+        reduce_precision(target)
     folder = options.state / _fingerprint(options)
     found: dict[tuple[str, int | str], list[Sequence]] = defaultdict(list)
     with tqdm(total=len(questions), desc="generate_responses", unit="conversation") as progress:
@@ -180,6 +180,16 @@ def generate_responses(options: Options, run: StageRun) -> None:
     run.metrics(summary)
     tqdm.write("\n".join(f"{key}: {value:.3f}" for key, value in summary.items()))
     responses.save(options.output)
+
+
+def reduce_precision(target: TargetModel) -> None:
+    """Hold a float32 model in bfloat16 where the device multiplies it; others stay as they were asked for.
+
+    Its parameters alone: the frequencies of its positions are no weights, and rounding them moves words.
+    """
+    if target.number_type == torch.float32 and multiplies_bfloat16(target.device):
+        for weight in target.model.parameters():
+            weight.data = weight.data.to(torch.bfloat16)
 
 
 def _fingerprint(options: Options) -> str:

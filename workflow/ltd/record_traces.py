@@ -45,7 +45,7 @@ class RecordTracesOptions(StageOptions):
     chunk: int = option(64, "positions drafted together; memory grows with it, 64 suits a CPU, 256 a GPU")
     part_tokens: int = option(4096, "tokens of prompts and answers in one part, the unit of resuming")
     entropy: bool = option(True, "also record the entropy of the draft distribution of every level")
-    features: bool = option(False, "also record the head's hidden state at every level; specdecpp needs it")
+    features: bool = option(True, "also record the head's hidden state at every level; specdecpp needs it")
 
 
 class TraceRecorder:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from ltd.bfloat16 import computes_in, in_bfloat16, round_linear_inputs, saved_type
+from ltd.bfloat16 import computes_in, held_in_float32, in_bfloat16, round_linear_inputs, saved_type
 from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.draft_head.features import cache_bytes, cached_source, online_source
@@ -205,6 +205,8 @@ def check_training(
         )
     device = resolve_device(options.device)
     dtype = number_type(options.dtype, config, device)
+    if held_in_float32(dtype, device):
+        dtype = torch.float32
     plan = plan_memory(config, dtype=dtype, quantisation=options.quantisation, context=0, tree=0)
     shared = _largest(train, [processes.share(members) or members for members in batches])
     head, work = head_bytes(shape), _work_bytes(config, shape, shared, validation, options, dtype)
@@ -284,7 +286,7 @@ def _input_key(options: TrainDraftOptions) -> str:
     """Identifies what the weights depend on, so that a checkpoint of other inputs is not continued."""
     target = identity(options.target)
     inputs = target + file_hash(options.responses, options.validation)
-    # Gradient checkpointing changes no weight: whoever runs out of memory may go on with it.
+    # Gradient checkpointing changes weights by rounding alone: whoever runs out of memory may go on with it.
     skipped = ("experiment", "threads", "target", "responses", "validation", "output", "state")
     skipped += ("gradient_checkpointing",)
     return config_hash({k: v for k, v in asdict(options).items() if k not in skipped} | {"inputs": inputs})

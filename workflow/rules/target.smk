@@ -45,7 +45,7 @@ rule generate_responses_of_split:
         prompts=lambda wildcards, input: str(Path(input.prompts[0]).parent),
         state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
         options=options("responses"),
-        # Only the head learns from this split's answers: no decoding has to repeat them.
+        # Drafters alone learn from this split's answers: no decoding has to repeat them.
         precision=lambda wildcards: (
             "--reduced-precision" if wildcards.split == "draft" else ""
         ),

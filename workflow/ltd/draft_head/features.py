@@ -122,11 +122,11 @@ def _check_disk(path: Path, size: int) -> None:
 
 
 def _check_range(features: Features, dtype: torch.dtype) -> None:
-    largest = max(states.abs().max().item() for states in (features.taps, features.final))
-    if largest > torch.finfo(dtype).max:
+    end = torch.finfo(dtype).max
+    if not all(bool((states.abs() <= end).all()) for states in (features.taps, features.final)):
         raise InputError(
-            f"draft.feature_cache_gib: features of the target reach {largest:.0f}, float16 ends at "
-            f"{torch.finfo(dtype).max:.0f}; use 0, which recomputes them, or dtype bfloat16"
+            f"draft.feature_cache_gib: features of the target leave the range of {dtype}, {end:.0f}; "
+            "use 0, which recomputes them, or dtype bfloat16"
         )
 
 

@@ -19,7 +19,7 @@ class DraftState:
 
     depth: draft passes made; scores float32 [pool(max_depth)]: cumulative log-probabilities in pool order,
     -inf where nothing is drafted yet; context_length: tokens in the target's cache; feature [H]: the head's
-    hidden state that predicted the best child of the newest level (None at depth 0). One object serves all
+    hidden state at the best row of the newest pass (None at depth 0). One object serves all
     cycles and changes in place.
     """
 

@@ -6,6 +6,7 @@ from ltd.engine.drafting import Drafter
 from ltd.engine.sampling import TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import DraftTree
+from ltd.errors import InputError
 
 
 class Verification:
@@ -59,7 +60,12 @@ class Verification:
 
 
 def make_verification(target: TargetModel, drafter: Drafter | None, sampler: TokenSampler) -> Verification:
-    """The verification that suits how target and drafter compute."""
+    """The verification that suits how target and drafter compute.
+
+    Raises InputError when the drafter was made for another target: kernels would write beyond their arrays.
+    """
+    if isinstance(drafter, Drafter):
+        _check_fit(target, drafter)
     if target.is_compiled:
         from ltd.engine.compiled.drafting import CompiledDrafter  # a GPU needs no Numba
         from ltd.engine.compiled.verification import CompiledVerification
@@ -67,3 +73,17 @@ def make_verification(target: TargetModel, drafter: Drafter | None, sampler: Tok
         if drafter is None or isinstance(drafter, CompiledDrafter):
             return CompiledVerification(target, drafter, sampler)
     return Verification(target, drafter, sampler)
+
+
+def _check_fit(target: TargetModel, drafter: Drafter) -> None:
+    if drafter.max_context < target.max_context:
+        raise InputError(
+            f"drafter: made for contexts of {drafter.max_context} tokens, the target's are up to "
+            f"{target.max_context}; make both with the same max_context"
+        )
+    tapped = len(target.tap_layers) * target.hidden_size
+    if 3 * drafter.head.config.target_hidden_size != tapped:
+        raise InputError(
+            f"drafter: its head reads {3 * drafter.head.config.target_hidden_size} numbers a token, the "
+            f"target taps {tapped}; use a head trained for this target"
+        )

@@ -102,7 +102,7 @@ class PhaseTimer:
             self._visit(depth, size, count, context, *newest)
 
     def _visit(self, depth: int, size: int, rows: int, context: int, tap: Tensor, token: Tensor) -> None:
-        """A cycle with a prefix pass of `rows` rows and a tree of `size` nodes, of which none is accepted.
+        """A cycle with a prefix pass of `rows` rows and a tree of `size` nodes, of which none is kept.
 
         One row waits from the cycle before; tap [1, 3 * Ht] and token [1] are the others.
         """

@@ -29,8 +29,8 @@ class DraftView:
     scores: cumulative log-probs [B, pool(max_depth)] float32 in pool order; what lies beyond the depth
     is ignored.
     context_length: [B] integers.
-    entropy: [B] float32 in nats at the best node of the newest level, or None.
-    hidden: [B, H] the head's hidden state that predicted the best node of the newest level, or None.
+    entropy: [B] float32 in nats at the best row of the newest pass, or None.
+    hidden: [B, H] the head's hidden state at that row, or None.
     levels: the summary of the levels seen at earlier decisions about the same drafts, or None.
     """
 

@@ -37,15 +37,18 @@ class Lanes(Protocol):
 class World(Protocol):
     """Answers to walk along, and what a cycle costs on a machine or each of a family.
 
-    context_length [N] of every position, starts [A] the first position of every answer.
+    context_length [N] of every position, starts [A] the first position of every answer, hidden_size the width
+    of the head's hidden states, 0 where there are none.
     """
 
+    profile: LatencyProfile
     family: tuple[LatencyProfile, ...]
     sizes: tuple[int, ...]
     max_depth: int
     context_length: np.ndarray
     starts: np.ndarray
     step_seconds: float
+    hidden_size: int
 
     def observations(self, spec: ObservationSpec) -> Observations:
         """Return the observations of `spec`, made once."""

@@ -16,8 +16,8 @@ from ltd.engine.compiled.tiles import make_tile
 
 PAIR = np.uint32  # how a pair of bfloat16 is held
 
-# Panels of the tile for every number of rows: sums, weights and a row's number fill the vector registers.
-# Of sixteen registers:
+# Panels of the tile for every number of rows, as measured: sums, weights and a row's number stay in the
+# registers, and a few rows have few enough panels for the memory to keep up with what is fetched ahead.
 PANELS = (4, 4, 4, 2, 2, 2)
 # Of 32, which processors with an instruction for pairs have:
 PANELS_OF_PAIRS = (12, 6, 6, 6, 4, 4, 3, 3)

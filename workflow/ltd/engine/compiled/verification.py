@@ -1,4 +1,4 @@
-"""Verification, compiled: selecting a tree, the pass over it and all that follows are one call each.
+"""Verification, compiled: selecting a tree, the pass over it and, if greedy, what follows are a call each.
 
 After a pass has streamed the weights, a call finds nothing of itself in the processor's caches and takes
 several times what it takes in a loop: the fewer, the better.
@@ -20,7 +20,8 @@ from ltd.engine.verification import Verification
 class CompiledVerification(Verification):
     """Same interface and results as `Verification`, for a compiled forward and a compiled drafter or none.
 
-    `follow` enters what the target accepts in both caches at once; `keep` takes back what is too much.
+    `follow` moves the accepted rows to the end of the target's cache and their taps to the drafter's deferred
+    rows; `keep` takes back what is too much.
     """
 
     def __init__(self, target: TargetModel, drafter: CompiledDrafter | None, sampler: TokenSampler) -> None:
