@@ -108,7 +108,7 @@ def test_a_head_for_bfloat16_is_validated_and_saved_in_it(inputs, tmp_path):
     saved = [tensor for tensor in weights(tmp_path / "draft").values() if tensor.is_floating_point()]
     assert len(saved) > 10 and all(tensor.dtype == torch.bfloat16 for tensor in saved)
     model = load_model(inputs / "target", device="cpu", dtype="bfloat16")
-    shape = stage.head_config(model, options(inputs, tmp_path))
+    shape = stage.head_config(model.config, options(inputs, tmp_path))
     assert in_bfloat16(stage.initial_head(shape, model, torch.arange(40)))
 
 
