@@ -1,6 +1,5 @@
 """A real PostgreSQL holds the runs and the study of several workers."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,7 +9,6 @@ import pytest
 from ltd import tracking, tune
 from ltd.errors import InputError
 from ltd.files import read_json
-from ltd.rl.search_space import SPACE
 from postgres import postgres
 from test_tracking import Options, children
 from test_tune import TINY, Run, base, options  # noqa: F401 (a fixture)
@@ -24,8 +22,6 @@ def database():
 
 def test_workers_share_a_study(options, database, monkeypatch):  # noqa: F811
     monkeypatch.setenv("OPTUNA_STORAGE", database("study"))
-    monkeypatch.setitem(SPACE, "rehearsal", [0])
-    options.settings.write_text(json.dumps(TINY | {"rehearsal": 0}))
     parts = [replace(options, worker=worker, output=options.state / f"{worker}.json") for worker in (0, 1)]
     with ThreadPoolExecutor(2) as workers:
         list(workers.map(tune.tune, [replace(part, trials=4) for part in parts], [Run(), Run()]))

@@ -21,6 +21,7 @@ TINY = {
     "minibatch": 512,
     "validations": 1,
     "rounds": 1,
+    "rehearsal": 0,
 }
 
 
@@ -37,9 +38,8 @@ class Run:
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
-    # Trials as short as possible: one round, no rehearsal.
+    # Trials as short as possible: one round.
     monkeypatch.setitem(SPACE, "rounds", [1])
-    monkeypatch.setitem(SPACE, "rehearsal", [PolicySettings().rehearsal])
     for name, seed in (("train", 1), ("validation", 2)):
         synthetic_traces(seed=seed, sequences=4).save(tmp_path / f"{name}.safetensors")
     synthetic_profile().save(tmp_path / "profile.json")

@@ -36,7 +36,7 @@ from ltd.rl.search_space import SPACE, as_settings, as_values, suggest
 from ltd.rl.workshop_files import open_workshop
 
 # What a rehearsal depends on: trials that agree in these start from the same pair.
-REHEARSED = ("reward", "observation", "network", "rehearsal")
+REHEARSED = ("reward", "observation", "network")
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 # An environment variable, as the address may hold a password; Optuna's own command line reads it, too.
 DATABASE = "OPTUNA_STORAGE"
@@ -178,7 +178,8 @@ def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[opt
 
 def shortened(settings: PolicySettings, share: float) -> PolicySettings:
     """Scale a chain down to a trial's budget of steps and validations."""
-    return replace(with_step_share(settings, share), validations=max(1, settings.validations // 4))
+    fewer = {"rehearsal": round(settings.rehearsal * share), "validations": max(1, settings.validations // 4)}
+    return replace(with_step_share(settings, share), **fewer)
 
 
 def announce(trial: FrozenTrial, trials: int, run: Any) -> None:

@@ -48,7 +48,7 @@ class PolicySettings:
     clip_range: float = option(0.2, "how far an update may move an action's probability ratio")
     validations: int = option(4, "checkpoints in a training; the best on the validation traces is kept")
     rehearsal: int = option(
-        400, "gradient steps of the joint warm start before the initial trainings; 0: none"
+        1500, "gradient steps of the joint warm start before the initial trainings; 0: none"
     )
     fixed_size: int = option(0, "size during the first depth training; 0 takes the static grid's best")
 

@@ -23,7 +23,6 @@ SPACE: dict[str, list[Any] | tuple[float, float]] = {
     "entropy_coefficient": (3e-4, 3e-2),
     "depth_gamma": [1.0, 0.99, 0.95],
     "epochs": [3, 6, 10],
-    "rehearsal": [0, 200, 400],
     "rounds": [1, 2, 3],
 }
 
