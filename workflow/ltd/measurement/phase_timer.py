@@ -28,7 +28,9 @@ from ltd.rl.policy_settings import COMPACT
 from ltd.rl.presets import PAPER
 
 WARM_UP = 2  # repetitions that are not counted
-PLAIN_STEPS = 8  # autoregressive steps a repetition and context
+PLAIN_STEPS = 16  # autoregressive steps a repetition and context
+# The first steps after a prompt find the caches full of other things and take up to 1.3 times as long on a CPU.
+SETTLING_STEPS = 8
 LIVE_TOKENS = 40  # tokens of an answer with live cycles
 
 
@@ -140,8 +142,9 @@ class PhaseTimer:
     def _decode_live(self, context: int) -> None:
         """Answers of the decoding loop: a plain one, and one whose cycles have random depths and sizes."""
         prompt = self._prompt(max(context - LIVE_TOKENS // 2, 2))
-        plain = decode_autoregressive(self.target, prompt, max_new_tokens=PLAIN_STEPS + 1, eos_ids=())
-        for cycle in plain.cycles:
+        steps = SETTLING_STEPS + PLAIN_STEPS
+        plain = decode_autoregressive(self.target, prompt, max_new_tokens=steps + 1, eos_ids=())
+        for cycle in plain.cycles[SETTLING_STEPS:]:
             self.watch.add(("autoregressive_step", 1, context), cycle.verify_ms + cycle.rest_ms)
         schedule = RandomSchedule(self._shapes())
         # Answers advance by as many tokens as are accepted, so how many it takes to play all cycles varies.
