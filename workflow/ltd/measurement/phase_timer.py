@@ -29,7 +29,7 @@ from ltd.rl.presets import PAPER
 
 WARM_UP = 2  # repetitions that are not counted
 PLAIN_STEPS = 16  # autoregressive steps a repetition and context
-# The first steps after a prompt find the caches full of other things and take up to 1.3 times as long on a CPU.
+# The first steps after a prompt find other things in the caches: on a CPU they take up to 1.3 times as long.
 SETTLING_STEPS = 8
 LIVE_TOKENS = 40  # tokens of an answer with live cycles
 
