@@ -7,6 +7,7 @@ what was accepted before. It never sees the target's logits of the cycle that it
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ltd.engine.tree import pool_size
@@ -40,6 +41,10 @@ class DraftState:
         """Entropy (nats) of the draft distribution at the best row of the newest pass; computed when
         asked.
         """
+        if self.draft_logits.device.type == "cpu" and self.draft_logits.dtype == torch.float32:
+            from ltd.engine.compiled.signals import entropy  # a GPU needs no Numba
+
+            return float(entropy(self.draft_logits.numpy()))
         log_probs = self.draft_logits.float().log_softmax(dim=-1)
         return float(-(log_probs.exp() * log_probs).sum())
 
