@@ -198,9 +198,7 @@ def test_bfloat16_features_keep_their_range_on_disk(inputs, tmp_path):
     cached = cached_source(model, (1, 2, 3), sequences, tmp_path / "features", batch_rows=50)([3])
     assert cached.taps.dtype == torch.bfloat16 and fresh.taps.abs().max() > torch.finfo(torch.float16).max
     assert torch.allclose(cached.taps, fresh.taps, rtol=2e-2, atol=1e-2)
-    with pytest.raises(
-        InputError, match=r"features of the target leave the range .* use 0"
-    ):
+    with pytest.raises(InputError, match=r"features of the target leave the range .* use 0"):
         cached_source(model.float(), (1, 2, 3), sequences, tmp_path / "half", batch_rows=50)
     assert not list(tmp_path.glob("*half*"))
 
