@@ -20,6 +20,7 @@ from saved_engine import save_engine
 from tiny_engine import tiny_answers
 
 BEAM, MAX_DEPTH, SIZES = 3, 4, (1, 2, 4, 8)
+METHODS = ("autoregressive", "eagle3", "eagle3_grid", "ltd:paper", "ltd")
 MAX_NEW_TOKENS = 24
 
 
@@ -70,6 +71,7 @@ def make_experiment(folder, prompts=6):
         traces=traces,
         output=folder / "benchmark",
         state=folder / "state" / "benchmark",
+        methods=METHODS,
         test_tasks=("chat", "code"),
         prompts_per_task=prompts // 2,
         max_new_tokens=MAX_NEW_TOKENS,

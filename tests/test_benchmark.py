@@ -24,10 +24,9 @@ from ltd.measurement.summary import SUMMARY_COLUMNS
 from ltd.replay.latency import LatencyProfile
 from ltd.texts.responses import Responses
 from ltd.tracking import StageRun
-from saved_experiment import make_experiment
+from saved_experiment import METHODS, make_experiment
 
 RECORD = stage.record
-METHODS = ("autoregressive", "eagle3", "eagle3_grid", "ltd:paper", "ltd")
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +83,14 @@ def test_summary_has_measured_and_replayed_rows(options, results):
 
 def test_finished_prompts_are_not_decoded_again(options, results, monkeypatch):
     """Without two of the parts, only their runs (and the warm-up) are decoded."""
+    assert not options.state.exists()  # all was decoded, and may be measured again
     state = open_state(options)
-    assert len(list(state.glob("0*.json"))) == 6
-    for number in (1, 4):
-        (state / f"0000{number}.json").unlink()
     profile = LatencyProfile.load(options.profile)
     engine = make_engine(options, profile, 0.0, longest=20)
     prompts = select_prompts(Responses.load(options.responses), options.test_tasks, 3, options.seed)
+    assert len(list(decode_all(engine, prompts, options, state))) == len(list(state.glob("0*.json"))) == 6
+    for number in (1, 4):
+        (state / f"0000{number}.json").unlink()
     decoded = []
     monkeypatch.setattr(stage, "record", lambda *a: decoded.append(a[1:4]) or RECORD(*a))
     records = [entry for part in decode_all(engine, prompts, options, state) for entry in part]
@@ -101,6 +101,8 @@ def test_finished_prompts_are_not_decoded_again(options, results, monkeypatch):
 
 
 def test_state_of_other_settings_is_discarded(options, results):
+    (open_state(options) / "00000.json").write_text("[]")
+    assert list(open_state(options).glob("0*.json"))
     other = dataclasses.replace(options, max_new_tokens=8)
     assert not list(open_state(other).glob("0*.json"))
     open_state(options)

@@ -6,7 +6,7 @@ from collections import defaultdict
 import pandas as pd
 import pytest
 
-from ltd.benchmark import benchmark, open_state
+from ltd.benchmark import benchmark
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.join_benchmark import JoinBenchmarkOptions, join_benchmark
@@ -104,11 +104,6 @@ def test_metrics_of_sampling_have_names_of_their_own(parts):
     assert {"speedup/ltd/chat", "acceptance_length/oracle/mean/replay"} <= set(greedy.values)
     assert {"speedup/t1/ltd/chat", "acceptance_length/t1/oracle/mean/replay"} <= set(sampled.values)
     assert metric_label("ltd:paper", "qa", 0.5) == "t0.5/ltd-paper/qa"
-
-
-def test_finished_prompts_of_both_temperatures_stay(parts):
-    for options, _ in parts:
-        assert len(list(open_state(options).glob("0*.json"))) == 6
 
 
 def test_parts_that_do_not_fit_are_refused(joined, parts, tmp_path):
