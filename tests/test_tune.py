@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -59,6 +61,20 @@ def options(tmp_path, monkeypatch):
 
 def base(options):
     return with_overrides(PolicySettings(), json.loads(options.settings.read_text()), "settings.json")
+
+
+def test_a_dead_writers_lock_can_be_told_by_its_age(tmp_path, monkeypatch):
+    """Wherever the study's folder is named from: the lock is a link, and must lead to the journal."""
+    monkeypatch.chdir(tmp_path)
+    link, ages = os.symlink, []
+
+    def noted(target, lock):
+        link(target, lock)
+        ages.append(os.stat(lock).st_mtime)
+
+    monkeypatch.setattr(os, "symlink", noted)
+    optuna.create_study(storage=tune.open_storage(Path("state")))
+    assert ages
 
 
 def test_study_starts_with_the_defaults_and_goes_on_where_it_stopped(options):

@@ -100,7 +100,9 @@ def open_storage(state: Path) -> BaseStorage:
                     1
                 )  # two workers that find an empty database both make the tables, one of them fails
     state.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(state / "journal.log")))
+    # The lock of a writer that was killed is a link to this path. Through a relative one, which leads nowhere
+    # from the link's own folder, Optuna cannot see how old the lock is, and would wait for it for ever.
+    return JournalStorage(JournalFileBackend(str(state.resolve() / "journal.log")))
 
 
 def open_study(options: TuneOptions, base: PolicySettings) -> optuna.Study:
