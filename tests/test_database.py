@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier, local
 
 import mlflow
 import pytest
@@ -20,11 +21,25 @@ def database():
         yield new
 
 
+class Meeting(Run):
+    """Waits after a worker's first trial until the other has finished one, too."""
+
+    def __init__(self, barrier):
+        super().__init__()
+        self.barrier, self.here = barrier, local()
+
+    def metrics(self, values, step=None):
+        super().metrics(values, step)
+        if not hasattr(self.here, "met"):
+            self.here.met = self.barrier.wait(timeout=120)
+
+
 def test_workers_share_a_study(options, database, monkeypatch):  # noqa: F811
     monkeypatch.setenv("OPTUNA_STORAGE", database("study"))
     parts = [replace(options, worker=worker, output=options.state / f"{worker}.json") for worker in (0, 1)]
     with ThreadPoolExecutor(2) as workers:
-        list(workers.map(tune.tune, [replace(part, trials=4) for part in parts], [Run(), Run()]))
+        runs = [Meeting(Barrier(2))] * 2
+        list(workers.map(tune.tune, [replace(part, trials=4) for part in parts], runs))
     own = [read_json(part.output)["trials"] for part in parts]
     assert all(own) and not set(own[0]) & set(own[1])
     study = tune.open_study(options, base(options))
