@@ -21,7 +21,7 @@ def synthetic_traces(
     """Traces whose draft is calibrated: the continuation takes children by probability.
 
     How certain the draft is drifts slowly along an answer and differs by task, so that a policy that reads
-    the scores gains over any constant choice.
+    the scores gains over any constant choice; so does one that knows what drafts after a root bring.
     """
     rng = np.random.default_rng(seed)
     prompts = rng.integers(*prompt_tokens, sequences, endpoint=True)
@@ -38,6 +38,7 @@ def synthetic_traces(
         true_node=true_node,
         ranks=true_path_ranks(scores, true_node, beam),
         beams=beams,
+        root=(8 * np.log(sharpness) + 20).astype(np.int32),
         context_length=(np.repeat(prompts, answers) + place).astype(np.int32),
         sequence=sequence,
         tokens_left=tokens_left,

@@ -86,14 +86,14 @@ def test_numbers_of_a_machine():
 
 
 def test_one_pair_acts_as_each_machine_demands(pair):
-    """Nodes for nothing: all of them. Nodes that no token can pay: one."""
+    """Nodes for nothing: all of them. Nodes that no token can pay: one, or a plain step."""
     free, dear = (
         evaluate(world_on(machine, seed=3), *(settled(pair[kind], machine) for kind in ("depth", "size")))
         for machine in (FREE, DEAR)
     )
     whole_trees = np.minimum(free.world.latency.pool[free.depth], SIZES[-1])
     assert (free.size >= whole_trees).mean() > 0.9 and free.depth.mean() > 2
-    assert (dear.size == 1).mean() > 0.95
+    assert (dear.size <= 1).mean() > 0.95
 
 
 def test_settled_policies_choose_as_those_that_observe(pair):
@@ -171,7 +171,7 @@ def test_a_policy_without_a_machine_is_refused_in_one_line(pair, tmp_path):
         PolicyController.load(tmp_path)
     assert "\n" not in str(said.value)
     assert PolicyController.load(tmp_path, profile=FREE).weights["depth"] > 0
-    state = type("State", (), {"depth": 0, "scores": torch.zeros(1), "context_length": 3})
+    state = type("State", (), {"depth": 0, "scores": torch.zeros(1), "context_length": 3, "root": 0})
     with pytest.raises(InputError, match="observation part 'machine': a draft does not show it"):
         LiveObserver(pair["size"].spec).observe(state)
     with pytest.raises(InputError, match="'machine': expected once, after all other parts"):

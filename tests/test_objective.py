@@ -48,6 +48,7 @@ def chain_traces(seed=0, answers=16, tokens=400):
         true_node=np.where(inside, chain, -1).astype(np.int32),
         ranks=ranks,
         beams=np.zeros((count, DEPTH, 1), dtype=np.uint8),
+        root=np.zeros(count, dtype=np.int32),
         context_length=np.tile(np.arange(10, 10 + tokens), answers).astype(np.int32),
         sequence=np.repeat(np.arange(answers, dtype=np.int32), tokens),
         tokens_left=left.astype(np.int32),

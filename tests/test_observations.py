@@ -1,5 +1,7 @@
 """Observations: values by hand, and the same numbers live and in replay."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,18 +9,23 @@ import torch
 from ltd.engine.controllers import DraftState
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
+from ltd.replay.traces import NO_RANK
 from ltd.rl.observations import PARTS, DraftView, Levels, ObservationSpec
 from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
 from ltd.rl.replay_walk import ReplayWorld
+from ltd.rl.root_prior import RootPrior, root_prior
+from ltd.rl.worlds import observation_in
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 30)
+PRIOR = RootPrior(np.array([0.25, 0.75, 0.5], np.float32))
 
 
 def view(scores, depth, context=7):
     scores = np.asarray(scores, dtype=np.float32)
     ones = np.ones(len(scores))
-    return DraftView(scores, depth, np.full(len(scores), context), ones, hidden=np.ones((len(scores), 5)))
+    hidden, root = np.ones((len(scores), 5)), np.ones(len(scores), np.int64)
+    return DraftView(scores, depth, np.full(len(scores), context), ones, hidden=hidden, root=root)
 
 
 def observe(part, scores, depth, beam=2, max_depth=3, top=3):
@@ -31,7 +38,7 @@ SCORES = -np.asarray([[1, 2, 3, 4, 5, 6, 0, 0, 0, 0.0]])
 
 def test_widths_are_what_is_observed():
     for part in PARTS.keys() - {"machine"}:
-        spec = ObservationSpec((part,), 2, 3, SIZES, 4, 5)
+        spec = ObservationSpec((part,), 2, 3, SIZES, 4, 5, PRIOR)
         assert spec.observe(view(SCORES, 2)).shape == (1, spec.width), part
 
 
@@ -65,6 +72,25 @@ def test_hidden_states_have_one_scale_and_none_is_there_before_a_pass():
     assert not spec.observe(drafts).any()
 
 
+def test_a_root_is_known_by_what_drafts_after_it_brought():
+    """Sixty positions, trees of three levels: after token 1 all are accepted, after token 0 none."""
+    traces, chain = synthetic_traces(sequences=2, answer_tokens=(30, 30)), np.arange(6)
+    root = np.arange(60) % 2
+    accepted = (root == 1)[:, None, None] & (chain <= chain[:, None])
+    ranks = np.where(accepted, chain, NO_RANK).astype(np.uint16)
+    prior = root_prior(dataclasses.replace(traces, root=root, ranks=ranks))
+    leaning = np.array([5 * 0.5 / 35, (30 + 5 * 0.5) / 35, 0.5, 0.5])
+    assert np.allclose(prior.after(np.array([0, 1, 2, 4000])), leaning)
+
+
+def test_equal_tables_of_roots_are_one_observation():
+    specs = {
+        ObservationSpec(("root",), 2, 3, SIZES, root_prior=RootPrior(PRIOR.values.copy())) for _ in range(2)
+    }
+    other = ObservationSpec(("root",), 2, 3, SIZES, root_prior=RootPrior(PRIOR.values + 1))
+    assert len(specs) == 1 and other not in specs
+
+
 def test_a_summary_that_grows_equals_one_made_at_once():
     spec = ObservationSpec(("levels",), 2, 3, SIZES)
     growing = view(np.random.default_rng(0).normal(size=(5, 10)), 1)
@@ -77,8 +103,8 @@ def test_a_summary_that_grows_equals_one_made_at_once():
 def test_live_and_replayed_observations_are_identical():
     traces = synthetic_traces(with_optional=True)
     world = ReplayWorld(traces, synthetic_profile(), SIZES)
-    parts = ("nodes", "level", "mass", "levels", "one_hot_depth", "length", "entropy", "hidden")
-    spec = ObservationSpec(parts, traces.beam, traces.max_depth, SIZES, hidden_size=world.hidden_size)
+    parts = ("nodes", "level", "mass", "levels", "one_hot_depth", "length", "entropy", "hidden", "root")
+    spec = observation_in(world, parts, SIZES)
     network = PolicyNetwork([(np.zeros((len(SIZES), spec.width)), np.zeros(len(SIZES)))])
     controller = PolicyController(1, Policy("size", network, spec, SIZES))
     controller.begin(0)
@@ -88,6 +114,7 @@ def test_live_and_replayed_observations_are_identical():
         scores = torch.from_numpy(traces.scores[position].copy())
         scores[pool_size(traces.beam, depth) :] = -torch.inf
         state = DraftState(traces.max_depth, traces.beam, scores, depth, int(traces.context_length[position]))
+        state.root = int(traces.root[position])
         state.feature = torch.from_numpy(traces.features[position, depth - 1].astype(np.float32))
         state.entropy = lambda p=position, d=depth: float(traces.entropy[p, d - 1])
         controller.accepted(0)
@@ -101,6 +128,8 @@ def test_wrong_parts_are_refused():
         ObservationSpec(("weather",), 2, 3, SIZES)
     with pytest.raises(InputError, match="no hidden states; record them with features"):
         ObservationSpec(("hidden",), 2, 3, SIZES)
+    with pytest.raises(InputError, match="'root': its table is missing"):
+        ObservationSpec(("root",), 2, 3, SIZES)
     with pytest.raises(InputError, match="no entropy"):
         ReplayWorld(synthetic_traces(), synthetic_profile(), SIZES).observations(
             ObservationSpec(("entropy", "mass"), 4, 6, SIZES)

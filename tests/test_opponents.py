@@ -87,6 +87,7 @@ def two_kinds(seed):
         true_node=true_node,
         ranks=true_path_ranks(scores, true_node, 2),
         beams=np.tile(np.array([0, 1], dtype=np.uint8), (len(easy), 3, 1)),
+        root=easy.astype(np.int32),
         context_length=(70 - left).astype(np.int32),
         sequence=np.repeat(np.arange(sequences, dtype=np.int32), tokens),
         tokens_left=left,
@@ -140,8 +141,8 @@ def test_two_kinds_of_positions_are_told_apart(options, tmp_path, name):
     fit_opponents(settings, StageRun())
     new = ReplayWorld(two_kinds(seed=2), profile, sizes)
     easy = new.traces.true_node[:, 0] >= 0
-    choices = list(product(range(1, 4), sizes))
-    asked = np.isin(np.arange(4), (1, 2))
+    choices = list(product(range(4), sizes))
+    asked = np.isin(np.arange(4), (0, 1, 2))
     best = 0.0
     for (d, v), (e, u) in product(choices, choices):
         go_on = np.arange(4) < np.where(easy, d, e)[:, None]
@@ -155,7 +156,7 @@ def test_two_kinds_of_positions_are_told_apart(options, tmp_path, name):
 def test_best_constant_is_the_best_of_all_pairs(options, fitted):
     traces = synthetic_traces(seed=1, sequences=12)
     world = ReplayWorld(traces, synthetic_profile(), SIZES)
-    speeds = {(d, v): evaluate(world, d, v).throughput for d, v in product(range(1, 7), SIZES)}
+    speeds = {(d, v): evaluate(world, d, v).throughput for d, v in product(range(7), SIZES)}
     assert best_constant(world, options) == max(speeds, key=speeds.get)
     controller = load_opponent(fitted, "best_constant")
     assert (controller.depth, controller.size) == max(speeds, key=speeds.get)

@@ -15,11 +15,14 @@ from ltd.rl.evaluation import best_constant, evaluate
 from ltd.rl.live_decision import PARTS, LiveDecision, LiveObservation, observe
 from ltd.rl.observations import DraftView, ObservationSpec
 from ltd.rl.policies import Policy, PolicyController, PolicyNetwork, load_policy, save_policies
-from ltd.rl.policy_settings import COMPACT, SIZES
+from ltd.rl.policy_settings import OBSERVED, SIZES
 from ltd.rl.replay_walk import ReplayWorld
+from ltd.rl.root_prior import RootPrior, root_prior
 from synthetic import synthetic_profile, synthetic_traces
 
-SPEC = ObservationSpec(COMPACT, 4, 6, SIZES)
+# Roots that differ enough for a random policy to decide by them.
+ROOTS = RootPrior(20 * root_prior(synthetic_traces()).values - 12)
+SPEC = ObservationSpec(OBSERVED, 4, 6, SIZES, root_prior=ROOTS)
 
 
 def random_policy(kind, seed=0, spec=SPEC, **schedule):
@@ -75,14 +78,16 @@ def test_damaged_folders_are_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize("part", PARTS)
 def test_compiled_observations_are_those_of_replay(part):
     traces = synthetic_traces(beam=4, max_depth=6)
-    spec = ObservationSpec((part, "length"), 4, 6, (1, 2, 5, 12, 60))
+    prior = root_prior(traces)
+    spec = ObservationSpec((part, "length"), 4, 6, (1, 2, 5, 12, 60), root_prior=prior)
     live, out = LiveObservation(spec), np.empty(spec.width, np.float32)
     for position in (0, 7, 40):
         for depth in range(7):
             scores = traces.scores[position].copy()
             lengths, entropy = traces.context_length[position : position + 1], np.float32(0.3 * depth)
-            view = DraftView(scores[None], depth, lengths, entropy[None])
-            assert observe(scores, depth, lengths[0], entropy, *live.shape, out) == spec.width
+            root = traces.root[position : position + 1] + 5 * depth
+            view = DraftView(scores[None], depth, lengths, entropy[None], root=root)
+            assert observe(scores, depth, lengths[0], entropy, root[0], *live.shape, out) == spec.width
             assert np.allclose(out, spec.observe(view)[0], rtol=1e-5, atol=1e-6)
 
 
@@ -94,8 +99,9 @@ def test_compiled_decisions_are_those_of_the_network(kind):
     for position in range(60):
         scores = torch.from_numpy(traces.scores[position].copy())
         length = int(traces.context_length[position])
-        state = DraftState(max_depth=6, beam=4, scores=scores, depth=position % 7, context_length=length)
-        view = DraftView(scores.numpy()[None], state.depth, np.array([length]))
+        depth, root = position % 7, traces.root[position : position + 1]
+        state = DraftState(6, 4, scores, depth=depth, context_length=length, root=int(root[0]))
+        view = DraftView(scores.numpy()[None], depth, np.array([length]), root=root)
         logits = policy.network.logits(policy.spec.observe(view))[0]
         if np.diff(np.sort(logits)[-2:])[0] > 1e-4:
             assert decide(state) == logits.argmax()
@@ -128,7 +134,7 @@ def test_one_observation_is_decided_as_a_batch_is(hidden):
 @pytest.mark.parametrize("first_decision,interval", [(0, 1), (1, 1), (0, 2)])
 def test_controller_in_the_simulator_equals_the_vectorised_replay(world, first_decision, interval):
     """Same cycles for the same policies, answer by answer and all at once."""
-    depth = random_policy("depth", 0, first_decision=first_decision, interval=interval)
+    depth = random_policy("depth", 6, first_decision=first_decision, interval=interval)
     size = random_policy("size", 0)
     ours = evaluate(world, depth, size)
     free = evaluate_without_decision_time(world, depth, size)
@@ -208,7 +214,7 @@ def test_task_speedups_add_up(world):
 
 def test_a_decision_takes_tens_of_microseconds():
     traces = synthetic_traces(beam=10, max_depth=8, sequences=1)
-    spec = ObservationSpec(COMPACT, 10, 8, SIZES)
+    spec = ObservationSpec(OBSERVED, 10, 8, SIZES, root_prior=root_prior(traces))
     controller = PolicyController(random_policy("depth", spec=spec), random_policy("size", spec=spec))
     controller.begin(0)
     scores = torch.from_numpy(traces.scores[5])

@@ -73,6 +73,7 @@ class TraceRecorder:
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         return Traces(
             **columns,
+            root=tokens[sequence, root].to(torch.int32).numpy(force=True),
             context_length=root.to(torch.int32).numpy(),
             sequence=sequence.to(torch.int32).numpy(),
             tokens_left=(lengths[sequence] - 1 - root).to(torch.int32).numpy(),

@@ -18,11 +18,11 @@ from ltd.options import option, parse_options
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
 from ltd.rl.choices import FixedDepth, FixedSize
-from ltd.rl.observations import ObservationSpec
-from ltd.rl.policy_settings import COMPACT, SIZES
+from ltd.rl.policy_settings import OBSERVED, SIZES
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
 from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv
+from ltd.rl.worlds import observation_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class SpeedOptions:
     lanes: int = option(256, "environments stepped at once")
     steps: int = option(500, "steps of all lanes in one measurement")
     repetitions: int = option(5, "measurements; the median is printed")
-    observation: tuple[str, ...] = option(COMPACT, "parts of the observation")
+    observation: tuple[str, ...] = option(OBSERVED, "parts of the observation")
 
 
 def steps_per_second(env: ReplayVecEnv, steps: int, repetitions: int) -> list[float]:
@@ -57,7 +57,7 @@ def environments(options: SpeedOptions) -> dict[str, ReplayVecEnv]:
     traces, profile = Traces.load(options.traces), LatencyProfile.load(options.profile)
     sizes = tuple(size for size in SIZES if size <= profile.max_size)
     world = ReplayWorld(traces, profile, sizes)
-    spec = ObservationSpec(options.observation, traces.beam, traces.max_depth, sizes)
+    spec = observation_in(world, options.observation, sizes)
     pay = Reward("throughput", world.step_seconds)
     common = {"lanes": options.lanes}
     return {

@@ -19,7 +19,8 @@ class DraftState:
     """The tree drafted so far in this cycle.
 
     depth: draft passes made; scores float32 [pool(max_depth)]: cumulative log-probabilities in pool order,
-    -inf where nothing is drafted yet; context_length: tokens in the target's cache; feature [H]: the head's
+    -inf where nothing is drafted yet; context_length: tokens in the target's cache; root: the newest token,
+    which the tree continues; feature [H]: the head's
     hidden state at the best row of the newest pass (None at depth 0). One object serves all
     cycles and changes in place.
     """
@@ -29,6 +30,7 @@ class DraftState:
     scores: Tensor
     depth: int = 0
     context_length: int = 0
+    root: int = 0
     feature: Tensor | None = None
     draft_logits: Tensor | None = field(default=None, repr=False)
 

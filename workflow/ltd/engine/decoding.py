@@ -164,6 +164,7 @@ class _Loop:
 
     def _draft(self) -> int:
         drafter, clock, state = self.drafter, self.clock, self.drafter.state
+        state.root = self.result.tokens[-1]
         clock.mark("rest")
         while state.depth < state.max_depth:
             more = self.controller.continue_drafting(state)

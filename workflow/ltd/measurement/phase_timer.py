@@ -24,8 +24,9 @@ from ltd.engine.verification import make_verification
 from ltd.measurement.timing import Stopwatch
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
-from ltd.rl.policy_settings import COMPACT
+from ltd.rl.policy_settings import OBSERVED
 from ltd.rl.presets import PAPER
+from ltd.rl.root_prior import RootPrior
 
 WARM_UP = 2  # repetitions that are not counted
 PLAIN_STEPS = 16  # autoregressive steps a repetition and context
@@ -198,15 +199,16 @@ def untrained_policies(
     drafter: Drafter, sizes: tuple[int, ...], network: tuple[int, ...], random: np.random.Generator
 ) -> tuple[PolicyController, ...]:
     """Policies with random weights, as slow as trained ones: compact ones with these layers, the paper's."""
+    prior = RootPrior(np.zeros(drafter.head.embed_tokens.num_embeddings, np.float32))
 
     def policy(kind: str, parts: tuple[str, ...], layers: tuple[int, ...]) -> Policy:
-        spec = ObservationSpec(parts, drafter.beam, drafter.max_depth, sizes)
+        spec = ObservationSpec(parts, drafter.beam, drafter.max_depth, sizes, root_prior=prior)
         actions = sizes if kind == "size" else (0, 1)
         widths = pairwise((spec.width, *layers, len(actions)))
         weights = [(random.standard_normal((b, a)) / a**0.5, np.zeros(b)) for a, b in widths]
         return Policy(kind, PolicyNetwork(weights), spec, actions)
 
     kinds = ("depth", "size")
-    compact = (policy(kind, COMPACT, network) for kind in kinds)
+    compact = (policy(kind, OBSERVED, network) for kind in kinds)
     paper = (policy(kind, PAPER[f"{kind}_observation"], PAPER[f"{kind}_network"]) for kind in kinds)
     return PolicyController(*compact), PolicyController(*paper)

@@ -21,7 +21,7 @@ from ltd.files import atomic_path
 
 FORMAT = "ltd-traces-1"
 NO_RANK = np.uint16(65535)
-COLUMNS = ("scores", "true_node", "ranks", "beams", "context_length", "sequence", "tokens_left")
+COLUMNS = ("scores", "true_node", "ranks", "beams", "root", "context_length", "sequence", "tokens_left")
 OPTIONAL_COLUMNS = ("entropy", "features")
 HEADER = ("beam", "max_depth", "temperature", "target_hash", "draft_hash", "sequences")
 
@@ -42,8 +42,8 @@ class Traces:
     ranks uint16 [N, D, D], ranks[i, d-1, l-1] = place of true_node[i, l-1] among all nodes of levels <= d by
     (score descending, index ascending), 65535 where there is none or l > d;
     beams uint8 or uint16 [N, D, W], indices within the level of the expanded nodes, in rank order;
-    context_length int32 [N], tokens before the root; sequence int32 [N], index into `sequences`;
-    tokens_left int32 [N], tokens of the answer after the root;
+    root int32 [N], the root token; context_length int32 [N], tokens before it; sequence int32 [N], index into
+    `sequences`; tokens_left int32 [N], tokens of the answer after the root;
     entropy float32 [N, D], of the draft distribution that the pass of each level computed for the best of the
     nodes it expanded (level 1: for the root), in nats; features float16 [N, D, H], the head's hidden
     state there.
@@ -53,6 +53,7 @@ class Traces:
     true_node: NDArray
     ranks: NDArray
     beams: NDArray
+    root: NDArray
     context_length: NDArray
     sequence: NDArray
     tokens_left: NDArray
@@ -131,6 +132,7 @@ def check(traces: Traces, name: str) -> None:
         "true_node": (n, depth),
         "ranks": (n, depth, depth),
         "beams": (n, depth, beam),
+        "root": (n,),
         "sequence": (n,),
         "tokens_left": (n,),
         "entropy": (n, depth),

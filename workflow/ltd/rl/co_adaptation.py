@@ -24,6 +24,7 @@ from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
 from ltd.rl.training_state import State, Training
 from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv
+from ltd.rl.worlds import observation_in
 
 KINDS = ("size", "depth")
 
@@ -56,11 +57,9 @@ class Workshop:
 
     def spec(self, kind: str) -> ObservationSpec:
         """The observation of one kind of policy on these traces."""
-        world, settings = self.training, self.settings
+        settings = self.settings
         parts = settings.of(kind, "observation")
-        hidden_size = world.hidden_size if "hidden" in parts else 0
-        shape = world.traces.beam, world.max_depth, settings.sizes, settings.top, hidden_size
-        return ObservationSpec(parts, *shape)
+        return observation_in(self.training, parts, settings.sizes, settings.top)
 
     def with_settings(self, settings: PolicySettings) -> "Workshop":
         """The same traces and machine for other settings, whose networks are charged as they were timed."""

@@ -30,7 +30,7 @@ from ltd.rl.policy_settings import COMPACT, SIZES
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
 from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv
-from ltd.rl.worlds import World
+from ltd.rl.worlds import World, observation_in
 from ltd.texts.responses import Responses
 
 NEEDED = {"replay": ("traces",), "live": ("target", "draft", "responses")}
@@ -100,9 +100,7 @@ class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
         """
         sizes = tuple(sizes)
         world = open_world(backend, profile, sizes, **sources)
-        hidden_size = world.hidden_size if "hidden" in observation else 0
-        shape = world.profile.beam, world.max_depth, sizes, top, hidden_size
-        spec = ObservationSpec(tuple(observation), *shape)
+        spec = observation_in(world, tuple(observation), sizes, top)
         pay = Reward(reward, world.step_seconds, rate)
         common = {"lanes": 1, "whole_answers": whole_answers, "seed": seed}
         self._lane = self._build(world, spec, pay, common, **counterpart)

@@ -14,8 +14,8 @@ from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy
 
 # Numbers of the parts in the kernel.
-NODES, LEVEL, MASS, LEVELS, DEPTH, ONE_HOT_DEPTH, LENGTH, ENTROPY = range(8)
-PARTS = ("nodes", "level", "mass", "levels", "depth", "one_hot_depth", "length", "entropy")
+NODES, LEVEL, MASS, LEVELS, DEPTH, ONE_HOT_DEPTH, LENGTH, ENTROPY, ROOT = range(9)
+PARTS = ("nodes", "level", "mass", "levels", "depth", "one_hot_depth", "length", "entropy", "root")
 
 
 class LiveDecision:
@@ -40,6 +40,7 @@ class LiveDecision:
             state.depth,
             state.context_length,
             observation.entropy(state),
+            state.root,
             *observation.shape,
             self._weights,
             self._biases,
@@ -52,7 +53,9 @@ class LiveObservation:
 
     def __init__(self, spec: ObservationSpec) -> None:
         kinds = np.array([PARTS.index(part) for part in spec.parts], np.int64)
-        self.shape = (kinds, spec.beam, spec.max_depth, spec.top, np.array(spec.sizes, np.int64))
+        sizes, prior = np.array(spec.sizes, np.int64), spec.root_prior
+        table = np.zeros(1, np.float32) if prior is None else prior.values
+        self.shape = (kinds, spec.beam, spec.max_depth, spec.top, sizes, table)
         self._observes_entropy = "entropy" in spec.parts
 
     def entropy(self, state: Any) -> float:
@@ -61,8 +64,11 @@ class LiveObservation:
 
 
 @kernel
-def observe(scores, depth, context_length, entropy, kinds, beam, max_depth, top, sizes, out):
-    """Write the observation of one draft, scores [pool], into out [>= width]; returns the width."""
+def observe(scores, depth, context_length, entropy, root, kinds, beam, max_depth, top, sizes, prior, out):
+    """Write the observation of one draft, scores [pool], into out [>= width]; returns the width.
+
+    prior [K]: what `ltd.rl.root_prior` holds.
+    """
     start = 0
     for kind in kinds:
         if kind == NODES:
@@ -83,6 +89,8 @@ def observe(scores, depth, context_length, entropy, kinds, beam, max_depth, top,
                 out[start] = np.float32(depth / 10)
             elif kind == LENGTH:
                 out[start] = np.float32(context_length / 1000)
+            elif kind == ROOT:
+                out[start] = prior[min(root, len(prior) - 1)]
             else:
                 out[start] = np.float32(entropy) * np.float32(0.25)
             start += 1
@@ -135,13 +143,16 @@ def _write_levels(scores, depth, beam, max_depth, top, out):
 
 @kernel
 def _decide(
-    scores, depth, context_length, entropy, kinds, beam, max_depth, top, sizes, weights, biases, values
-):
+    scores, depth, context_length, entropy, root, kinds, beam, max_depth, top, sizes, prior, weights, biases,
+    values,
+):  # fmt: skip
     """Observe, pass through the network (weights [out, in] a layer) and take the best action.
 
     values [2, widest layer] is working space: what goes into a layer, and what comes out.
     """
-    observe(scores, depth, context_length, entropy, kinds, beam, max_depth, top, sizes, values[0])
+    observe(
+        scores, depth, context_length, entropy, root, kinds, beam, max_depth, top, sizes, prior, values[0]
+    )  # fmt: skip
     for layer in range(len(weights)):
         weight, bias = weights[layer], biases[layer]
         inputs, outputs = values[layer % 2], values[1 - layer % 2]

@@ -21,6 +21,7 @@ from ltd.errors import InputError
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import LiveObserver
+from ltd.rl.root_prior import RootPrior
 from ltd.texts.responses import Responses, Sequence
 
 
@@ -56,6 +57,7 @@ class LiveDecoder:
     def draft(self, depth: int) -> None:
         """Bring the draft of the running cycle to `depth` levels."""
         state = self.drafter.state
+        state.root = int(self.context[-1])
         if state.depth > depth:  # the environment was reset in mid-cycle
             self._read()
         with self._timed():
@@ -148,6 +150,11 @@ class LiveWorld:
     def hidden_size(self) -> int:
         """Width of the head's hidden states."""
         return self.decoder.drafter.head.config.hidden_size
+
+    @property
+    def root_prior(self) -> RootPrior:
+        """Unknown: it takes traces."""
+        raise InputError("observation part 'root': live answers hold no traces; leave it out or use replay")
 
     def observations(self, spec: ObservationSpec) -> "LiveObservations":
         """What policies of this observation see of the running draft."""

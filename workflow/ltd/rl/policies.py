@@ -1,12 +1,12 @@
 """Trained policies: small networks in safetensors and JSON, and the controller that decodes with them.
 
 A folder of policies holds `depth.safetensors`, `size.safetensors` and one `policy.json` that describes both:
-observation, action map, and the hashes of what they were trained on. Only numpy, torch and safetensors are
-needed to run them.
+observation, action map, and the hashes of what they were trained on. The table of the observation part `root`
+is kept beside the weights. Only numpy, torch and safetensors are needed to run them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from ltd.files import read_json, write_json
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.machine import PART, settled
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
+from ltd.rl.root_prior import RootPrior
 
 VERSION = 1
 STOP, CONTINUE = 0, 1
 # Above this many weights a layer gains from torch's threads; below, numpy's lower overhead wins.
 NUMPY_WEIGHTS = 100_000
 DESCRIPTION = "policy.json"
+# The field of an observation that is kept beside the weights.
+ROOT_PRIOR = "root_prior"
 
 
 class PolicyNetwork:
@@ -88,9 +91,9 @@ class PolicyNetwork:
         weight, bias = self._tensors[-1]
         return torch.addmm(bias, hidden, weight.T).numpy()
 
-    def save(self, path: Path) -> None:
-        """Write `layers.<i>.weight` and `layers.<i>.bias`."""
-        tensors = {}
+    def save(self, path: Path, **others: np.ndarray) -> None:
+        """Write `layers.<i>.weight` and `layers.<i>.bias`, and what else belongs to the network."""
+        tensors = dict(others)
         for index, (weight, bias) in enumerate(self.layers):
             tensors |= {f"layers.{index}.weight": weight, f"layers.{index}.bias": bias}
         save_file(tensors, path)
@@ -101,7 +104,7 @@ class PolicyNetwork:
         if not path.is_file():
             raise InputError(f"{path}: no such policy; train it first")
         tensors = load_file(path)
-        count = len(tensors) // 2
+        count = sum(name.startswith("layers.") for name in tensors) // 2
         try:
             return cls([(tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(count)])
         except (KeyError, ValueError) as error:
@@ -153,13 +156,17 @@ class Policy:
     def description(self) -> dict[str, Any]:
         """What policy.json says about this policy."""
         rest = {name: getattr(self, name) for name in ("actions", "first_decision", "interval", "machine")}
-        return {"observation": asdict(self.spec)} | rest | {"trained_on": dict(self.trained_on)}
+        names = (field.name for field in fields(self.spec) if field.name != ROOT_PRIOR)
+        observation = {name: getattr(self.spec, name) for name in names}
+        return {"observation": observation} | rest | {"trained_on": dict(self.trained_on)}
 
 
 def save_policies(folder: Path, *policies: Policy) -> None:
     """Write the given policies (one or both kinds) and their description into an existing folder."""
     for policy in policies:
-        policy.network.save(folder / f"{policy.kind}.safetensors")
+        prior = policy.spec.root_prior
+        table = {} if prior is None else {ROOT_PRIOR: prior.values}
+        policy.network.save(folder / f"{policy.kind}.safetensors", **table)
     descriptions = {policy.kind: policy.description() for policy in policies}
     write_json(folder / DESCRIPTION, {"version": VERSION} | descriptions)
 
@@ -172,12 +179,14 @@ def load_policy(folder: str | Path, kind: str) -> Policy:
         raise InputError(f"{path}: version {description.get('version')}, expected {VERSION}; train it again")
     if kind not in description:
         raise InputError(f"{path}: no {kind} policy in this folder")
-    entry = description[kind]
+    entry, weights = description[kind], path.with_name(f"{kind}.safetensors")
+    network, table = PolicyNetwork.load(weights), load_file(weights).get(ROOT_PRIOR)
     observation = entry["observation"]
     observation |= {"parts": tuple(observation["parts"]), "sizes": tuple(observation["sizes"])}
+    observation[ROOT_PRIOR] = None if table is None else RootPrior(table)
     return Policy(
         kind=kind,
-        network=PolicyNetwork.load(path.with_name(f"{kind}.safetensors")),
+        network=network,
         spec=ObservationSpec(**observation),
         actions=tuple(entry["actions"]),
         first_decision=entry["first_decision"],
@@ -261,7 +270,8 @@ class LiveObserver:
 
     def __init__(self, spec: ObservationSpec) -> None:
         self.spec = spec
-        self._view = DraftView(np.empty((1, 0)), 0, np.zeros(1, np.int64), None, Levels(1, spec))
+        levels, root = Levels(1, spec), np.zeros(1, np.int64)
+        self._view = DraftView(np.empty((1, 0)), 0, np.zeros(1, np.int64), levels=levels, root=root)
         self._tensor: torch.Tensor | None = None
         self._observations = np.zeros((1, spec.width), dtype=np.float32)
         self._columns = spec.columns(self._observations)
@@ -283,7 +293,7 @@ class LiveObserver:
             # On a CPU the array shares the tensor's memory and stays valid from cycle to cycle.
             self._tensor = scores
             view.scores = scores.numpy(force=True)[None]
-        view.depth, view.context_length[0] = depth, state.context_length
+        view.depth, view.context_length[0], view.root[0] = depth, state.context_length, state.root
         if "entropy" in self.spec.parts:
             view.entropy = np.asarray([state.entropy() if depth else 0.0], dtype=np.float32)
         if "hidden" in self.spec.parts and depth:

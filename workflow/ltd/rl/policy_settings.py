@@ -10,7 +10,9 @@ from ltd.rl import rewards
 from ltd.rl.observations import PARTS
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60)
+# A summary of the draft, and with it what is known before.
 COMPACT = ("levels", "one_hot_depth", "length")
+OBSERVED = (*COMPACT, "root")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +24,10 @@ class PolicySettings:
     rounds: int = option(3, "rounds of co-adaptation after the initial pair: size, depth, size, ...")
     reward: str = option("marginal", "what a finished cycle is paid", choices=rewards.KINDS)
     whole_answers: bool = option(False, "an episode is a whole answer (the paper) instead of one cycle")
-    first_decision: int = option(1, "depth of the first depth decision; 0 allows plain steps")
+    first_decision: int = option(0, "depth of the first depth decision; 0 allows plain steps")
     interval: int = option(1, "levels from one depth decision to the next")
-    size_observation: tuple[str, ...] = option(COMPACT, "parts of the size policy's observation")
-    depth_observation: tuple[str, ...] = option(COMPACT, "parts of the depth policy's observation")
+    size_observation: tuple[str, ...] = option(OBSERVED, "parts of the size policy's observation")
+    depth_observation: tuple[str, ...] = option(OBSERVED, "parts of the depth policy's observation")
     machines: int = option(
         0, "machines drawn around the measured one to train on, for the observation part `machine`; 0: none"
     )

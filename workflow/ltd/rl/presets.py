@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from ltd.rl.machine import PART
-from ltd.rl.policy_settings import COMPACT, SettingsType
+from ltd.rl.policy_settings import OBSERVED, SettingsType
 
 PAPER: dict[str, Any] = {
     "reward": "throughput",
@@ -36,8 +36,8 @@ PAPER: dict[str, Any] = {
 
 CONDITIONED: dict[str, Any] = {
     "machines": 64,
-    "size_observation": (*COMPACT, PART),
-    "depth_observation": (*COMPACT, PART),
+    "size_observation": (*OBSERVED, PART),
+    "depth_observation": (*OBSERVED, PART),
     "size_network": (64, 64),
     "depth_network": (64, 64),
     "rehearsal": 800,

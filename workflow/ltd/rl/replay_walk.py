@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -18,9 +19,10 @@ from ltd.replay.table import ReplayTable
 from ltd.replay.traces import Traces
 from ltd.rl import machine
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
+from ltd.rl.root_prior import RootPrior, root_prior
 
 # Parts that are cheaper to read from the scores than to keep for every position and depth.
-PLAIN_PARTS = {"nodes", "level", "depth", "length", "hidden"}
+PLAIN_PARTS = {"nodes", "level", "depth", "length", "hidden", "root"}
 MAX_TABLE_BYTES = 1 << 30
 ROWS_AT_ONCE = 4096
 
@@ -59,6 +61,11 @@ class ReplayWorld:
     def hidden_size(self) -> int:
         """Width of the head's hidden states in the traces; 0 where they hold none."""
         return 0 if self.traces.features is None else self.traces.features.shape[-1]
+
+    @cached_property
+    def root_prior(self) -> RootPrior:
+        """What drafts after every token bring in these traces."""
+        return root_prior(self.traces)
 
     def column(self, positions: np.ndarray, machines: np.ndarray | int = 0) -> np.ndarray:
         """Column of the latency tables at positions on machines of the family; the two broadcast."""
@@ -139,8 +146,9 @@ class ObservationTable:
         hidden = None
         if depth > 0 and "hidden" in self.spec.parts:
             hidden = traces.features[positions, depth - 1]
-        context = traces.context_length[positions]
-        return self.spec.observe(DraftView(traces.scores[positions], depth, context, entropy, levels, hidden))
+        context, root = traces.context_length[positions], traces.root[positions]
+        view = DraftView(traces.scores[positions], depth, context, entropy, levels, hidden, root)
+        return self.spec.observe(view)
 
 
 class Walk:

@@ -6,11 +6,11 @@ from typing import Any
 
 from optuna import Trial
 
-from ltd.rl.policy_settings import COMPACT, PolicySettings
+from ltd.rl.policy_settings import OBSERVED, PolicySettings
 
 OBSERVATIONS: dict[str, tuple[str, ...]] = {
-    "compact": COMPACT,
-    "mass": ("mass", *COMPACT),
+    "compact": OBSERVED,
+    "mass": ("mass", *OBSERVED),
 }
 NETWORKS: dict[str, tuple[int, ...]] = {"32-32": (32, 32), "64-64": (64, 64), "128-64": (128, 64)}
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.observations import ObservationSpec
+from ltd.rl.root_prior import RootPrior
 
 
 class Observations(Protocol):
@@ -50,8 +51,24 @@ class World(Protocol):
     step_seconds: float
     hidden_size: int
 
+    @property
+    def root_prior(self) -> RootPrior:
+        """What drafts after every token bring; raises InputError where that is not known."""
+
     def observations(self, spec: ObservationSpec) -> Observations:
         """Return the observations of `spec`, made once."""
 
     def walk(self, position: np.ndarray, machines: np.ndarray | None = None) -> Lanes:
         """Return one lane at each position [L]; machines [L] are places in the family, None its first."""
+
+
+def observation_in(
+    world: World, parts: tuple[str, ...], sizes: tuple[int, ...], top: int = 3
+) -> ObservationSpec:
+    """The observation of these parts, with what it takes from the world.
+
+    Raises InputError for a part that the world cannot show.
+    """
+    hidden_size = world.hidden_size if "hidden" in parts else 0
+    prior = world.root_prior if "root" in parts else None
+    return ObservationSpec(parts, world.profile.beam, world.max_depth, sizes, top, hidden_size, prior)
