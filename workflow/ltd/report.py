@@ -16,6 +16,7 @@ from ltd.measurement.summary import MEAN_TASK, metric_label
 from ltd.options import StageOptions, option, run_stage
 from ltd.reporting import ablations, figures, findings, training_figures, transfer
 from ltd.reporting.results import Results
+from ltd.reporting.speedup_figure import speedup_figure
 from ltd.reporting.text import write_report
 from ltd.tracking import StageRun
 
@@ -60,7 +61,7 @@ def draw(results: Results) -> dict[str, Figure]:
     """Make every figure that the results allow, by name."""
     cycles, summary = results.cycles, results.summary
     drawn = {
-        "speedups": figures.task_figure(summary),
+        "speedups": speedup_figure(summary),
         "composition": figures.composition_figure(summary),
         "latency": figures.latency_figure(results.profile),
     }

@@ -1,4 +1,4 @@
-"""Figures of measurements and decisions: latency, the throughput plane, tasks, time composition, choices.
+"""Figures of measurements and decisions: latency, the throughput plane, time composition, choices.
 
 Every function takes tables and returns a matplotlib figure. Lightness, hatching and markers carry the
 meaning, so the figures can be read in grey; axes name their units.
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ltd.files import atomic_path
-from ltd.measurement.summary import BASELINE, HEADLINE_TASKS, MEAN_TASK
+from ltd.measurement.summary import HEADLINE_TASKS, MEAN_TASK
 
 INK = "#1a1a1a"
 STYLE = {
@@ -172,39 +172,6 @@ def _cloud(axes: Axes, choices: pd.DataFrame, colour: str, marker: str, name: st
     place = counts.index.get_level_values("size"), counts.index.get_level_values("depth") + shift
     axes.scatter(*place, s=1500 * counts.to_numpy() / max(len(choices), 1), **look)
     axes.scatter([], [], s=40, label=label, **look)
-
-
-def task_figure(summary: pd.DataFrame) -> Figure:
-    """Speedup of every method on every task and in the mean, with 95% intervals; replayed bounds hatched."""
-    tasks = ordered_tasks(summary["task"])
-    shown = summary[summary["method"] != BASELINE]
-    methods = [(m, s) for m, s in shown[["method", "source"]].drop_duplicates().itertuples(index=False)]
-    methods = [(m, s) for m, s in methods if s == "measured" or m == "oracle"]
-    figure = Figure(figsize=(max(6.5, 1.25 * len(tasks)), 3.2), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / max(len(methods), 1)
-    for index, (method, source) in enumerate(methods):
-        rows = shown[(shown["method"] == method) & (shown["source"] == source)].set_index("task")
-        rows = rows.reindex(tasks)
-        below = rows["speedup"] - rows["speedup_low"]
-        above = rows["speedup_high"] - rows["speedup"]
-        axes.bar(
-            np.arange(len(tasks)) + (index - (len(methods) - 1) / 2) * width,
-            rows["speedup"],
-            width,
-            yerr=np.clip([below, above], 0, None),
-            color=shades(len(methods) + 1)[index + 1],
-            hatch=HATCHES[index % len(HATCHES)],
-            edgecolor=INK,
-            linewidth=0.6,
-            error_kw={"elinewidth": 0.8, "capsize": 1.5},
-            label=method + (" (replay)" if source == "replay" else ""),
-        )
-    axes.axhline(1, color=INK, linewidth=0.8, linestyle="--")
-    axes.set_xticks(range(len(tasks)), tasks)
-    axes.set(ylabel="speedup over autoregressive", xlabel="task")
-    figure.legend(loc="outside upper center", ncols=min(len(methods), 6))
-    return figure
 
 
 def ordered_tasks(tasks: pd.Series) -> list[str]:

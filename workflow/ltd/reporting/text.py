@@ -43,7 +43,12 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
         _figure("composition", drawn, "Time per emitted token by phase."),
         "## Tasks",
         findings.markdown(findings.task_rows(summary)),
-        _figure("speedups", drawn, "Speedup by task; bars end at the ratio of sums, whiskers hold 95%."),
+        _figure(
+            "speedups",
+            drawn,
+            "Speedup by task, the fastest in the mean at the top: marks are ratios of sums, lines hold 95%. "
+            "The square is ltd, the star the best static setting; hollow marks are replayed.",
+        ),
         "## Depth and size",
         _figure(
             "tradeoff",

@@ -90,7 +90,7 @@ class CompiledDrafter(Drafter):
         """Rows for the next prefix pass; see `Drafter.defer`."""
         places = self._every[: len(tokens)] if rows is None else rows.numpy()
         deferred = self.deferred_taps, self.deferred_tokens
-        _defer(taps.numpy(), places, tokens.numpy(), *deferred, self.pending)
+        defer_rows(taps.numpy(), places, tokens.numpy(), *deferred, self.pending)
         self.pending += len(tokens)
         self._new_tree()
 
@@ -155,13 +155,15 @@ class CompiledDrafter(Drafter):
         """Where the taps [1, 3 * Ht] of the next deferred row belong."""
         return self.deferred_taps[self.pending : self.pending + 1]
 
-    def deferred(self, count: int) -> None:
-        """`count` rows have been written behind the deferred ones, and the scores of the pool cleared.
-
-        A negative count forgets as many of the deferred rows.
-        """
+    def note_deferred(self, count: int) -> None:
+        """Take note that `count` rows were written behind the deferred ones and the pool's scores cleared."""
         self.pending += count
-        self.state.depth = 0
+        self.state.depth = 0  # or `_new_tree` would clear the scores again
+        self._new_tree()
+
+    def forget_deferred(self, count: int) -> None:
+        """Drop the last `count` deferred rows; nothing is drafted yet."""
+        self.pending -= count
         self._new_tree()
 
 
@@ -189,7 +191,7 @@ def _head_weights(head: Eagle3Head, packed: bool) -> HeadWeights:
 
 
 @kernel
-def _defer(taps, rows, tokens, deferred_taps, deferred_tokens, first):
+def defer_rows(taps, rows, tokens, deferred_taps, deferred_tokens, first):
     """Append the rows [m] of taps, and tokens [m], to what waits from `first` on."""
     for place in range(len(rows)):
         copy(taps[rows[place]], deferred_taps[first + place])

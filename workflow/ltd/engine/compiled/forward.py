@@ -82,31 +82,31 @@ class CompiledForward:
         taps = []
         for part in tokens.split(self.rows):
             rows = len(part)
-            logits, part_taps = self._results(part.numpy(), np.arange(rows), causal(rows), 1)
+            logits, part_taps = self._run_to_tensors(part.numpy(), np.arange(rows), causal(rows), 1)
             taps.append(part_taps)
             self.length += rows
         return logits[0], taps[0] if len(taps) == 1 else torch.cat(taps)
 
     def verify(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
         """Pass over a tree; see `LeanForward.verify`."""
-        return self._results(tokens.numpy(), depths.numpy(), ancestors.numpy(), len(tokens))
+        return self._run_to_tensors(tokens.numpy(), depths.numpy(), ancestors.numpy(), len(tokens))
 
     def keep(self, rows: Tensor, tree_rows: int) -> None:
         """Make rows [m], ascending, of the last verified tree part of the sequence."""
-        _keep(*self.cache, self.length, rows.numpy())
+        keep_rows(*self.cache, self.length, rows.numpy())
         self.length += len(rows)
 
     def products(self) -> None:
         """The matrix products of a step and nothing else, on whatever numbers are there: to time them."""
         _products(self.weights, self.work, np.empty((1, len(self.weights.output) * LANES), np.float32))
 
-    def results(self, rows: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Arrays for what a pass over `rows` rows writes: taps, and logits and greedy tokens of `wanted`."""
+    def empty_outputs(self, rows: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Arrays for `run_into`: taps of `rows` rows, logits and greedy tokens of the last `wanted`."""
         taps = np.empty((rows, len(self.tap_layers) * self.work.hidden.shape[1]), np.float32)
         logits = np.empty((wanted, len(self.weights.output) * LANES), np.float32)
         return taps, logits, np.empty(wanted, np.int64)
 
-    def run(
+    def run_into(
         self,
         tokens: np.ndarray,
         depths: np.ndarray,
@@ -115,7 +115,7 @@ class CompiledForward:
         logits: np.ndarray,
         greedy: np.ndarray,
     ) -> None:
-        """Pass over rows behind the sequence, which stays as it is; the results are written into arrays.
+        """Pass over rows behind the sequence, which stays as it is; its outputs are written into arrays.
 
         tokens, depths (from the end of the sequence) int64 [R], visible bool [R, R]; taps [R, 3 * H], and of
         the last n rows logits [n, >= vocab] and what greedy decoding chooses there, int64 [n].
@@ -136,12 +136,12 @@ class CompiledForward:
             greedy,
         )
 
-    def _results(
+    def _run_to_tensors(
         self, tokens: np.ndarray, depths: np.ndarray, visible: np.ndarray, wanted: int
     ) -> tuple[Tensor, Tensor]:
-        """Logits [wanted, vocab] of the last rows and taps [R, 3 * H], as tensors of their own."""
-        taps, logits, greedy = self.results(len(tokens), wanted)
-        self.run(tokens, depths, visible, taps, logits, greedy)
+        """The same pass: logits [wanted, vocab] of the last rows and taps [R, 3 * H], as new tensors."""
+        taps, logits, greedy = self.empty_outputs(len(tokens), wanted)
+        self.run_into(tokens, depths, visible, taps, logits, greedy)
         return torch.from_numpy(logits)[:, : self.vocab_size], torch.from_numpy(taps)
 
 
@@ -198,7 +198,7 @@ def _products(weights, work, logits):
 
 
 @kernel
-def _keep(keys, values, length, rows):
+def keep_rows(keys, values, length, rows):
     """Move the tree rows `rows`, ascending, to the end of the sequence; no row moves up."""
     for place in range(len(rows)):
         if rows[place] != place:

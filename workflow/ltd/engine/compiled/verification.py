@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltd.engine.compiled.arithmetic import copy, kernel
-from ltd.engine.compiled.attention import causal, make_cache, move_slot
-from ltd.engine.compiled.drafting import CompiledDrafter
-from ltd.engine.compiled.tree import child_of
+from ltd.engine.compiled.arithmetic import kernel
+from ltd.engine.compiled.attention import causal, make_cache
+from ltd.engine.compiled.drafting import CompiledDrafter, defer_rows
+from ltd.engine.compiled.forward import keep_rows
+from ltd.engine.compiled.tree import accepted_path
 from ltd.engine.sampling import TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import Verification
@@ -28,7 +29,7 @@ class CompiledVerification(Verification):
         super().__init__(target, drafter, sampler)
         self._forward, self._greedy = target.forward, sampler.options.temperature == 0
         rows = 1 if drafter is None else target.max_tree + 1
-        self._results = self._forward.results(rows, rows)
+        self._outputs = self._forward.empty_outputs(rows, rows)
         self._alone = np.zeros(1, np.int64), np.zeros(1, np.int64), causal(1)  # the newest token as a tree
         if drafter is not None and not _settle.signatures:
             _meet_kernel()
@@ -39,11 +40,11 @@ class CompiledVerification(Verification):
 
     def step(self) -> None:
         """Plain pass over the newest token."""
-        taps, logits, greedy = self._results
+        taps, logits, greedy = self._outputs
         self._tree, self._passed = None, (logits[:1], greedy[:1])
         # What a step taps is what the drafter defers.
         taps = taps[:1] if self.drafter is None else self.drafter.next_taps
-        self._forward.run(*self._alone, taps, *self._passed)
+        self._forward.run_into(*self._alone, taps, *self._passed)
 
     def select(self, size: int) -> int:
         """Choose the best `size` drafted nodes; see `Verification.select`."""
@@ -54,9 +55,9 @@ class CompiledVerification(Verification):
         """Pass over the selected tree."""
         tokens, depths, _, ancestors = self._tree
         rows = len(tokens)
-        taps, logits, greedy = self._results
+        taps, logits, greedy = self._outputs
         self._passed = logits[:rows], greedy[:rows]
-        self._forward.run(tokens, depths, ancestors, taps[:rows], *self._passed)
+        self._forward.run_into(tokens, depths, ancestors, taps[:rows], *self._passed)
 
     def follow(self, position: int) -> list[int]:
         """Tokens that the target chooses; see `Verification.follow`."""
@@ -66,7 +67,7 @@ class CompiledVerification(Verification):
         if drafter is not None:
             if self._tree is None:
                 drafter.deferred_tokens[drafter.pending] = tokens[0]
-            drafter.deferred(len(tokens))
+            drafter.note_deferred(len(tokens))
         forward.length += len(tokens)
         self._tokens = tokens
         return tokens
@@ -76,7 +77,7 @@ class CompiledVerification(Verification):
         surplus = len(self._tokens) - count
         if surplus:
             self._forward.length -= surplus
-            self.drafter.deferred(-surplus)
+            self.drafter.forget_deferred(surplus)
         self._alone[0][0] = self._tokens[count - 1]
 
     def _sampled(self, position: int) -> np.ndarray:
@@ -90,7 +91,7 @@ class CompiledVerification(Verification):
         (tokens, _, parents, _), forward, drafter = self._tree, self._forward, self.drafter
         first, waiting = drafter.pending, drafter.deferred_tokens
         cache, deferred = (*forward.cache, forward.length), (drafter.deferred_taps, waiting, first)
-        count = _settle(tokens, parents, chosen, *cache, self._results[0], drafter.scores, *deferred)
+        count = _settle(tokens, parents, chosen, *cache, self._outputs[0], drafter.scores, *deferred)
         return waiting[first : first + count].tolist()
 
 
@@ -103,17 +104,12 @@ def _settle(
     The rows on the way move to the end of a sequence of `length` tokens; their taps [>= R, 3 * H] and the
     tokens chosen there join the deferred rows from `first` on. The pool's scores are cleared.
     """
-    count, row = 0, 0
-    while row >= 0:
-        if row != count:  # no row moves up
-            move_slot(keys, values, length + row, length + count)
-        copy(taps[row], deferred_taps[first + count])
-        deferred_tokens[first + count] = chosen[row]
-        row = child_of(tokens, parents, row, chosen[row])
-        count += 1
+    rows = accepted_path(tokens, parents, chosen)
+    keep_rows(keys, values, length, rows)
+    defer_rows(taps, rows, chosen[rows], deferred_taps, deferred_tokens, first)
     for node in range(len(scores)):
         scores[node] = -np.inf
-    return count
+    return len(rows)
 
 
 def _meet_kernel() -> None:
