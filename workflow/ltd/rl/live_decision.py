@@ -1,7 +1,7 @@
 """A small policy's decision about the draft in progress as one compiled call.
 
 The observation is that of `ltd.rl.observations`, for one draft; it and the network together take a few
-microseconds, where numpy needs a dozen calls. Large networks and drafts on a GPU go that other way.
+microseconds, where numpy needs a dozen calls. Drafts on a GPU go that other way.
 """
 
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ltd.engine.compiled.arithmetic import exponential, kernel
-from ltd.engine.compiled.tree import best_nodes
+from ltd.engine.compiled.network import perceptron
+from ltd.engine.compiled.tree import best_nodes, pool_size
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy
 
@@ -25,10 +26,7 @@ class LiveDecision:
         self._scores: Any = None
         self._array = np.zeros(0, np.float32)
         self._observation = LiveObservation(policy.spec)
-        layers = policy.network.layers
-        self._weights = tuple(weight for weight, _ in layers)
-        self._biases = tuple(np.ascontiguousarray(bias) for _, bias in layers)
-        self._values = np.zeros((2, max(max(weight.shape) for weight, _ in layers)), np.float32)
+        self._network = policy.network.for_kernel()
 
     def __call__(self, state: Any) -> int:
         observation = self._observation
@@ -42,9 +40,7 @@ class LiveDecision:
             observation.entropy(state),
             state.root,
             *observation.shape,
-            self._weights,
-            self._biases,
-            self._values,
+            *self._network,
         )
 
 
@@ -72,12 +68,12 @@ def observe(scores, depth, context_length, entropy, root, kinds, beam, max_depth
     start = 0
     for kind in kinds:
         if kind == NODES:
-            start += _write_nodes(scores, 0, _pool(beam, depth), _pool(beam, max_depth), out[start:])
+            start += _write_nodes(scores, 0, pool_size(beam, depth), pool_size(beam, max_depth), out[start:])
         elif kind == LEVEL:
-            first = _pool(beam, max(depth - 1, 0))
-            start += _write_nodes(scores, first, _pool(beam, depth), beam * beam, out[start:])
+            first = pool_size(beam, max(depth - 1, 0))
+            start += _write_nodes(scores, first, pool_size(beam, depth), beam * beam, out[start:])
         elif kind == MASS:
-            start += _write_mass(scores[: _pool(beam, depth)], sizes, out[start:])
+            start += _write_mass(scores[: pool_size(beam, depth)], sizes, out[start:])
         elif kind == LEVELS:
             start += _write_levels(scores, depth, beam, max_depth, top, out[start:])
         elif kind == ONE_HOT_DEPTH:
@@ -95,12 +91,6 @@ def observe(scores, depth, context_length, entropy, root, kinds, beam, max_depth
                 out[start] = np.float32(entropy) * np.float32(0.25)
             start += 1
     return start
-
-
-@kernel
-def _pool(beam, depth):
-    """Nodes of a tree of `depth` levels."""
-    return beam + (depth - 1) * beam * beam if depth > 0 else 0
 
 
 @kernel
@@ -131,7 +121,7 @@ def _write_levels(scores, depth, beam, max_depth, top, out):
     for level in range(max_depth):
         count = 0
         if level < depth:
-            drafted = scores[_pool(beam, level) : _pool(beam, level + 1)]
+            drafted = scores[pool_size(beam, level) : pool_size(beam, level + 1)]
             count = min(top, len(drafted))
             best_nodes(drafted, best[:count])
             for rank in range(count):
@@ -146,23 +136,11 @@ def _decide(
     scores, depth, context_length, entropy, root, kinds, beam, max_depth, top, sizes, prior, weights, biases,
     values,
 ):  # fmt: skip
-    """Observe, pass through the network (weights [out, in] a layer) and take the best action.
-
-    values [2, widest layer] is working space: what goes into a layer, and what comes out.
-    """
+    """Observe, pass through the network and take the best action; the last three are as in `perceptron`."""
     observe(
         scores, depth, context_length, entropy, root, kinds, beam, max_depth, top, sizes, prior, values[0]
     )  # fmt: skip
-    for layer in range(len(weights)):
-        weight, bias = weights[layer], biases[layer]
-        inputs, outputs = values[layer % 2], values[1 - layer % 2]
-        for output in range(len(bias)):
-            total = bias[output]
-            for i in range(weight.shape[1]):
-                total += weight[output, i] * inputs[i]
-            inner = layer < len(weights) - 1
-            outputs[output] = max(total, np.float32(0)) if inner else total
-    logits = values[len(weights) % 2]
+    logits = perceptron(weights, biases, values)
     best = 0
     for action in range(1, len(biases[-1])):
         if logits[action] > logits[best]:

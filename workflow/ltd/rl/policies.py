@@ -58,6 +58,12 @@ class PolicyNetwork:
         """Numbers in the weight matrices: the multiplications of a decision."""
         return sum(weight.size for weight, _ in self.layers)
 
+    def for_kernel(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], np.ndarray]:
+        """Arguments of `ltd.engine.compiled.network.perceptron`: weights, biases, new working space."""
+        weights, biases = zip(*self.layers, strict=True)
+        widest = max(max(weight.shape) for weight in weights)
+        return weights, tuple(map(np.ascontiguousarray, biases)), np.zeros((2, widest), np.float32)
+
     def choose(self, observation: np.ndarray) -> int:
         """Return the index of the largest output for one observation [inputs] float32."""
         if self.large:
@@ -258,7 +264,7 @@ class PolicyController:
 def _decision(policy: Policy, observer: "LiveObserver") -> Callable[[Any], int]:
     """What chooses the index of an action for a draft in progress."""
     generic = {PART, "hidden"} & set(policy.spec.parts)
-    if torch.cuda.is_available() or policy.network.large or generic:
+    if torch.cuda.is_available() or generic:
         return lambda state: policy.network.choose(observer.observe(state))
     from ltd.rl.live_decision import LiveDecision  # a GPU needs no Numba
 

@@ -6,6 +6,12 @@ from ltd.engine.compiled.arithmetic import copy, exponential, kernel
 
 
 @kernel
+def pool_size(beam, depth):
+    """Nodes of a tree of `depth` levels."""
+    return beam + (depth - 1) * beam * beam if depth > 0 else 0
+
+
+@kernel
 def best_nodes(scores, nodes):
     """Indices of the best len(nodes) of scores [n], by score descending, then index ascending, into nodes."""
     filled = 0
