@@ -139,7 +139,9 @@ def test_the_deployed_rule_weighs_what_the_replayed_one_does(fitted, monkeypatch
         growth.extend(scores, depth)
         values = rule.stop_values(depth, growth.expected(), traces.context_length)
         gain = (
-            signs(growth) @ rule.forecast[depth] if depth < rule.max_depth else np.full(len(traces), np.inf)
+            signs(growth, rule.root_prior.after(traces.root)) @ rule.forecast[depth]
+            if depth < rule.max_depth
+            else np.full(len(traces), np.inf)
         )
         for position in range(len(traces)):
             state = DraftState(
@@ -148,6 +150,7 @@ def test_the_deployed_rule_weighs_what_the_replayed_one_does(fitted, monkeypatch
                 scores=torch.from_numpy(scores[position]),
                 depth=depth,
                 context_length=int(traces.context_length[position]),
+                root=int(traces.root[position]),
             )
             controller.begin(0)
             assert rule.sizes[values[position].argmax()] == controller.choose_size(state)

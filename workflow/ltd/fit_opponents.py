@@ -103,7 +103,7 @@ def fit_networks(workshop: Workshop, options: FitOpponentsOptions, constant: tup
 
 def decisions_of(rule: MarginalRule, world: ReplayWorld) -> Decisions:
     """What the rule decides at every position of the world."""
-    return decide(rule, grow(world, rule.calibration, rule.sizes), world)
+    return decide(rule, grow(world, rule), world)
 
 
 def validate(evaluation: Evaluation, settings: PolicySettings) -> dict[str, Any]:

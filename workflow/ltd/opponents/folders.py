@@ -13,6 +13,7 @@ from ltd.opponents.calibration import PLACES, Calibration
 from ltd.opponents.marginal_rule import MarginalRule, count_of_signs
 from ltd.opponents.rule_controller import RuleController
 from ltd.rl.policies import PolicyController
+from ltd.rl.root_prior import RootPrior
 
 CONSTANT, RULE = "constant.json", "rule.json"
 TABLES = "rule.safetensors"
@@ -51,6 +52,7 @@ def save_rule(folder: Path, rule: MarginalRule) -> None:
         "chances": rule.calibration.chances,
         "seconds": rule.seconds,
         "forecast": rule.forecast,
+        "root_prior": rule.root_prior.values,
     }
     save_file(tables, folder / TABLES)
     names = ("beam", "max_depth", "sizes", "first_decision", "interval", "rate", "trained_on")
@@ -75,9 +77,8 @@ def load_rule(folder: Path) -> MarginalRule:
                 "the two files do not belong together"
             )
     calibration = Calibration(tables["knots"], tables["chances"])
-    return MarginalRule(
-        **value, calibration=calibration, seconds=tables["seconds"], forecast=tables["forecast"]
-    )
+    rest = {"calibration": calibration, "root_prior": RootPrior(tables["root_prior"])}
+    return MarginalRule(**value, **rest, seconds=tables["seconds"], forecast=tables["forecast"])
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -19,11 +19,12 @@ class LiveRule:
         calibration = rule.calibration
         sizes = np.array(rule.sizes, np.int64)
         self._shape = rule.beam, sizes, calibration.knots, calibration.chances, np.zeros(len(sizes))
-        self._forecast, self._cost = rule.forecast, rule.cost
+        self._forecast, self._cost, self._prior = rule.forecast, rule.cost, rule.root_prior.values
 
     def goes_on(self, state: Any) -> bool:
         """Whether the next level is expected to pay."""
-        return _goes_on(state.scores.numpy(), state.depth, self._forecast, *self._shape)
+        after_root = self._prior[min(state.root, len(self._prior) - 1)]
+        return _goes_on(state.scores.numpy(), state.depth, after_root, self._forecast, *self._shape)
 
     def best_size(self, state: Any) -> int:
         """Index of the size that is expected to pay best."""
@@ -34,20 +35,22 @@ class LiveRule:
 
 
 @kernel(arithmetic=AS_WRITTEN)
-def _goes_on(scores, depth, forecast, beam, sizes, knots, chances, expected):
-    """forecast [D, F] weighs, in this order: one, the beam's chances, their squares, the expected tokens."""
+def _goes_on(scores, depth, after_root, forecast, beam, sizes, knots, chances, expected):
+    """forecast [D, F] weighs, in this order: one, what is known of the root, the beam's chances, their
+    squares, the expected tokens.
+    """
     _expect(scores, depth, beam, sizes, knots, chances, expected)
     weights = forecast[depth]
-    gain = weights[0]
+    gain = weights[0] + after_root * weights[1]
     if depth > 0:
         level = scores[pool_size(beam, depth - 1) : pool_size(beam, depth)]
         best = np.empty(beam, np.int64)
         best_nodes(level, best)
         for rank in range(beam):
             chance = _chance(level[best[rank]], knots, chances[depth - 1, min(rank, chances.shape[1] - 1)])
-            gain += chance * weights[1 + rank] + chance * chance * weights[1 + beam + rank]
+            gain += chance * weights[2 + rank] + chance * chance * weights[2 + beam + rank]
     for i in range(len(sizes)):
-        gain += expected[i] * weights[1 + 2 * beam + i]
+        gain += expected[i] * weights[2 + 2 * beam + i]
     return gain > 0
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ltd.opponents.calibration import Calibration, calibrate
+from ltd.opponents.calibration import calibrate
 from ltd.opponents.decisions import Decisions, asked_depths
 from ltd.opponents.marginal_rule import Growth, MarginalRule, count_of_signs, signs
 from ltd.rl.co_adaptation import Workshop
@@ -44,12 +44,13 @@ def fit_marginal_rule(workshop: Workshop, rate: float) -> MarginalRule:
         settings.first_decision,
         settings.interval,
         calibrate(world.traces),
+        world.root_prior,
         cycle_seconds(world, settings),
         np.zeros((depth, count)),
         rate,
         workshop.trained_on,
     )
-    trees = grow(world, rule.calibration, settings.sizes)
+    trees = grow(world, rule)
     weights = np.ones(len(world.traces))
     for _ in range(ROUNDS):
         rule = replace(rule, forecast=fit_forecast(rule, trees, world, weights))
@@ -73,19 +74,19 @@ def cycle_seconds(world: ReplayWorld, settings: PolicySettings) -> NDArray:
     return world.latency.cycle_seconds(depth, sizes, context, PREFIX_ROWS, decisions, depth > 0)
 
 
-def grow(world: ReplayWorld, calibration: Calibration, sizes: tuple[int, ...]) -> GrownTrees:
-    """Look at the trees of all positions, depth by depth."""
-    traces = world.traces
+def grow(world: ReplayWorld, rule: MarginalRule) -> GrownTrees:
+    """Look at the trees of all positions as the rule does, depth by depth."""
+    traces, sizes, after_roots = world.traces, rule.sizes, rule.root_prior.after(world.traces.root)
     shape = traces.max_depth + 1, len(traces)
     expected = np.empty((*shape, len(sizes)), dtype=np.float32)
     seen = np.empty((*shape, count_of_signs(traces.beam, len(sizes))), dtype=np.float32)
     for first in range(0, len(traces), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
         scores = traces.scores[rows]
-        growth = Growth(len(scores), calibration, traces.beam, sizes)
+        growth = Growth(len(scores), rule.calibration, traces.beam, sizes)
         for depth in range(traces.max_depth + 1):
             growth.extend(scores, depth)
-            expected[depth, rows], seen[depth, rows] = growth.expected(), signs(growth)
+            expected[depth, rows], seen[depth, rows] = growth.expected(), signs(growth, after_roots[rows])
     return GrownTrees(expected, seen)
 
 

@@ -6,8 +6,8 @@ accepted tokens. With the rate, in tokens a second, that the rule itself attains
 - a node is verified while its chance of acceptance exceeds rate times the time that it adds to the
   verification; as that time grows in steps, all sizes are weighed and the best is taken;
 - a level is drafted while the gain to be expected of it exceeds rate times its cost. What a level will gain
-  is forecast by depth, linearly, from the chances of the newest level's beam, their squares, and the tokens
-  that every size is expected to bring already.
+  is forecast by depth, linearly, from what drafts after the root token brought in training, the chances of
+  the newest level's beam, their squares, and the tokens that every size is expected to bring already.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ltd.engine.tree import pool_size
 from ltd.opponents.calibration import Calibration
+from ltd.rl.root_prior import RootPrior
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class MarginalRule:
     first_decision: int
     interval: int
     calibration: Calibration
+    root_prior: RootPrior
     seconds: NDArray
     forecast: NDArray
     rate: float
@@ -55,9 +57,9 @@ class MarginalRule:
         """Tell whether the rule decides at `depth`; elsewhere drafting goes on."""
         return depth >= self.first_decision and (depth - self.first_decision) % self.interval == 0
 
-    def goes_on(self, depth: int, growth: "Growth") -> NDArray:
-        """Whether the next level of drafts of some depth is expected to pay, [B]."""
-        return signs(growth) @ self.forecast[depth] > 0
+    def goes_on(self, depth: int, growth: "Growth", roots: NDArray) -> NDArray:
+        """Whether the next level of drafts of some depth after root tokens [B] is expected to pay, [B]."""
+        return signs(growth, self.root_prior.after(roots)) @ self.forecast[depth] > 0
 
     def stop_values(self, depth: int, expected: NDArray, context: NDArray) -> NDArray:
         """Expected tokens less cost of every size, [B, A]; expected as of `Growth.expected`, context [B]."""
@@ -107,12 +109,12 @@ class Growth:
         return self._chances.cumsum(axis=1).take(self._last, axis=1, mode="clip")
 
 
-def signs(growth: Growth) -> NDArray:
-    """What the gain of the next level is forecast from, [B, 1 + 2 W + A]."""
-    chances = growth.beam_chances
-    return np.concatenate([np.ones_like(chances[:, :1]), chances, chances**2, growth.expected()], axis=1)
+def signs(growth: Growth, after_root: NDArray) -> NDArray:
+    """What the gain of the next level is forecast from, [B, 2 + 2 W + A]; after_root [B] of a `RootPrior`."""
+    chances, known = growth.beam_chances, after_root[:, None]
+    return np.concatenate([np.ones_like(known), known, chances, chances**2, growth.expected()], axis=1)
 
 
 def count_of_signs(beam: int, sizes: int) -> int:
     """Numbers in `signs`."""
-    return 1 + 2 * beam + sizes
+    return 2 + 2 * beam + sizes
