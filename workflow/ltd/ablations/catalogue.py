@@ -27,7 +27,8 @@ TUNED, PAPER = "ltd", "paper"
 GRID = "eagle3_grid"
 LOOKUP = "lookup/grid"  # a drafter without a network, with its best static tree
 SEEDS = 5
-# What the paper varies: cumulative probabilities, depth and length; then with entropy and hidden state.
+# What the paper varies: cumulative probabilities, depth and length; then with entropy and hidden state. The
+# root token is ours.
 OBSERVATIONS = (
     ("scores",),
     ("depth",),
@@ -36,6 +37,8 @@ OBSERVATIONS = (
     ("scores", "depth"),
     ("depth", "length"),
     ("scores", "depth", "length"),
+    ("root",),
+    ("scores", "depth", "length", "root"),
 )
 WITH_ENTROPY = (("entropy",), ("scores", "depth", "length", "entropy"))
 WITH_HIDDEN = (("scores", "depth", "length", "hidden"),)
@@ -46,6 +49,7 @@ SYNONYMS = {
     "length": ("length",),
     "entropy": ("entropy",),
     "hidden": ("hidden",),
+    "root": ("root",),
 }
 # Hidden layers of the size policy: small ones, and the paper's three.
 NETWORKS = ((32, 32), (128, 64), (1024,), (1024, 256), (1024, 512, 256))
