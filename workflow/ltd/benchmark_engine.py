@@ -4,8 +4,9 @@
     python -m ltd.benchmark_engine --shape llama31-8b --device cuda
 
 Everything is measured round by round in one process, so that drift of the machine meets all phases alike;
-the table shows medians, and minima for a machine that is not quiet. Random weights serve as well for
-timing: give a shape instead of folders.
+the table shows medians, and minima for a machine that is not quiet. Steps and verification are the passes
+that decoding makes (`ltd.engine.verification`), each tree drafted just before. Random weights serve as well
+for timing: give a shape instead of folders.
 """
 
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -28,7 +29,9 @@ from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import make_drafter
+from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
+from ltd.engine.verification import Verification, make_verification
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
 
@@ -162,9 +165,11 @@ class EngineBenchmark:
 
     def _steps(self, phase: str, target: TargetModel) -> None:
         logits, _ = target.prefill(self.prompt)
-        token = logits.argmax()[None]
-        for _ in range(self.options.repetitions):
-            self._time(phase, lambda: target.step(token))
+        verification = begin_verification(target, None, logits.argmax()[None])
+        for position in range(1, self.options.repetitions + 1):
+            self._time(phase, verification.step)
+            verification.follow(position)
+            verification.keep(1)
 
     def _start(self) -> None:
         logits, taps = self.target.prefill(self.prompt)
@@ -182,17 +187,19 @@ class EngineBenchmark:
             drafter.defer(self.taps[-1:], self.token)
 
     def _verify(self) -> None:
-        self._start()
-        self.drafter.extend()
-        for _ in range(self.drafter.max_depth - 1):
-            self.drafter.expand()
+        """Whole cycles that keep one token each, so that all sizes meet the same contexts."""
+        drafter = self.drafter
         for size in self.options.sizes:
-            tree = self.drafter.select(size)
-            for _ in range(self.options.repetitions):
-                self._time(
-                    f"verification of {tree.size}",
-                    lambda tree=tree: self.target.verify(tree.tokens, tree.depths, tree.ancestors),
-                )
+            self._start()
+            verification = begin_verification(self.target, drafter, self.token)
+            for position in range(1, self.options.repetitions + 1):
+                drafter.extend()
+                for _ in range(drafter.max_depth - 1):
+                    drafter.expand()
+                selected = verification.select(size)
+                self._time(f"verification of {selected}", verification.verify)
+                verification.follow(position)
+                verification.keep(1)
 
     def _cycles(self) -> None:
         limits = {"max_new_tokens": 2 * self.options.repetitions, "eos_ids": ()}
@@ -208,6 +215,15 @@ class EngineBenchmark:
             total = cycle.draft_ms + cycle.verify_ms + cycle.policy_ms + cycle.rest_ms
             self.milliseconds[kind].append(total)
             self.milliseconds[REST + kind].append(cycle.rest_ms)
+
+
+def begin_verification(target: TargetModel, drafter: Drafter | None, token: Tensor) -> Verification:
+    """What greedy decoding verifies with, behind a prefill whose newest token is `token` [1]."""
+    depth = drafter.max_depth if drafter is not None else 0
+    sampler = TokenSampler(SamplingOptions(), target.vocab_size, depth, target.device)
+    verification = make_verification(target, drafter, sampler)
+    verification.begin(token)
+    return verification
 
 
 def cycle_shapes(options: EngineBenchmarkOptions) -> tuple[tuple[int, int], ...]:
