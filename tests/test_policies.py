@@ -10,6 +10,7 @@ import torch
 
 from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
+from ltd.replay.latency import LatencyTable
 from ltd.replay.simulator import simulate, static_grid
 from ltd.rl.evaluation import best_constant, evaluate
 from ltd.rl.live_decision import PARTS, LiveDecision, LiveObservation, observe
@@ -22,10 +23,10 @@ from synthetic import synthetic_profile, synthetic_traces
 SPEC = ObservationSpec(COMPACT, 4, 6, SIZES)
 
 
-def random_policy(kind, seed=0, spec=SPEC, **schedule):
+def random_policy(kind, seed=0, spec=SPEC, hidden=16, **schedule):
     rng = np.random.default_rng(seed)
     actions = SIZES if kind == "size" else (0, 1)
-    widths = [spec.width, 16, len(actions)]
+    widths = [spec.width, hidden, len(actions)]
     layers = [(rng.normal(size=(o, i)), rng.normal(size=o)) for i, o in pairwise(widths)]
     # No action is better than the others on average: what is chosen depends on what is seen.
     world = ReplayWorld(
@@ -35,6 +36,7 @@ def random_policy(kind, seed=0, spec=SPEC, **schedule):
     )
     positions = np.arange(len(world.traces))[:, None]
     seen = world.observations(spec).rows(positions, np.arange(spec.max_depth)).reshape(-1, spec.width)
+    layers[-1] = (layers[-1][0] / (hidden / 16) ** 0.5, layers[-1][1])
     layers[-1] = (layers[-1][0], layers[-1][1] - PolicyNetwork(layers).logits(seen).mean(axis=0))
     return Policy(kind, PolicyNetwork(layers), spec, actions, trained_on={"traces": "t"}, **schedule)
 
@@ -86,10 +88,12 @@ def test_compiled_observations_are_those_of_replay(part):
             assert np.allclose(out, spec.observe(view)[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("hidden", [16, 8000])
 @pytest.mark.parametrize("kind", ["depth", "size"])
-def test_compiled_decisions_are_those_of_the_network(kind):
-    """Wherever the two best actions differ by more than rounding."""
-    policy, traces = random_policy(kind), synthetic_traces(beam=4, max_depth=6)
+def test_compiled_decisions_are_those_of_the_network(kind, hidden):
+    """Wherever the two best actions differ by more than rounding; also where torch takes batches."""
+    policy, traces = random_policy(kind, hidden=hidden), synthetic_traces(beam=4, max_depth=6)
+    assert policy.network.large == (hidden > 2000)
     decide, chosen = LiveDecision(policy), set()
     for position in range(60):
         scores = torch.from_numpy(traces.scores[position].copy())
@@ -166,13 +170,13 @@ def test_a_decision_costs_what_networks_of_its_size_were_measured_to(world):
     """Twice: the world keeps the measured tables, whatever networks it charged before."""
     depth, size = random_policy("depth", 3), random_policy("size", 4)
     profile = world.profile
-    for name, low, high in (("depth_policy", 1.0, 3.0), ("size_policy", 2.0, 8.0)):
-        table = type(profile.tables[name])(
-            [100, 300], [[ms] * len(profile.context_lengths) for ms in (low, high)]
-        )
+    timed = {"depth_policy": ([100, 300], (1.0, 3.0)), "size_policy": ([100, 500], (2.0, 8.0))}
+    for name, (axis, decisions) in timed.items():
+        table = LatencyTable(axis, [[ms] * len(profile.context_lengths) for ms in decisions])
         profile = profile.replace_table(name, table)
     measured = ReplayWorld(world.traces, profile, SIZES)
-    for weights, factor in ((100, 1), (200, 2), (999, 3)):
+    # Above the largest depth network that was timed, the larger one of the other kind tells how time grows.
+    for weights, factor in ((50, 1), (100, 1), (200, 2), (400, 5.5), (500, 8), (900, 18)):
         charged = measured.with_networks({"depth": weights, "size": 100})
         assert charged.latency.depth_policy == pytest.approx(1e-3 * factor)
         assert charged.latency.size_policy == pytest.approx(2e-3)

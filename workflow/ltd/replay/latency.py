@@ -177,15 +177,32 @@ class LatencyProfile:
         """The same machine with policies whose networks have so many weights, by kind, `depth` or `size`.
 
         The axis of the tables of the policies counts weights, observation included; a decision's time is
-        linear between the networks that were timed, and that of the nearest one outside.
+        linear between the networks that were timed, and that of the smallest one below. Above the largest of
+        its kind it grows towards the largest of the other kind, and on in the same way.
         """
         profile = self
         for kind, count in weights.items():
-            table = self.tables[f"{kind}_policy"]
-            ms = float(np.interp(count, table.axis, np.median(table.ms, axis=1)))
-            charged = LatencyTable([count], [[ms] * len(self.context_lengths)], samples=table.samples)
+            ms = self._decision_ms(kind, count)
+            samples = self.tables[f"{kind}_policy"].samples
+            charged = LatencyTable([count], [[ms] * len(self.context_lengths)], samples=samples)
             profile = profile.replace_table(f"{kind}_policy", charged)
         return profile
+
+    def _decision_ms(self, kind: str, count: int) -> float:
+        """A decision with a network of so many weights (median over the contexts)."""
+        own = self._timed_networks(kind)
+        others = self._timed_networks("size" if kind == "depth" else "depth")
+        timed = own + [network for network in others if network[0] > own[-1][0]]
+        counts, ms = zip(*timed, strict=True)
+        if count <= counts[-1] or len(timed) == 1:
+            return float(np.interp(count, counts, ms))
+        slope = (ms[-1] - ms[-2]) / (counts[-1] - counts[-2])
+        return ms[-1] + max(slope, 0.0) * (count - counts[-1])
+
+    def _timed_networks(self, kind: str) -> list[tuple[int, float]]:
+        """Weights, ascending, and milliseconds of a decision."""
+        table = self.tables[f"{kind}_policy"]
+        return list(zip(table.axis, np.median(table.ms, axis=1).tolist(), strict=True))
 
     def replace_table(self, name: str, table: LatencyTable) -> "LatencyProfile":
         """The same profile with one table exchanged."""
