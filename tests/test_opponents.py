@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ltd.benchmark import benchmark
+from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.fit_opponents import FitOpponentsOptions, best_constant, decisions_of, fit_opponents
@@ -17,6 +18,8 @@ from ltd.opponents import NAMES
 from ltd.opponents.calibration import calibrate, isotonic
 from ltd.opponents.decisions import Decisions
 from ltd.opponents.folders import load_opponent, load_rule
+from ltd.opponents.marginal_rule import Growth, signs
+from ltd.opponents.rule_controller import RuleController
 from ltd.opponents.stopping import going_on, time_to_go
 from ltd.opponents.supervised import soft_cross_entropy
 from ltd.replay.simulator import simulate
@@ -119,6 +122,40 @@ def test_the_deployed_decisions_are_the_replayed_ones(fitted, world, name):
     assert np.array_equal(live.log.depth, replayed.depth[order])
     assert np.array_equal(live.log.size, replayed.size[order])
     assert live.seconds.sum() == pytest.approx(replayed.seconds.sum())
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_deployed_rule_weighs_what_the_replayed_one_does(fitted, monkeypatch, compiled):
+    """At every depth of hundreds of drafts, half with scores that often tie, compiled and as for a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not compiled)
+    rule, traces = load_rule(fitted / "marginal_rule"), synthetic_traces(seed=5, sequences=12)
+    # So that neither going on nor stopping prevails.
+    rule.forecast[:, 0] -= rule.forecast[:, 0] / 2
+    scores = np.where(np.arange(len(traces))[:, None] % 2, np.round(traces.scores, 1), traces.scores)
+    controller, growth = RuleController(rule), Growth(len(traces), rule.calibration, rule.beam, rule.sizes)
+    went_on, sizes, ties = [], set(), 0
+    for depth in range(rule.max_depth + 1):
+        growth.extend(scores, depth)
+        values = rule.stop_values(depth, growth.expected(), traces.context_length)
+        gain = (
+            signs(growth) @ rule.forecast[depth] if depth < rule.max_depth else np.full(len(traces), np.inf)
+        )
+        for position in range(len(traces)):
+            state = DraftState(
+                max_depth=rule.max_depth,
+                beam=rule.beam,
+                scores=torch.from_numpy(scores[position]),
+                depth=depth,
+                context_length=int(traces.context_length[position]),
+            )
+            controller.begin(0)
+            assert rule.sizes[values[position].argmax()] == controller.choose_size(state)
+            sizes.add(controller.choose_size(state))
+            if depth < rule.max_depth and rule.asked(depth):
+                ties += abs(gain[position]) < 1e-12
+                went_on.append(controller.continue_drafting(state))
+                assert went_on[-1] == (gain[position] > 0) or abs(gain[position]) < 1e-12
+    assert len(traces) > 300 and len(sizes) > 2 and 0.05 < np.mean(went_on) < 0.95 and ties < 3
 
 
 @pytest.mark.parametrize("name", NAMES[1:])

@@ -1,6 +1,6 @@
 """Decoding with the marginal rule."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ class RuleController:
 
     def __init__(self, rule: MarginalRule, name: str = "marginal_rule") -> None:
         self.rule, self.name = rule, name
-        self._growth = Growth(1, rule.calibration, rule.beam, rule.sizes)
-        self._tensor: torch.Tensor | None = None
+        self._decisions = _decisions(rule)
+        self._asked = [rule.asked(depth) for depth in range(rule.max_depth)]
 
     @property
     def weights(self) -> dict[str, int]:
@@ -27,27 +27,62 @@ class RuleController:
 
     def begin(self, prompt_length: int) -> None:
         """Forget the previous answer's last cycle."""
-        self._growth.clear()
+        self._decisions.clear()
 
     def continue_drafting(self, state: Any) -> bool:
         """Whether the next level is expected to pay."""
-        if not self.rule.asked(state.depth):
-            return True
-        growth = self._seen(state)
-        return bool(self.rule.goes_on(state.depth, growth)[0])
+        return not self._asked[state.depth] or self._decisions.goes_on(state)
 
     def choose_size(self, state: Any) -> int:
         """The size that is expected to pay best."""
-        expected, context = self._seen(state).expected(), np.array([state.context_length])
-        return self.rule.sizes[self.rule.stop_values(state.depth, expected, context)[0].argmax()]
+        return self.rule.sizes[self._decisions.best_size(state)]
 
     def accepted(self, count: int) -> None:
         """The cycle is over; another draft begins."""
+        self._decisions.clear()
+
+
+class DraftDecisions(Protocol):
+    """The rule's answers about the `ltd.engine.controllers.DraftState` in progress."""
+
+    def goes_on(self, state: Any) -> bool:
+        """Whether the next level is expected to pay."""
+
+    def best_size(self, state: Any) -> int:
+        """Index of the size that is expected to pay best."""
+
+    def clear(self) -> None:
+        """Another draft begins."""
+
+
+def _decisions(rule: MarginalRule) -> DraftDecisions:
+    if torch.cuda.is_available():
+        return GrowingDecisions(rule)
+    from ltd.opponents.live_rule import LiveRule  # a GPU needs no Numba
+
+    return LiveRule(rule)
+
+
+class GrowingDecisions:
+    """By `Growth`, which adds level by level what was fetched from the GPU."""
+
+    def __init__(self, rule: MarginalRule) -> None:
+        self.rule = rule
+        self._growth = Growth(1, rule.calibration, rule.beam, rule.sizes)
+
+    def goes_on(self, state: Any) -> bool:
+        """Whether the next level is expected to pay."""
+        return bool(self.rule.goes_on(state.depth, self._seen(state))[0])
+
+    def best_size(self, state: Any) -> int:
+        """Index of the size that is expected to pay best."""
+        expected, context = self._seen(state).expected(), np.array([state.context_length])
+        return int(self.rule.stop_values(state.depth, expected, context)[0].argmax())
+
+    def clear(self) -> None:
+        """Another draft begins."""
         self._growth.clear()
 
     def _seen(self, state: Any) -> Growth:
-        if state.scores is not self._tensor or state.scores.is_cuda:
-            # On a CPU the array shares the tensor's memory and stays valid from cycle to cycle.
-            self._tensor, self._scores = state.scores, state.scores.numpy(force=True)[None]
-        self._growth.extend(self._scores, state.depth)
+        self._growth.extend(state.scores.numpy(force=True)[None], state.depth)
         return self._growth

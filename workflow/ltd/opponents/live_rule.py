@@ -1,0 +1,104 @@
+"""The marginal rule's decisions about the draft in progress, each as one compiled call; for drafts on a CPU.
+
+The same numbers as those of `ltd.opponents.marginal_rule`, in the same order of summation.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ltd.engine.compiled.arithmetic import AS_WRITTEN, kernel
+from ltd.engine.compiled.tree import best_nodes, pool_size
+from ltd.opponents.marginal_rule import MarginalRule
+
+
+class LiveRule:
+    """Decides by the tree alone: nothing is kept from one decision to the next."""
+
+    def __init__(self, rule: MarginalRule) -> None:
+        calibration = rule.calibration
+        sizes = np.array(rule.sizes, np.int64)
+        self._shape = rule.beam, sizes, calibration.knots, calibration.chances, np.zeros(len(sizes))
+        self._forecast, self._cost = rule.forecast, rule.cost
+
+    def goes_on(self, state: Any) -> bool:
+        """Whether the next level is expected to pay."""
+        return _goes_on(state.scores.numpy(), state.depth, self._forecast, *self._shape)
+
+    def best_size(self, state: Any) -> int:
+        """Index of the size that is expected to pay best."""
+        return _best_size(state.scores.numpy(), state.depth, state.context_length, self._cost, *self._shape)
+
+    def clear(self) -> None:
+        """Nothing to forget."""
+
+
+@kernel(arithmetic=AS_WRITTEN)
+def _goes_on(scores, depth, forecast, beam, sizes, knots, chances, expected):
+    """forecast [D, F] weighs, in this order: one, the beam's chances, their squares, the expected tokens."""
+    _expect(scores, depth, beam, sizes, knots, chances, expected)
+    weights = forecast[depth]
+    gain = weights[0]
+    if depth > 0:
+        level = scores[pool_size(beam, depth - 1) : pool_size(beam, depth)]
+        best = np.empty(beam, np.int64)
+        best_nodes(level, best)
+        for rank in range(beam):
+            chance = _chance(level[best[rank]], knots, chances[depth - 1, min(rank, chances.shape[1] - 1)])
+            gain += chance * weights[1 + rank] + chance * chance * weights[1 + beam + rank]
+    for i in range(len(sizes)):
+        gain += expected[i] * weights[1 + 2 * beam + i]
+    return gain > 0
+
+
+@kernel(arithmetic=AS_WRITTEN)
+def _best_size(scores, depth, context_length, cost, beam, sizes, knots, chances, expected):
+    """cost [1 + D, C, A] in tokens."""
+    _expect(scores, depth, beam, sizes, knots, chances, expected)
+    costs = cost[depth, min(context_length, cost.shape[1] - 1)]
+    best = 0
+    for i in range(1, len(sizes)):
+        if 1 + expected[i] - costs[i] > 1 + expected[best] - costs[best]:
+            best = i
+    return best
+
+
+@kernel(arithmetic=AS_WRITTEN)
+def _expect(scores, depth, beam, sizes, knots, chances, expected):
+    """Expected accepted tokens [A] of every size: the sum of the chances of so many best nodes.
+
+    scores [pool]; knots [B] and chances [D, places, B] as of `Calibration`.
+    """
+    drafted = scores[: pool_size(beam, depth)]
+    best = np.empty(min(len(drafted), sizes[-1]), np.int64)
+    best_nodes(drafted, best)
+    # The best of the tree are in order within a level, too: so many of each were met before.
+    met = np.zeros(depth, np.int64)
+    total, place = 0.0, 0
+    for i in range(len(sizes)):
+        while place < min(sizes[i], len(best)):
+            node = best[place]
+            level = 0 if node < beam else (node - beam) // (beam * beam) + 1
+            total += _chance(drafted[node], knots, chances[level, min(met[level], chances.shape[1] - 1)])
+            met[level] += 1
+            place += 1
+        expected[i] = total
+
+
+@kernel(arithmetic=AS_WRITTEN)
+def _chance(score, knots, chances):
+    """Linear between the ascending knots and constant outside them, as `numpy.interp`."""
+    last = len(knots) - 1
+    if not score > knots[0]:
+        return chances[0]
+    if score >= knots[last]:
+        return chances[last]
+    low, high = 0, last  # knots[low] <= score < knots[high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if knots[middle] <= score:
+            low = middle
+        else:
+            high = middle
+    slope = (chances[low + 1] - chances[low]) / (knots[low + 1] - knots[low])
+    return slope * (score - knots[low]) + chances[low]
