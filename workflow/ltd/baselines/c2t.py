@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from ltd.baselines.classifier import exported, perceptron, sigmoid, train_network
+from ltd.baselines.classifier import DEPTH_UNIT, exported, perceptron, sigmoid, train_network
 from ltd.baselines.lanes import LaneResults, Stateless, replay_lanes
 from ltd.baselines.threshold import FINE_THRESHOLDS, between, neighbours, quantiles
 from ltd.baselines.variants import FITTED, PUBLISHED, BaselineController, FitData, Variant, level_of_nodes
@@ -29,7 +30,6 @@ from ltd.replay.traces import Traces
 from ltd.rl.policies import PolicyNetwork
 from ltd.rl.replay_walk import ReplayWorld
 
-DEPTH_UNIT = 10
 PUBLISHED_DEPTH, PUBLISHED_CONFIDENCE = 8, 0.5
 
 
@@ -66,10 +66,16 @@ class PruningController(BaselineController):
     def __init__(self, name: str, settings: PruningSettings, network: PolicyNetwork) -> None:
         super().__init__(name, settings.depth, settings.max_size, {"size": network.weights})
         self.settings, self.network = settings, network
-        self._levels = np.empty(0, dtype=np.int64)
+        self._levels, self._compiled = np.empty(0, dtype=np.int64), None
+        if not torch.cuda.is_available():
+            from ltd.baselines.live_classifiers import ConfidentNodes  # a GPU needs no Numba
+
+            self._compiled = ConfidentNodes(network, settings.confidence, settings.max_size)
 
     def choose_size(self, state: Any) -> int:
         """Count what the classifier keeps."""
+        if self._compiled:
+            return self._compiled(state)
         scores = state.scores[: state.pool].numpy(force=True)[None]
         if len(self._levels) != state.pool:
             self._levels = level_of_nodes(state.beam, state.pool)

@@ -16,6 +16,9 @@ from ltd.errors import InputError
 from ltd.replay.traces import NO_RANK, Traces
 from ltd.rl.policies import PolicyNetwork
 
+# Brings depths, as inputs, to the order of one.
+DEPTH_UNIT = 10
+
 
 def reached(traces: Traces, size: int) -> np.ndarray:
     """Whether the target's continuation reaches level d inside the `size` best nodes of a tree of depth d.

@@ -14,16 +14,15 @@ fitted variant learns from trees of the best static size, the published one from
 from typing import Any
 
 import numpy as np
+import torch
 
-from ltd.baselines.classifier import exported, perceptron, reached, sigmoid, train_network
+from ltd.baselines.classifier import DEPTH_UNIT, exported, perceptron, reached, sigmoid, train_network
 from ltd.baselines.svip import recorded_entropy
 from ltd.baselines.threshold import ThresholdRule
 from ltd.baselines.variants import FitData
 from ltd.engine.tree import level_start, pool_size
 from ltd.replay.traces import Traces
 from ltd.rl.policies import PolicyNetwork
-
-DEPTH_UNIT = 10
 
 
 def level_inputs(scores: np.ndarray, entropy: np.ndarray, depth: int, beam: int) -> np.ndarray:
@@ -49,10 +48,16 @@ class PredictedAcceptance:
     """The signal: the predicted probability that the newest level is accepted."""
 
     def __init__(self, network: PolicyNetwork) -> None:
-        self.network = network
+        self.network, self._compiled = network, None
+        if not torch.cuda.is_available():
+            from ltd.baselines.live_classifiers import LevelAcceptance  # a GPU needs no Numba
+
+            self._compiled = LevelAcceptance(network)
 
     def live(self, state: Any) -> float:
         """Of the newest level."""
+        if self._compiled:
+            return self._compiled(state)
         level = state.scores[level_start(state.beam, state.depth) : state.pool].numpy(force=True)
         inputs = level_inputs(level[None], np.array([state.entropy()]), state.depth, state.beam)
         return float(sigmoid(self.network.logits(inputs))[0, 0])

@@ -48,6 +48,11 @@ class AcceptanceHead(nn.Module):
         """Number of its weights, biases left out."""
         return sum(layer.weight.numel() for layer in (self.gate, self.skip, self.output))
 
+    def for_kernel(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+        """Arguments of `ltd.baselines.live_classifiers.StateAcceptance`, in this head's memory."""
+        tensors = self.gate.weight, self.gate.bias, self.skip.weight, self.output.weight[0]
+        return *(tensor.detach().numpy() for tensor in tensors), self.output.bias.item()
+
     def save(self, path: Path) -> None:
         """Write the weights."""
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, path)
@@ -70,19 +75,26 @@ class NoRejection:
     """The signal: the predicted probability that no level so far is rejected."""
 
     def __init__(self, head: AcceptanceHead) -> None:
-        self.head = head
+        self.head, self._of_level = head, self._through_torch
         self._product = 1.0
+        if not torch.cuda.is_available():
+            from ltd.baselines.live_classifiers import StateAcceptance  # a GPU needs no Numba
 
-    @torch.inference_mode()
+            self._of_level = StateAcceptance(*head.for_kernel())
+
     def live(self, state: Any) -> float:
         """Of the newest level; asked after every level, the first one starts anew."""
         if state.depth == 1:
             self._product = 1.0
+        self._product *= self._of_level(state)
+        return self._product
+
+    @torch.inference_mode()
+    def _through_torch(self, state: Any) -> float:
+        """The newest level's factor."""
         if self.head.output.weight.device != state.feature.device:
             self.head.to(state.feature.device)
-        logit = self.head(state.feature[None].float()).numpy(force=True)
-        self._product *= float(sigmoid(logit)[0, 0])
-        return self._product
+        return float(sigmoid(self.head(state.feature[None].float()).numpy(force=True))[0, 0])
 
     @torch.inference_mode()
     def recorded(self, traces: Traces) -> np.ndarray:
