@@ -121,6 +121,22 @@ def test_gammatune_follows_what_is_accepted():
     assert [controller.continue_drafting(state_at(d)) for d in (0, 3)] == [True, True]
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.4])
+def test_gammatune_moves_a_gamma_as_those_of_replay(rate):
+    rng, settings = np.random.default_rng(0), gammatune.GammaSettings(5, rate, 2, 7, 60)
+    controller = gammatune.GammaController("gammatune", settings)
+    gamma, depths = np.array([5.0]), set()
+    for _ in range(500):
+        depth = gammatune.depth_of(gamma, settings.max_depth)
+        count = rng.integers(0, depth + 1) if rng.random() < 0.8 else depth
+        assert controller.depth == depth[0]
+        controller.accepted(int(count[0]))
+        gamma = gammatune.next_gamma(gamma, depth, count, 5, rate, 2)
+        assert controller.gamma == gamma[0]
+        depths.add(controller.depth)
+    assert len(depths) > 2
+
+
 def test_disco_sees_the_best_scores_the_entropy_and_the_depth():
     scores = state_at(2).scores[2:6].numpy()[None]
     inputs = disco.level_inputs(scores, np.array([1.5]), 2, beam=2)

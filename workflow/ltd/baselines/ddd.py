@@ -29,12 +29,12 @@ class BeamMass:
 
     def live(self, state: Any) -> float:
         """Of the newest level."""
-        level = state.scores[level_start(state.beam, state.depth) : state.pool]
-        if not level.is_cuda:
+        level = slice(level_start(state.beam, state.depth), state.pool)
+        if not state.scores.is_cuda:
             from ltd.engine.compiled import signals  # a GPU needs no Numba
 
-            return float(signals.beam_mass(level.numpy(), state.beam))
-        return float(beam_mass(level.numpy(force=True)[None], state.beam)[0])
+            return float(signals.beam_mass(state.score_array[level], state.beam))
+        return float(beam_mass(state.scores[level].numpy(force=True)[None], state.beam)[0])
 
     def recorded(self, traces: Traces) -> np.ndarray:
         """Of every level."""

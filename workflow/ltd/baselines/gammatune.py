@@ -11,6 +11,7 @@ follow the default depth as in the paper.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,12 +69,14 @@ class GammaController(BaselineController):
         return state.depth < self.depth
 
     def accepted(self, count: int) -> None:
-        """Move gamma."""
+        """Move gamma as `next_gamma` does, without numpy, which takes a hundred times as long for one."""
         s = self.settings
-        self._set(float(next_gamma(self.gamma, self.depth, count, s.default_depth, s.rate, s.probe)))
+        observation = count + 1 if count < self.depth else self.depth + s.probe
+        moved = (1 - s.rate) * self.gamma + s.rate * observation
+        self._set(min(max(moved, LOWER * s.default_depth), UPPER * s.default_depth))
 
     def _set(self, gamma: float) -> None:
-        self.gamma, self.depth = gamma, int(depth_of(gamma, self.max_depth))
+        self.gamma, self.depth = gamma, min(max(math.floor(gamma + 0.5), 1), self.max_depth)
 
 
 class GammaChooser:

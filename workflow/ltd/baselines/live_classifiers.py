@@ -24,7 +24,7 @@ class LevelAcceptance:
 
     def __call__(self, state: Any) -> float:
         return _level_acceptance(
-            state.scores.numpy(), state.entropy(), state.depth, state.beam, DEPTH_UNIT, *self._network
+            state.score_array, state.entropy(), state.depth, state.beam, DEPTH_UNIT, *self._network
         )
 
 
@@ -36,7 +36,7 @@ class ConfidentNodes:
 
     def __call__(self, state: Any) -> int:
         return _confident_nodes(
-            state.scores.numpy(),
+            state.score_array,
             state.depth,
             state.beam,
             DEPTH_UNIT,

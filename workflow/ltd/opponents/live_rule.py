@@ -24,11 +24,11 @@ class LiveRule:
     def goes_on(self, state: Any) -> bool:
         """Whether the next level is expected to pay."""
         after_root = self._prior[min(state.root, len(self._prior) - 1)]
-        return _goes_on(state.scores.numpy(), state.depth, after_root, self._forecast, *self._shape)
+        return _goes_on(state.score_array, state.depth, after_root, self._forecast, *self._shape)
 
     def best_size(self, state: Any) -> int:
         """Index of the size that is expected to pay best."""
-        return _best_size(state.scores.numpy(), state.depth, state.context_length, self._cost, *self._shape)
+        return _best_size(state.score_array, state.depth, state.context_length, self._cost, *self._shape)
 
     def clear(self) -> None:
         """Nothing to forget."""

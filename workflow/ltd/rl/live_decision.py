@@ -23,18 +23,13 @@ class LiveDecision:
     """Index of a policy's best action for a `ltd.engine.controllers.DraftState` on a CPU."""
 
     def __init__(self, policy: Policy) -> None:
-        self._scores: Any = None
-        self._array = np.zeros(0, np.float32)
         self._observation = LiveObservation(policy.spec)
         self._network = policy.network.for_kernel()
 
     def __call__(self, state: Any) -> int:
         observation = self._observation
-        if state.scores is not self._scores:
-            # The array shares the tensor's memory and stays valid from cycle to cycle.
-            self._scores, self._array = state.scores, state.scores.numpy()
         return _decide(
-            self._array,
+            state.score_array,
             state.depth,
             state.context_length,
             observation.entropy(state),
