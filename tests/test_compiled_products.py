@@ -43,7 +43,7 @@ def multiply(compute, rows: Tensor, weight: np.ndarray, outputs: int) -> Tensor:
     return torch.from_numpy(target[:, :outputs])
 
 
-@pytest.mark.parametrize("inputs", [1, 34, 35, 36])
+@pytest.mark.parametrize("inputs", [1, 34, 35])
 @pytest.mark.parametrize("held", HOLDINGS)
 def test_products_are_those_of_the_numbers_held(held, inputs):
     weight, rows = numbers(123, inputs), numbers(19, inputs, seed=1)
@@ -65,21 +65,19 @@ def test_a_row_does_not_depend_on_its_neighbours(held):
 
 
 def test_processors_without_an_instruction_for_pairs_compute_the_same():
-    """The sum of a pair's products is rounded twice, second product first, in either way; the sums over the
-    first and over the second pairs of the steps are added at the end.
-    """
+    """The sum of a pair's products is rounded twice, second product first, in either way."""
     panels, rows = panels_of(in_pairs(numbers(123, 71))), numbers(19, 71, seed=1)
     for count in ROWS:
         found = multiply(widened, rows[:count], panels, 123)
         assert torch.equal(found, multiply(whole, rows[:count], panels, 123))
-    sums = [torch.zeros(19, 123), torch.zeros(19, 123)]
+    expected = torch.zeros(19, 123)
     weight = numbers(123, 71).bfloat16().double()
-    for pair in range(36):
-        for i in (2 * pair + 1, 2 * pair):
+    for first in range(0, 71, 2):
+        for i in (first + 1, first):
             if i < 71:
                 exact = rows[:, i, None].bfloat16().double() * weight[:, i]
-                sums[pair % 2] = (sums[pair % 2].double() + exact).float()
-    assert torch.equal(found, sums[0] + sums[1])
+                expected = (expected.double() + exact).float()
+    assert torch.equal(found, expected)
 
 
 def test_rows_are_rounded_as_pytorch_rounds():
@@ -87,7 +85,7 @@ def test_rows_are_rounded_as_pytorch_rounds():
     ties = torch.tensor([1.00390625, 1.01171875, -1.00390625, -1.01171875])
     wide = numbers(996, seed=2) * 2.0 ** torch.randint(-120, 120, (996,))
     rows = torch.cat([ties, wide, torch.tensor([float("inf"), 0.0, -0.0])])[None]
-    pairs = np.full((1, 252), 7, np.uint64)
+    pairs = np.full((1, 502), 7, np.uint32)
     round_pairs(rows.numpy(), pairs)
     bits = rows.bfloat16().view(torch.uint16).numpy()
-    assert np.array_equal(pairs[:, :251], paired(bits)) and pairs[0, 251] == 0
+    assert np.array_equal(pairs[:, :502], paired(bits))

@@ -1,9 +1,7 @@
 """How the numbers of a product are held, and how one step of its loop multiplies them, as LLVM code.
 
-The step of a loop takes one input, or four where numbers are bfloat16, which are held as two pairs side by
-side: a vector of weights for every panel, a number for every row, and a vector of sums of float32 for each
-two of them. The sums over first and over second pairs are kept apart and added at the end: of instructions
-that wait for one another there are half as many, so that one row is multiplied as fast as memory allows.
+The step of a loop takes one input, or two where numbers are held in pairs of bfloat16: a vector of weights
+for every panel, a number for every row, and a sum of float32 for each pair of them.
 """
 
 from typing import Any
@@ -12,11 +10,9 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
-LANES = 8  # outputs of a panel: floats of a register of 256 bits, two pairs of one of 512
-FLOAT, HALF, INDEX, TWO_PAIRS = ir.FloatType(), ir.HalfType(), ir.IntType(32), ir.IntType(64)
-VECTOR = ir.VectorType(FLOAT, LANES)
-_SUMS_OF_PAIRS = ir.VectorType(FLOAT, 2 * LANES)
-_BITS_OF_PAIRS = ir.VectorType(ir.IntType(32), 2 * LANES)
+LANES = 8  # outputs of a panel: what a register of 256 bits holds
+FLOAT, HALF, BITS = ir.FloatType(), ir.HalfType(), ir.IntType(32)
+VECTOR, BIT_VECTOR = ir.VectorType(FLOAT, LANES), ir.VectorType(BITS, LANES)
 
 
 class Floats:
@@ -24,8 +20,6 @@ class Floats:
 
     name = "float"
     weight, number = FLOAT, FLOAT  # what an element of a panel and of a row is
-    weight_bytes, number_bytes = 4, 4
-    sums = VECTOR  # of a row and a panel
 
     def load_weights(self, builder: ir.IRBuilder, place: ir.Value) -> Any:
         """The weights of one step from their address."""
@@ -39,15 +33,11 @@ class Floats:
         """total + weights * number, in every lane."""
         return _fused_multiply_add(builder, number, weights, total)
 
-    def total(self, builder: ir.IRBuilder, sums: ir.Value) -> ir.Value:
-        """The sum of every output, [LANES]."""
-        return sums
-
 
 class Halves(Floats):
     """Weights of half precision, rows of float32."""
 
-    name, weight, weight_bytes = "half", HALF, 2
+    name, weight = "half", HALF
 
     def load_weights(self, builder: ir.IRBuilder, place: ir.Value) -> Any:
         halves = ir.VectorType(HALF, LANES)
@@ -55,35 +45,22 @@ class Halves(Floats):
 
 
 class WidenedPairs:
-    """Two pairs of bfloat16, in each the first in the lower half of 32 bits: the second's product is added
-    before the first's, each with one rounding, as the instruction for pairs does (see `Pairs`).
+    """Pairs of bfloat16, the first in the lower half of 32 bits: the second's product is added before the
+    first's, each with one rounding, as the instruction for pairs does (see `Pairs`).
     """
 
     name = "widened"
-    weight, number = TWO_PAIRS, TWO_PAIRS
-    weight_bytes, number_bytes = 8, 8
-    sums = _SUMS_OF_PAIRS  # of every output that over the first pairs, then that over the second ones
+    weight, number = BITS, BITS
 
     def load_weights(self, builder: ir.IRBuilder, place: ir.Value) -> Any:
-        return _widened(builder, _load_pairs(builder, place))
+        return _widened(builder, builder.load(builder.bitcast(place, BIT_VECTOR.as_pointer()), align=4))
 
     def load_number(self, builder: ir.IRBuilder, place: ir.Value) -> Any:
-        return _widened(builder, builder.bitcast(_everywhere(builder, builder.load(place)), _BITS_OF_PAIRS))
+        return _widened(builder, _everywhere(builder, builder.load(place)))
 
     def add_product(self, builder: ir.IRBuilder, total: ir.Value, weights: Any, number: Any) -> ir.Value:
         total = _fused_multiply_add(builder, number[1], weights[1], total)
         return _fused_multiply_add(builder, number[0], weights[0], total)
-
-    def total(self, builder: ir.IRBuilder, sums: ir.Value) -> ir.Value:
-        # Taken apart as integers. A sum of shuffled lanes would become an instruction (VHADDPS) that only
-        # knows half of the registers, for which all sums would then compete.
-        both = builder.bitcast(sums, ir.VectorType(TWO_PAIRS, LANES))
-        later = builder.lshr(both, ir.Constant(both.type, [32] * LANES))
-        first, second = (
-            builder.bitcast(builder.trunc(bits, ir.VectorType(INDEX, LANES)), VECTOR)
-            for bits in (both, later)
-        )
-        return builder.fadd(first, second)
 
 
 class Pairs(WidenedPairs):
@@ -92,14 +69,14 @@ class Pairs(WidenedPairs):
     name = "pairs"
 
     def load_weights(self, builder: ir.IRBuilder, place: ir.Value) -> Any:
-        return _load_pairs(builder, place)
+        return builder.load(builder.bitcast(place, BIT_VECTOR.as_pointer()), align=4)
 
     def load_number(self, builder: ir.IRBuilder, place: ir.Value) -> Any:
         return _everywhere(builder, builder.load(place))
 
     def add_product(self, builder: ir.IRBuilder, total: ir.Value, weights: Any, number: Any) -> ir.Value:
-        kind = ir.FunctionType(self.sums, [self.sums, _BFLOATS, _BFLOATS])
-        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * self.sums.count}"
+        kind = ir.FunctionType(VECTOR, [VECTOR, _BFLOATS, _BFLOATS])
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * LANES}"
         function = cgutils.get_or_insert_function(builder.module, kind, name)
         return builder.call(function, [total, *(builder.bitcast(x, _BFLOATS) for x in (weights, number))])
 
@@ -117,7 +94,7 @@ class _BFloat(ir.Type):
         return hash(_BFloat)
 
 
-_BFLOATS = ir.VectorType(_BFloat(), 4 * LANES)
+_BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 
 
 def multiplies_pairs() -> bool:
@@ -126,26 +103,21 @@ def multiplies_pairs() -> bool:
 
 
 def _everywhere(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
-    """A vector with the same number for every output of a panel."""
+    """A vector with the same number in every lane."""
     undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
-    first = builder.insert_element(undefined, number, INDEX(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INDEX, LANES), [0] * LANES))
-
-
-def _load_pairs(builder: ir.IRBuilder, place: ir.Value) -> ir.Value:
-    """The pairs of a step of a panel, from their address."""
-    return builder.load(builder.bitcast(place, _BITS_OF_PAIRS.as_pointer()), align=8)
+    first = builder.insert_element(undefined, number, BITS(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(BIT_VECTOR, [0] * LANES))
 
 
 def _widened(builder: ir.IRBuilder, pairs: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Firsts and seconds of pairs of bfloat16 as float32, which begins with the same bits."""
-    shift = ir.Constant(_BITS_OF_PAIRS, [16] * 2 * LANES)
-    mask = ir.Constant(_BITS_OF_PAIRS, [0xFFFF0000] * 2 * LANES)
+    shift = ir.Constant(BIT_VECTOR, [16] * LANES)
+    mask = ir.Constant(BIT_VECTOR, [0xFFFF0000] * LANES)
     first, second = builder.shl(pairs, shift), builder.and_(pairs, mask)
-    return builder.bitcast(first, _SUMS_OF_PAIRS), builder.bitcast(second, _SUMS_OF_PAIRS)
+    return builder.bitcast(first, VECTOR), builder.bitcast(second, VECTOR)
 
 
 def _fused_multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    kind = ir.FunctionType(c.type, [c.type] * 3)
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{c.type.count}f32")
+    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
     return builder.call(function, [a, b, c])

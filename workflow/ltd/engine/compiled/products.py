@@ -14,17 +14,15 @@ from ltd.engine.compiled.arithmetic import bits_of_float, kernel
 from ltd.engine.compiled.number_types import LANES, Pairs, WidenedPairs, multiplies_pairs
 from ltd.engine.compiled.tiles import make_tile
 
-TWO_PAIRS = np.uint64  # how four of bfloat16 are held
-INPUTS_OF_TWO_PAIRS = 4
+PAIR = np.uint32  # how a pair of bfloat16 is held
 
 # Panels of the tile for every number of rows, as measured: sums, weights and a row's number stay in the
 # registers, and a few rows have few enough panels for the memory to keep up with what is fetched ahead.
 PANELS = (4, 4, 4, 2, 2, 2)
-# Of 32, which processors with an instruction for pairs have. Two pairs a step, in registers of 512 bits, take
-# a tenth less time for one row than one pair in 256 bits; the time of four rows and more is the same.
+# Of 32, which processors with an instruction for pairs have:
 PANELS_OF_PAIRS = (12, 6, 6, 6, 4, 4, 3, 3)
-# Of sixteen of 256 bits: two for sums, weights and numbers widened to twice as many again.
-PANELS_OF_WIDENED_PAIRS = (4, 2, 2, 1)
+# Of sixteen, weights and numbers widened to twice as many:
+PANELS_OF_WIDENED_PAIRS = (4, 3, 2, 2)
 
 
 def panels_of(weight: np.ndarray) -> np.ndarray:
@@ -36,9 +34,8 @@ def panels_of(weight: np.ndarray) -> np.ndarray:
 
 
 def paired(rows: np.ndarray) -> np.ndarray:
-    """Two pairs each [R, in / 4] of the bits of bfloat16 [R, in], filled up with zeros."""
-    missing = -rows.shape[1] % INPUTS_OF_TWO_PAIRS
-    return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, missing)))).view(TWO_PAIRS)
+    """Pairs [R, in / 2] of the bits of bfloat16 [R, in], filled up with a zero."""
+    return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))).view(PAIR)
 
 
 def padded_width(outputs: int) -> int:
@@ -48,7 +45,7 @@ def padded_width(outputs: int) -> int:
 
 def inputs_of(weight: np.ndarray) -> int:
     """Columns that rows for a matrix [panels, steps, LANES] need."""
-    return weight.shape[1] * (INPUTS_OF_TWO_PAIRS if weight.dtype == TWO_PAIRS else 1)
+    return weight.shape[1] * (2 if weight.dtype == PAIR else 1)
 
 
 def make_product(shapes: Sequence[int], pairs: type[WidenedPairs] = Pairs) -> Callable:
@@ -114,15 +111,15 @@ def product(rows, weight, steps, first, last, target):
     """target[:, LANES * p + lane] = rows @ weight[p, :steps, lane] for the panels p in [first, last).
 
     rows float32 [R, >= steps], weight [panels, >= steps, LANES] float32 or uint16 (the bits of half
-    precision), target [R, >= LANES * panels]; or rows and weight pairs of bfloat16, two of them a step.
-    A row's result does not depend on the other rows. For kernels only.
+    precision), target [R, >= LANES * panels]; or rows and weight pairs of bfloat16, two inputs a step. A
+    row's result does not depend on the other rows. For kernels only.
     """
     raise NotImplementedError
 
 
 @overload(product)
 def _product(rows, weight, steps, first, last, target):
-    chosen = _product_of_pairs if weight.dtype == types.uint64 else _product_of_floats
+    chosen = _product_of_pairs if weight.dtype == types.uint32 else _product_of_floats
 
     def call(rows, weight, steps, first, last, target):
         chosen(rows, weight, steps, first, last, target)
@@ -137,11 +134,11 @@ def as_inputs(rows, weight):
 
 @overload(as_inputs)
 def _as_inputs(rows, weight):
-    if weight.dtype != types.uint64:
+    if weight.dtype != types.uint32:
         return lambda rows, weight: rows
 
     def round_rows(rows, weight):
-        pairs = np.empty((len(rows), weight.shape[1]), np.uint64)
+        pairs = np.empty((len(rows), weight.shape[1]), np.uint32)
         round_pairs(rows, pairs)
         return pairs
 
@@ -150,10 +147,8 @@ def _as_inputs(rows, weight):
 
 @kernel
 def round_pairs(rows, pairs):
-    """Round rows float32 [R, inputs] to two pairs of bfloat16 each [R, >= inputs / 4]: to nearest, ties to
-    even.
-    """
-    width = min(rows.shape[1], INPUTS_OF_TWO_PAIRS * pairs.shape[1])
+    """Round rows float32 [R, inputs] to pairs of bfloat16 [R, >= inputs / 2]: to nearest, ties to even."""
+    width = min(rows.shape[1], 2 * pairs.shape[1])
     for row in range(len(rows)):
         source, target = rows[row], pairs[row].view(np.uint16)
         for i in range(width):

@@ -1,9 +1,8 @@
 """The inner loop of a matrix product, written as vector code: a few rows times a few panels of weights.
 
 Loops over registers cannot be expressed in Python, so this module emits the loop itself (LLVM code): per
-step one number of every row and `LANES` weights of every panel meet in registers. Every output is summed in
-one order (see `ltd.engine.compiled.number_types`), so a row's result does not depend on which rows are
-computed with it.
+step one number of every row and `LANES` weights of every panel meet in registers. Every output is the sum
+over its inputs in their order, so a row's result does not depend on which rows are computed with it.
 """
 
 from collections.abc import Callable
@@ -15,9 +14,9 @@ from numba.extending import intrinsic
 
 from ltd.engine.compiled.number_types import FLOAT, LANES, VECTOR, Floats, Halves, Pairs, WidenedPairs
 
-FLOAT_BYTES = 4
+FLOAT_BYTES = 4  # also of a pair of bfloat16
 INDEX = ir.IntType(64)
-UNROLLED = 4  # steps of a turn of the loop: their weights fill whole lines of the cache
+UNROLLED = 4  # steps of a turn of the loop: their weights in half precision fill a line of the cache
 CACHE_LINE = 64  # bytes
 
 
@@ -32,10 +31,10 @@ def make_tile(rows: int, panels: int, paired: type[WidenedPairs] = Pairs) -> Cal
         """target[row + r, LANES * (panel + p) + l] = sum of source[row + r, i] * weight[panel + p, i, l].
 
         i runs over `steps`; target float32 [R, wide enough]; source [R, >= steps] and weight [all panels, >=
-        steps, LANES] float32; or weight uint16 with the bits of half precision; or both uint64, two
-        pairs of bfloat16.
+        steps, LANES] float32; or weight uint16 with the bits of half precision; or both uint32, pairs of
+        bfloat16.
         """
-        numbers = {types.float32: Floats, types.uint16: Halves, types.uint64: paired}[weight.dtype]()
+        numbers = {types.float32: Floats, types.uint16: Halves, types.uint32: paired}[weight.dtype]()
 
         def emit(context, builder, signature, arguments):
             source, weight, target = (
@@ -45,8 +44,8 @@ def make_tile(rows: int, panels: int, paired: type[WidenedPairs] = Pairs) -> Cal
             size = cgutils.unpack_tuple(builder, weight.shape)[1]
             first = builder.mul(panel, builder.mul(size, INDEX(LANES)))
             weights = builder.gep(builder.bitcast(weight.data, numbers.weight.as_pointer()), [first])
-            source_row, source_stride = _row(builder, source, row, numbers.number_bytes)
-            target_row, target_stride = _row(builder, target, row, FLOAT_BYTES)
+            source_row, source_stride = _row(builder, source, row)
+            target_row, target_stride = _row(builder, target, row)
             place = builder.gep(target_row, [builder.mul(panel, INDEX(LANES))])
             builder.call(
                 _function(builder.module, numbers, rows, panels),
@@ -59,9 +58,9 @@ def make_tile(rows: int, panels: int, paired: type[WidenedPairs] = Pairs) -> Cal
     return tile
 
 
-def _row(builder, array, row, number_bytes: int) -> tuple:
-    """Address of a row of a two-dimensional array, and the numbers from one row to the next."""
-    stride = builder.udiv(cgutils.unpack_tuple(builder, array.strides)[0], INDEX(number_bytes))
+def _row(builder, array, row) -> tuple:
+    """Address of a row of a two-dimensional array of 32 bits, and the numbers from one row to the next."""
+    stride = builder.udiv(cgutils.unpack_tuple(builder, array.strides)[0], INDEX(FLOAT_BYTES))
     return builder.gep(array.data, [builder.mul(row, stride)]), stride
 
 
@@ -88,19 +87,18 @@ def _function(module, numbers: Floats | WidenedPairs, rows: int, panels: int):
 
 
 def _sums(builder, numbers: Floats | WidenedPairs, sources: list, weights: list, steps) -> list[list]:
-    """The loop over the inputs: the sums [LANES] of every row and panel."""
-    zero = numbers.sums([0.0] * numbers.sums.count)
+    """The loop over the inputs: a vector of sums for every row and panel."""
+    zero = VECTOR([0.0] * LANES)
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in weights] for _ in sources]
     whole = builder.and_(steps, INDEX(-UNROLLED))
     with cgutils.for_range_slice(builder, INDEX(0), whole, INDEX(UNROLLED)) as (i, _):
         for pointer in weights:
-            ahead = builder.add(i, builder.mul(steps, INDEX(len(weights))))
-            _fetch_next(builder, numbers, builder.gep(pointer, [builder.mul(ahead, INDEX(LANES))]))
+            _fetch_next(builder, pointer, builder.add(i, builder.mul(steps, INDEX(len(weights)))))
         for k in range(UNROLLED):
             _add_products(builder, numbers, sources, weights, builder.add(i, INDEX(k)), sums)
     with cgutils.for_range_slice(builder, whole, steps, INDEX(1)) as (i, _):
         _add_products(builder, numbers, sources, weights, i, sums)
-    return [[numbers.total(builder, builder.load(total)) for total in row_sums] for row_sums in sums]
+    return [[builder.load(total) for total in row_sums] for row_sums in sums]
 
 
 def _add_products(
@@ -115,8 +113,8 @@ def _add_products(
             builder.store(numbers.add_product(builder, builder.load(total), vector, number), total)
 
 
-def _fetch_next(builder, numbers: Floats | WidenedPairs, place) -> None:
-    """Ask the memory for the weights of `UNROLLED` steps from an address in the next panels on.
+def _fetch_next(builder, pointer, i) -> None:
+    """Ask the memory for the weights of `UNROLLED` steps from `i` on, counted through the next panels.
 
     While rows are multiplied with these panels, the next ones arrive: without that a pass over several rows
     takes the time of the arithmetic and that of the memory one after the other.
@@ -124,7 +122,8 @@ def _fetch_next(builder, numbers: Floats | WidenedPairs, place) -> None:
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
     prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    start = builder.bitcast(place, byte)
-    for offset in range(0, UNROLLED * LANES * numbers.weight_bytes, CACHE_LINE):
+    width = LANES * (FLOAT_BYTES // 2 if isinstance(pointer.type.pointee, ir.HalfType) else FLOAT_BYTES)
+    start = builder.bitcast(builder.gep(pointer, [builder.mul(i, INDEX(LANES))]), byte)
+    for offset in range(0, UNROLLED * width, CACHE_LINE):
         # To read, into the second-level cache, data.
         builder.call(prefetch, [builder.gep(start, [INDEX(offset)]), number(0), number(2), number(1)])

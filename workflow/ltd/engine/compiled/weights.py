@@ -47,7 +47,7 @@ def in_half(weight: Tensor) -> np.ndarray:
 
 
 def in_pairs(weight: Tensor) -> np.ndarray:
-    """Two pairs of bfloat16 each [out, in / 4]."""
+    """Pairs of bfloat16 [out, in / 2]."""
     return paired(weight.bfloat16().view(torch.uint16).numpy())
 
 
