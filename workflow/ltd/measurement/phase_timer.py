@@ -3,10 +3,12 @@
 A visit is a whole cycle made of the engine's own pieces (prefix pass, draft steps, policy decisions,
 verification). Autoregressive steps and the rest of a cycle come from the decoding loop's own records,
 beside whole cycles to check a profile against.
+
+A cycle is counted when the one before had the same shape, as it mostly has in decoding: after a tree of sixty
+nodes a small one finds other things in the caches, and takes a tenth longer.
 """
 
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -93,8 +95,8 @@ class PhaseTimer:
                 self._decode_live(context)
 
     def _visit_all(self, context: int) -> None:
-        """One visit a size; the cache holds `context` tokens at the middle of them."""
-        prompt = self._prompt(max(context - len(self.sizes) // 2, 2))
+        """Two visits a size, the second counted; the cache holds `context` tokens at the middle of them."""
+        prompt = self._prompt(max(context - len(self.sizes), 2))
         logits, taps = self.target.prefill(prompt)
         self.drafter.prefill(taps, prompt)
         newest = taps[-1:], logits.argmax(dim=-1, keepdim=True)
@@ -102,18 +104,33 @@ class PhaseTimer:
         self.verification.begin(newest[1])
         rows = self.random.permutation(np.resize(self.random.permutation(self.rows), len(self.sizes)))
         for (depth, size), count in zip(self._shapes(), rows.tolist(), strict=True):
-            self._visit(depth, size, count, context, *newest)
+            # The policies take turns: each sees whole cycles, as it does in decoding.
+            policies = self.policies[self._visits % len(self.policies)]
+            self._visits += 1
+            for watch in (Stopwatch(self.target.device), self.watch):
+                self._visit(watch, policies, depth, size, count, context, *newest)
 
-    def _visit(self, depth: int, size: int, rows: int, context: int, tap: Tensor, token: Tensor) -> None:
+    def _visit(
+        self,
+        watch: Stopwatch,
+        policies: PolicyController,
+        depth: int,
+        size: int,
+        rows: int,
+        context: int,
+        tap: Tensor,
+        token: Tensor,
+    ) -> None:
         """A cycle with a prefix pass of `rows` rows and a tree of `size` nodes, of which none is kept.
 
         One row waits from the cycle before; tap [1, 3 * Ht] and token [1] are the others.
         """
-        watch, drafter, verification = self.watch, self.drafter, self.verification
-        # The policies take turns by visits: each sees whole cycles, as it does in decoding.
-        policies = self.policies[self._visits % len(self.policies)]
-        decide = partial(self._decide, policies, context)
-        self._visits += 1
+        drafter, verification = self.drafter, self.verification
+
+        def decide(kind: str, decision: Callable[[DraftState], object]) -> None:
+            key = f"{kind}_policy", policies.weights[kind], context
+            watch.time(key, lambda: decision(drafter.state))
+
         drafter.defer(tap.repeat(rows - 1, 1), token.repeat(rows - 1))
         watch.time(("draft_prefix", rows, context), drafter.extend)
         for level in range(2, depth + 1):
@@ -134,12 +151,6 @@ class PhaseTimer:
         shallowest = [next(d for d in range(1, deepest + 1) if pool_size(beam, d) >= size) for size in sizes]
         return [(max(pair), size) for *pair, size in zip(depths, shallowest, sizes, strict=True)]
 
-    def _decide(
-        self, policies: PolicyController, context: int, kind: str, decision: Callable[[DraftState], object]
-    ) -> None:
-        key = f"{kind}_policy", policies.weights[kind], context
-        self.watch.time(key, lambda: decision(self.drafter.state))
-
     def _decode_live(self, context: int) -> None:
         """Answers of the decoding loop: a plain one, and one whose cycles have random depths and sizes."""
         prompt = self._prompt(max(context - LIVE_TOKENS // 2, 2))
@@ -147,18 +158,20 @@ class PhaseTimer:
         plain = decode_autoregressive(self.target, prompt, max_new_tokens=steps + 1, eos_ids=())
         for cycle in plain.cycles[SETTLING_STEPS:]:
             self.watch.add(("autoregressive_step", 1, context), cycle.verify_ms + cycle.rest_ms)
-        schedule = RandomSchedule(self._shapes())
+        schedule = RandomSchedule([shape for shape in self._shapes() for _ in range(2)])
         # Answers advance by as many tokens as are accepted, so how many it takes to play all cycles varies.
-        while schedule.played < len(self.sizes):
+        while schedule.played < len(schedule.cycles):
+            before = schedule.played
             answer = decode(
                 self.target, self.drafter, schedule, prompt, max_new_tokens=LIVE_TOKENS, eos_ids=()
             )
             rows = 1
-            for cycle in answer.cycles:
-                self.watch.add(("rest", cycle.verified, context), cycle.rest_ms)
-                self.watch.add(("verify", cycle.verified, context), cycle.verify_ms)
-                total = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms
-                self.live.append((cycle.depth, cycle.verified, cycle.context_length, rows, total))
+            for played, cycle in enumerate(answer.cycles, start=before):
+                if played % 2:
+                    self.watch.add(("rest", cycle.verified, context), cycle.rest_ms)
+                    self.watch.add(("verify", cycle.verified, context), cycle.verify_ms)
+                    total = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms
+                    self.live.append((cycle.depth, cycle.verified, cycle.context_length, rows, total))
                 rows = cycle.tokens
 
     def _prompt(self, length: int) -> Tensor:
