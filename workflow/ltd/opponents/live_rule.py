@@ -22,7 +22,7 @@ class LiveRule:
         self._forecast, self._cost, self._prior = rule.forecast, rule.cost, rule.root_prior.values
 
     def goes_on(self, state: Any) -> bool:
-        """Whether the next level is expected to pay."""
+        """Whether drafting on is expected to pay."""
         after_root = self._prior[min(state.root, len(self._prior) - 1)]
         return _goes_on(state.score_array, state.depth, after_root, self._forecast, *self._shape)
 

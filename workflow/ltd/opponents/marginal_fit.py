@@ -91,19 +91,24 @@ def grow(world: ReplayWorld, rule: MarginalRule) -> GrownTrees:
 
 
 def fit_forecast(rule: MarginalRule, trees: GrownTrees, world: ReplayWorld, weights: NDArray) -> NDArray:
-    """Least squares of what the next level gained at the rate, with the rule's sizes, [D, F]."""
+    """Least squares of what drafting on gained at the rate, with the rule's sizes, [D, F].
+
+    Backward over the levels: how far a draft goes on from the next level is what was fitted there.
+    """
     position, context = np.arange(len(weights)), world.context_length
     gained = np.empty((rule.max_depth + 1, len(position)))
     for depth in range(rule.max_depth + 1):
         size = rule.stop_values(depth, trees.expected[depth], context).argmax(axis=1)
         tokens = world.table.tokens(position, depth, np.asarray(rule.sizes)[size])
         gained[depth] = tokens - rule.cost[depth, context, size]
-    forecast = np.zeros_like(rule.forecast)
-    for depth in range(rule.max_depth):
+    forecast, following = np.zeros_like(rule.forecast), gained[-1]
+    for depth in reversed(range(rule.max_depth)):
         seen = trees.signs[depth].astype(np.float64)
         weighted = (seen * weights[:, None]).T / weights.sum()
         squares = weighted @ seen + RIDGE * np.eye(seen.shape[1])
-        forecast[depth] = np.linalg.solve(squares, weighted @ (gained[depth + 1] - gained[depth]))
+        forecast[depth] = np.linalg.solve(squares, weighted @ (following - gained[depth]))
+        goes_on = seen @ forecast[depth] > 0 if rule.asked(depth) else np.ones(len(seen), dtype=bool)
+        following = np.where(goes_on, following, gained[depth])
     return forecast
 
 

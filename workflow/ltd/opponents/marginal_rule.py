@@ -5,9 +5,10 @@ accepted tokens. With the rate, in tokens a second, that the rule itself attains
 
 - a node is verified while its chance of acceptance exceeds rate times the time that it adds to the
   verification; as that time grows in steps, all sizes are weighed and the best is taken;
-- a level is drafted while the gain to be expected of it exceeds rate times its cost. What a level will gain
-  is forecast by depth, linearly, from what drafts after the root token brought in training, the chances of
-  the newest level's beam, their squares, and the tokens that every size is expected to bring already.
+- a level is drafted while the gain to be expected of drafting on exceeds rate times its cost. Looking one
+  level ahead would not do before the first, which has to pay for its verification, too. What drafting on will
+  gain is forecast by depth, linearly, from what drafts after the root token brought in training, the chances
+  of the newest level's beam, their squares, and the tokens that every size is expected to bring already.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class MarginalRule:
 
     sizes: numbers of nodes to choose from, ascending; first_decision, interval: at which depths it may stop.
     seconds float64 [1 + D, C, A]: a cycle by depth, context length and size, C the longest context plus one;
-    longer ones are taken for that. forecast float64 [D, F]: weights of `signs` in the gain of the next level
+    longer ones are taken for that. forecast float64 [D, F]: weights of `signs` in the gain of drafting on
     at depths 0 .. D - 1, in tokens, its cost at the rate already taken off. rate: tokens a second.
     """
 
@@ -58,7 +59,7 @@ class MarginalRule:
         return depth >= self.first_decision and (depth - self.first_decision) % self.interval == 0
 
     def goes_on(self, depth: int, growth: "Growth", roots: NDArray) -> NDArray:
-        """Whether the next level of drafts of some depth after root tokens [B] is expected to pay, [B]."""
+        """Whether drafting on is expected to pay for drafts of some depth after root tokens [B], [B]."""
         return signs(growth, self.root_prior.after(roots)) @ self.forecast[depth] > 0
 
     def stop_values(self, depth: int, expected: NDArray, context: NDArray) -> NDArray:
@@ -110,7 +111,7 @@ class Growth:
 
 
 def signs(growth: Growth, after_root: NDArray) -> NDArray:
-    """What the gain of the next level is forecast from, [B, 2 + 2 W + A]; after_root [B] of a `RootPrior`."""
+    """What the gain of drafting on is forecast from, [B, 2 + 2 W + A]; after_root [B] of a `RootPrior`."""
     chances, known = growth.beam_chances, after_root[:, None]
     return np.concatenate([np.ones_like(known), known, chances, chances**2, growth.expected()], axis=1)
 

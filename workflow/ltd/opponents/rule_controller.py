@@ -30,7 +30,7 @@ class RuleController:
         self._decisions.clear()
 
     def continue_drafting(self, state: Any) -> bool:
-        """Whether the next level is expected to pay."""
+        """Whether drafting on is expected to pay."""
         return not self._asked[state.depth] or self._decisions.goes_on(state)
 
     def choose_size(self, state: Any) -> int:
@@ -46,7 +46,7 @@ class DraftDecisions(Protocol):
     """The rule's answers about the `ltd.engine.controllers.DraftState` in progress."""
 
     def goes_on(self, state: Any) -> bool:
-        """Whether the next level is expected to pay."""
+        """Whether drafting on is expected to pay."""
 
     def best_size(self, state: Any) -> int:
         """Index of the size that is expected to pay best."""
@@ -71,7 +71,7 @@ class GrowingDecisions:
         self._growth = Growth(1, rule.calibration, rule.beam, rule.sizes)
 
     def goes_on(self, state: Any) -> bool:
-        """Whether the next level is expected to pay."""
+        """Whether drafting on is expected to pay."""
         return bool(self.rule.goes_on(state.depth, self._seen(state), np.array([state.root]))[0])
 
     def best_size(self, state: Any) -> int:
