@@ -7,12 +7,13 @@ import torch
 
 from ltd.errors import InputError
 from ltd.files import read_json
-from ltd.measurement.phase_timer import RandomSchedule, between, prefix_axis
+from ltd.measurement.phase_timer import PhaseTimer, RandomSchedule, between, prefix_axis, room_needed
 from ltd.measurement.timing import Stopwatch, median, spread
 from ltd.profile_latency import LatencyOptions, check, check_room, profile_latency, relative_errors
 from ltd.replay.latency import TABLES, LatencyProfile
 from ltd.tracking import StageRun
 from saved_engine import save_engine
+from tiny_engine import VOCAB, tiny_drafter, tiny_head, tiny_target
 
 
 def small_options(folder, target, draft):
@@ -94,6 +95,25 @@ def test_impossible_settings_are_refused(tmp_path, change, complaint):
 def test_contexts_beyond_the_target_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"latency\.context_lengths: 96 .* allows 60"):
         check_room(small_options(tmp_path, "target", tmp_path), 100)
+
+
+def test_visits_and_answers_stay_within_the_room(monkeypatch):
+    """At a context that leaves exactly the room needed no cache grows beyond it; visits come close."""
+    target = tiny_target()
+    drafter, sizes = tiny_drafter(tiny_head(target), 3, 5), (1, 2, 4, 8)
+    context = target.max_context - room_needed(sizes, 5)
+    text = torch.randint(1, VOCAB, (context + 1,))
+    timer = PhaseTimer(target, drafter, text, sizes, (context,), (8,), seed=0)
+    held, visit = [], timer._visit
+
+    def watched(*arguments):
+        visit(*arguments)
+        held.append((drafter.length + drafter.pending, target.length))
+
+    monkeypatch.setattr(timer, "_visit", watched)
+    timer.run(4)
+    most = max(map(max, held))
+    assert context < most <= target.max_context and len(held) == 6 * 2 * len(timer.sizes)
 
 
 def test_stopwatch_keeps_keys_apart_and_forgets_the_warm_up():

@@ -26,7 +26,7 @@ from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
 from ltd.hub import identity
 from ltd.measurement.matrix_products import matrix_product_share
-from ltd.measurement.phase_timer import LIVE_TOKENS, PLAIN_STEPS, PhaseTimer, between, own_text
+from ltd.measurement.phase_timer import PhaseTimer, between, own_text, room_needed
 from ltd.measurement.timing import median, spread
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile, LatencyTable
@@ -79,7 +79,7 @@ def check(options: LatencyOptions) -> None:
 
 def check_room(options: LatencyOptions, max_context: int) -> None:
     """Refuse contexts in which the target cannot go on decoding."""
-    room = max_context - LIVE_TOKENS
+    room = max_context - room_needed(options.sizes, options.max_depth)
     if options.context_lengths[-1] > room:
         raise InputError(
             f"latency.context_lengths: {options.context_lengths[-1]} leaves no room to decode; "
@@ -165,8 +165,7 @@ def profile_latency(options: LatencyOptions, run: StageRun) -> None:
         dtype=options.dtype,
         quantisation=options.quantisation,
         weights=options.weights,
-        # Visits of all sizes stand around a context length, live answers follow it.
-        max_context=options.context_lengths[-1] + LIVE_TOKENS + 2 * len(options.sizes) + PLAIN_STEPS,
+        max_context=options.context_lengths[-1] + room_needed(options.sizes, options.max_depth),
         max_tree=options.sizes[-1],
     )
     check_room(options, target.max_context)

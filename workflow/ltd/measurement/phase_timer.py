@@ -8,6 +8,7 @@ A cycle is counted when the one before had the same shape, as it mostly has in d
 nodes a small one finds other things in the caches, and takes a tenth longer.
 """
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -55,6 +56,16 @@ def between(points: tuple[int, ...]) -> tuple[int, ...]:
 def prefix_axis(max_depth: int) -> tuple[int, ...]:
     """Row counts of the prefix pass to time: a cycle of depth D brings 1 to D + 1 rows."""
     return tuple(sorted({1, 2, 4, 8, max_depth + 1}))
+
+
+def room_needed(sizes: tuple[int, ...], max_depth: int) -> int:
+    """Tokens that visits and answers add to the caches beyond a context length, at most.
+
+    Counted visits bring the rows of their prefix pass to the head's cache; the others bring one row each, by
+    which the prompt is shorter.
+    """
+    visits, rows = len(sizes) + len(between(sizes)), prefix_axis(max_depth)
+    return max(LIVE_TOKENS, math.ceil(visits / len(rows)) * sum(rows))
 
 
 class PhaseTimer:
@@ -107,8 +118,8 @@ class PhaseTimer:
             # The policies take turns: each sees whole cycles, as it does in decoding.
             policies = self.policies[self._visits % len(self.policies)]
             self._visits += 1
-            for watch in (Stopwatch(self.target.device), self.watch):
-                self._visit(watch, policies, depth, size, count, context, *newest)
+            self._visit(Stopwatch(self.target.device), policies, depth, size, 1, context, *newest)
+            self._visit(self.watch, policies, depth, size, count, context, *newest)
 
     def _visit(
         self,
