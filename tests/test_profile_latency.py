@@ -100,7 +100,7 @@ def test_contexts_beyond_the_target_are_refused(tmp_path):
 def test_visits_and_answers_stay_within_the_room(monkeypatch):
     """At a context that leaves exactly the room needed no cache grows beyond it; visits come close."""
     target = tiny_target()
-    drafter, sizes = tiny_drafter(tiny_head(target), 3, 5), (1, 2, 4, 8)
+    drafter, sizes = tiny_drafter(tiny_head(target), 3, 5), tuple(range(1, 13))
     context = target.max_context - room_needed(sizes, 5)
     text = torch.randint(1, VOCAB, (context + 1,))
     timer = PhaseTimer(target, drafter, text, sizes, (context,), (8,), seed=0)
