@@ -69,7 +69,7 @@ class GammaController(BaselineController):
         return state.depth < self.depth
 
     def accepted(self, count: int) -> None:
-        """Move gamma as `next_gamma` does, without numpy, which takes a hundred times as long for one."""
+        """Move gamma as `next_gamma` does, without numpy, which takes ten times as long for one."""
         s = self.settings
         observation = count + 1 if count < self.depth else self.depth + s.probe
         moved = (1 - s.rate) * self.gamma + s.rate * observation

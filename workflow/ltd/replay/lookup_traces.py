@@ -44,7 +44,7 @@ class LookupRecorder:
             true_node=nodes,
             ranks=true_path_ranks(scores, nodes, beam),
             beams=beams,
-            root=_roots(answers),
+            root=_root_tokens(answers),
             context_length=np.concatenate(roots).astype(np.int32),
             sequence=np.repeat(np.arange(len(answers), dtype=np.int32), counts),
             tokens_left=np.concatenate([np.arange(count, 0, -1) for count in counts]).astype(np.int32),
@@ -75,7 +75,7 @@ class LookupRecorder:
         return np.median(np.array(self.columns["seconds"]), axis=0)
 
 
-def _roots(answers: Sequence[responses.Sequence]) -> NDArray[np.int32]:
+def _root_tokens(answers: Sequence[responses.Sequence]) -> NDArray[np.int32]:
     """The tokens of every answer that have a next one, [N]."""
     kept = [answer.tokens[answer.prompt_length : -1].numpy() for answer in answers]
     return np.concatenate(kept).astype(np.int32)
