@@ -1,8 +1,8 @@
-"""What drafts after a token bring on average: the only thing that is known before the first draft pass.
+"""What drafts after a token bring on average, which is known before the first draft pass.
 
-After some tokens (an opening bracket, the first part of a name) the head is nearly always right, after others
-(the start of an answer's one surprising fact) nearly never. A table of means over the training traces tells
-them apart, knows no machine, and lets a policy choose a plain step without paying for a draft first.
+On the embedded default's training traces it runs from 0.37 to 0.92 of three levels (5th and 95th percentile
+of the positions). The table knows no machine, and lets a policy take a plain step without paying for a draft
+first.
 """
 
 from dataclasses import dataclass
