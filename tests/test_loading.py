@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from engine_models import random_model
 from ltd.draft_head.eagle3 import load_head, save_head
-from ltd.engine import memory
+from ltd.engine import memory, model_loading
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.loading import load_engine
@@ -65,10 +65,15 @@ def test_a_model_without_room_is_refused_before_it_is_loaded(folder, monkeypatch
     assert load_model(folder / "target", device="cpu", context=64, tree=16) is not None
 
 
-def test_number_types(folder):
+def test_number_types(folder, monkeypatch):
     config, cpu = AutoConfig.from_pretrained(folder / "target"), torch.device("cpu")
+    for stored in (torch.bfloat16, torch.float16, torch.float32):
+        config.dtype = stored
+        for native in (True, False):
+            monkeypatch.setattr(model_loading, "multiplies_bfloat16", lambda device, native=native: native)
+            as_stored = native and stored == torch.bfloat16
+            assert number_type("auto", config, cpu) == (stored if as_stored else torch.float32)
     config.dtype = torch.bfloat16
-    assert number_type("auto", config, cpu) == torch.float32
     assert number_type("auto", config, torch.device("cuda")) == torch.bfloat16
     assert number_type("float16", config, cpu) == torch.float16
     assert load_model(folder / "target", device="cpu", dtype="float16").dtype == torch.float16

@@ -35,7 +35,9 @@ class StageOptions:
     threads: int = option(0, "threads of the CPU kernels; 0 takes all cores")
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option(
-        "auto", "number type of target and head; auto: float32 on a CPU, else the file's", choices=DTYPES
+        "auto",
+        "number type of target and head; auto: the file's, on a CPU float32 unless it multiplies the file's",
+        choices=DTYPES,
     )
     quantisation: str = option("none", "precision of the target's weights", choices=QUANTISATIONS)
 

@@ -72,7 +72,7 @@ class TrainDraftOptions(StageOptions):
     step_weight: float = option(
         0.8, "weight of a draft step relative to the one before it: the share of chains that go on, up to 1"
     )
-    epochs: int = option(7, "passes over the training answers")
+    epochs: int = option(8, "passes over the training answers")
     batch_rows: int = option(384, "answer tokens of an optimiser step")
     matrix_learning_rate: float = option(0.04, "peak learning rate of Muon, for the layer's matrices")
     learning_rate: float = option(2e-3, "peak learning rate of AdamW, for the output head and the norms")

@@ -17,8 +17,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ltd.bfloat16 import saved_type
-from ltd.devices import resolve_device
-from ltd.engine.model_loading import number_type
+from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
 from ltd.options import StageOptions, option, run_stage
@@ -149,6 +148,13 @@ def ablations(options: Options) -> dict[str, list[int]]:
     return sets
 
 
+def rounded_type(dtype: str, device: torch.device) -> torch.dtype:
+    """What the weights are rounded to and saved in; `auto` is bfloat16 where the device multiplies it."""
+    if dtype == "auto":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float16
+    return saved_type(getattr(torch, dtype))
+
+
 def round_weights(model: LlamaForCausalLM, kind: torch.dtype) -> None:
     """Round all weights, in place, to values that `kind` represents; raises InputError on overflow."""
     for name, parameter in model.named_parameters():
@@ -219,7 +225,8 @@ def train_target(options: Options, run: StageRun) -> None:
     train(trainer, options, documents, held_out, run)
 
     model = trainer.model.eval()
-    round_weights(model, saved_type(number_type(options.dtype, model.config, device)))
+    kind = rounded_type(options.dtype, device)
+    round_weights(model, kind)
     final = {f"final_loss.{task}": value for task, value in held_out_loss(model, held_out).items()}
     for name, removed in ablations(options).items():
         losses = held_out_loss(without_blocks(model, removed), held_out)
@@ -230,7 +237,7 @@ def train_target(options: Options, run: StageRun) -> None:
     summary = final | rates | {"parameters": sum(p.numel() for p in model.parameters())}
     run.metrics(summary)
     with atomic_path(options.output) as folder:
-        model.save_pretrained(folder)
+        model.to(kind).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(
             folder / "training.json", {"summary": summary, "samples": samples, "history": trainer.history}

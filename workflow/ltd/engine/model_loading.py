@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from ltd.bfloat16 import held_in_float32, to_bfloat16
-from ltd.devices import resolve_device
+from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.engine.memory import check_memory, check_spread, free_bytes, plan_memory
 from ltd.errors import InputError
 from ltd.hub import check_name, explain, split_revision
@@ -33,14 +33,18 @@ def read_config(name: str | Path) -> PretrainedConfig:
 
 
 def number_type(dtype: str | torch.dtype, config: PretrainedConfig, device: torch.device) -> torch.dtype:
-    """`auto`: float32 on a CPU, elsewhere the type that the weights are stored in."""
+    """`auto`: the type that the weights are stored in; on a CPU float32, which holds all of them exactly,
+    unless they are of bfloat16 and the processor multiplies it.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype != "auto":
         return getattr(torch, dtype)
     stored = config.get_text_config().dtype or config.dtype or torch.float32
     stored = getattr(torch, stored) if isinstance(stored, str) else stored
-    return torch.float32 if device.type == "cpu" else stored
+    if device.type == "cpu" and not (stored == torch.bfloat16 and multiplies_bfloat16(device)):
+        return torch.float32
+    return stored
 
 
 def load_model(
