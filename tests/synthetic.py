@@ -113,6 +113,7 @@ def synthetic_profile(
         context_lengths=contexts,
         tables={
             "autoregressive_step": table([1], [1.0]),
+            "plain_step": table([1], [1.1]),
             "draft_prefix": table(rows, 0.08 + 0.01 * rows),
             "draft_step": table(range(2, max_depth + 1), [0.1] * (max_depth - 1)),
             "verify": table(sizes, 1.0 + verify_slope * size_array + 0.1 * (size_array > 8)),

@@ -59,12 +59,12 @@ def test_depth_rewards_are_those_of_the_replay_table(world):
     assert finished > 100
 
 
-def test_plain_steps_are_paid_as_autoregressive_ones(world):
+def test_plain_steps_are_paid_as_such(world):
     env = DepthVecEnv(world, SPEC, Reward("time", 1.0), FixedSize(4, decisions=1), lanes=4)
     env.reset()
     position = env.walk.position.copy()
     _, rewards, _, _ = env.step(np.zeros(4, dtype=int))
-    plain = world.profile.autoregressive_step(world.traces.context_length[position])
+    plain = world.profile.plain_step(world.traces.context_length[position])
     assert np.allclose(-rewards, plain + world.profile.depth_policy)
     assert (env.walk.rows[env.walk.position == position + 1] == 2).all()
 

@@ -68,7 +68,7 @@ def profiles_clock(worlds, monkeypatch):
         nodes = min(size, state.pool)
         return profile.verify(nodes, state.context_length) + profile.rest(nodes, state.context_length)
 
-    charge(CompiledVerification, "step", lambda *_: profile.autoregressive_step(target.length))
+    charge(CompiledVerification, "step", lambda *_: profile.plain_step(target.length))
     charge(CompiledVerification, "select", verification)
     charge(drafter, "extend", lambda state: profile.draft_prefix(drafter.pending, state.context_length))
     charge(drafter, "expand", lambda state: profile.draft_step(state.depth + 1, state.context_length))

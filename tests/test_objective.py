@@ -65,7 +65,11 @@ def chain_traces(seed=0, answers=16, tokens=400):
 def world():
     """A step takes 1 ms, a cycle as above; drafting and deciding take none."""
     profile = synthetic_profile(beam=1, max_depth=DEPTH, max_size=DEPTH)
-    times = {"autoregressive_step": ([1], [1.0]), "verify": ([1, 3, 7, 10], [1.0, 1.0, 2.2, 3.6])}
+    times = {
+        "autoregressive_step": ([1], [1.0]),
+        "plain_step": ([1], [1.0]),
+        "verify": ([1, 3, 7, 10], [1.0, 1.0, 2.2, 3.6]),
+    }
     for name, table in profile.tables.items():
         axis, ms = times.get(name, (table.axis, [0.0] * len(table.axis)))
         rows = [[value] * len(profile.context_lengths) for value in ms]

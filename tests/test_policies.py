@@ -195,7 +195,9 @@ def test_a_decision_costs_what_networks_of_its_size_were_measured_to(world):
 def test_constants_equal_the_static_grid(world):
     grid = static_grid(world.traces, world.profile, (0, 2, 5), (4, 12))
     plain = grid.setting(0, 4).throughput()
-    for depth in (0, 2, 5):
+    steps = world.profile.plain_step(world.context_length)
+    assert np.isclose(evaluate(world, 0, 4).throughput, len(steps) / steps.sum())
+    for depth in (2, 5):
         for size in (4, 12):
             expected = grid.setting(depth, size).throughput()
             assert np.isclose(evaluate(world, depth, size).throughput, expected)

@@ -116,6 +116,21 @@ def test_visits_and_answers_stay_within_the_room(monkeypatch):
     assert context < most <= target.max_context and len(held) == 6 * 2 * len(timer.sizes)
 
 
+def test_every_size_has_its_turn_after_an_ordinary_cycle():
+    target = tiny_target()
+    sizes = tuple(range(1, 13))
+    drafter = tiny_drafter(tiny_head(target), 3, 5)
+    timer = PhaseTimer(target, drafter, torch.arange(1, 40), sizes, (32,), (8,), seed=0)
+    turns = [turn for _ in range(20) for turn in timer._turns()]
+    assert sorted(turn.counted[1] for turn in turns) == sorted(sizes * 20)
+    assert {turn.counted[0] for turn in turns} == {1, 2, 3, 4, 5}
+    assert {turn.before[1] for turn in turns} == set(range(1, 7))
+    # Four depths are not needed for six nodes.
+    assert {turn.before[0] for turn in turns} == {1, 2, 3}
+    assert {turn.plain_steps for turn in turns} == {0, 1, 2, 3}
+    assert 0.4 < sum(turn.plain_steps > 0 for turn in turns) / len(turns) < 0.6
+
+
 def test_stopwatch_keeps_keys_apart_and_forgets_the_warm_up():
     watch = Stopwatch(torch.device("cpu"))
     assert watch.time(("a", 1), lambda: 7) == 7

@@ -92,6 +92,7 @@ def tables(options: LatencyOptions, timer: PhaseTimer) -> dict[str, LatencyTable
     samples = timer.watch.samples()
     axes: dict[str, Iterable[int]] = {
         "autoregressive_step": (1,),
+        "plain_step": (1,),
         "draft_prefix": timer.rows,
         "draft_step": range(2, options.max_depth + 1),
         "verify": options.sizes,
@@ -226,6 +227,7 @@ def log(profile: LatencyProfile, share: float, run: StageRun, path: Path) -> Non
     sizes = profile.tables["verify"].axis
     values = {
         "autoregressive_step_ms": 1e3 * float(profile.autoregressive_step(context)),
+        "plain_step_ms": 1e3 * float(profile.plain_step(context)),
         "draft_prefix_ms": 1e3 * float(profile.draft_prefix(1, context)),
         "draft_step_ms": 1e3 * float(profile.draft_step(2, context)),
         f"verify_{sizes[0]}_ms": 1e3 * float(profile.verify(sizes[0], context)),

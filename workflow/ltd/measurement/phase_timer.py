@@ -4,13 +4,16 @@ A visit is a whole cycle made of the engine's own pieces (prefix pass, draft ste
 verification). Autoregressive steps and the rest of a cycle come from the decoding loop's own records,
 beside whole cycles to check a profile against.
 
-A cycle is counted when the one before had the same shape, as it mostly has in decoding: after a tree of sixty
-nodes a small one finds other things in the caches, and takes a tenth longer.
+What a cycle finds in the processor's caches depends on the one before. So cycles come in turns: an ordinary
+tree, often a plain step or two, as between the cycles of a policy, then the cycle that counts. Right after a
+tree of sixty nodes a small one takes a tenth longer, and a plain step after a tree longer than one in plain
+decoding.
 """
 
 import math
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count, pairwise
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ltd.engine.controllers import DraftState
-from ltd.engine.decoding import decode, decode_autoregressive
+from ltd.engine.decoding import CycleRecord, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
@@ -36,6 +39,17 @@ PLAIN_STEPS = 16  # autoregressive steps a repetition and context
 # The first steps after a prompt find other things in the caches: on a CPU they take up to 1.3 times as long.
 SETTLING_STEPS = 8
 LIVE_TOKENS = 40  # tokens of an answer with live cycles
+MOST_PLAIN_STEPS = 3  # in a turn
+PLAIN = (0, 1)  # a plain step in a schedule
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An ordinary tree, plain steps, and the cycle that counts; trees as (depth, size)."""
+
+    before: tuple[int, int]
+    plain_steps: int
+    counted: tuple[int, int]
 
 
 def own_text(target: TargetModel, length: int, seed: int) -> Tensor:
@@ -61,11 +75,16 @@ def prefix_axis(max_depth: int) -> tuple[int, ...]:
 def room_needed(sizes: tuple[int, ...], max_depth: int) -> int:
     """Tokens that visits and answers add to the caches beyond a context length, at most.
 
-    Counted visits bring the rows of their prefix pass to the head's cache; the others bring one row each, by
-    which the prompt is shorter.
+    Counted visits bring the rows of their prefix pass to the head's cache, those of plain steps among them;
+    the ordinary trees before bring one row each, and the prompt is shorter by more.
     """
     visits, rows = len(sizes) + len(between(sizes)), prefix_axis(max_depth)
     return max(LIVE_TOKENS, math.ceil(visits / len(rows)) * sum(rows))
+
+
+def shallowest(beam: int, size: int) -> int:
+    """The least depth of a tree with so many nodes."""
+    return next(depth for depth in count(1) if pool_size(beam, depth) >= size)
 
 
 class PhaseTimer:
@@ -106,20 +125,25 @@ class PhaseTimer:
                 self._decode_live(context)
 
     def _visit_all(self, context: int) -> None:
-        """Two visits a size, the second counted; the cache holds `context` tokens at the middle of them."""
-        prompt = self._prompt(max(context - len(self.sizes), 2))
+        """A turn a size; the cache holds about `context` tokens at the middle of them."""
+        turns = self._turns()
+        prompt = self._prompt(max(context - 3 * len(turns) // 2, 2))
         logits, taps = self.target.prefill(prompt)
         self.drafter.prefill(taps, prompt)
         newest = taps[-1:], logits.argmax(dim=-1, keepdim=True)
         self.drafter.defer(*newest)
         self.verification.begin(newest[1])
         rows = self.random.permutation(np.resize(self.random.permutation(self.rows), len(self.sizes)))
-        for (depth, size), count in zip(self._shapes(), rows.tolist(), strict=True):
+        for turn, needed in zip(turns, rows.tolist(), strict=True):
             # The policies take turns: each sees whole cycles, as it does in decoding.
             policies = self.policies[self._visits % len(self.policies)]
             self._visits += 1
-            self._visit(Stopwatch(self.target.device), policies, depth, size, 1, context, *newest)
-            self._visit(self.watch, policies, depth, size, count, context, *newest)
+            self._visit(Stopwatch(self.target.device), policies, *turn.before, 1, context, *newest)
+            for _ in range(min(turn.plain_steps, needed - 1)):  # each leaves a row to the next prefix pass
+                self.verification.step()
+                self.verification.follow(1)
+                self.verification.keep(1)
+            self._visit(self.watch, policies, *turn.counted, needed, context, *newest)
 
     def _visit(
         self,
@@ -134,7 +158,7 @@ class PhaseTimer:
     ) -> None:
         """A cycle with a prefix pass of `rows` rows and a tree of `size` nodes, of which none is kept.
 
-        One row waits from the cycle before; tap [1, 3 * Ht] and token [1] are the others.
+        Some rows wait from the cycles before; tap [1, 3 * Ht] and token [1] are the others.
         """
         drafter, verification = self.drafter, self.verification
 
@@ -142,7 +166,8 @@ class PhaseTimer:
             key = f"{kind}_policy", policies.weights[kind], context
             watch.time(key, lambda: decision(drafter.state))
 
-        drafter.defer(tap.repeat(rows - 1, 1), token.repeat(rows - 1))
+        more = rows - drafter.pending
+        drafter.defer(tap.repeat(more, 1), token.repeat(more))
         watch.time(("draft_prefix", rows, context), drafter.extend)
         for level in range(2, depth + 1):
             decide("depth", policies.continue_drafting)
@@ -154,13 +179,25 @@ class PhaseTimer:
         verification.follow(1)
         verification.keep(1)
 
-    def _shapes(self) -> list[tuple[int, int]]:
-        """(depth, size) for every size, both in random order; the largest depth is always among them."""
-        deepest, beam = self.drafter.max_depth, self.drafter.beam
-        depths = self.random.permutation(np.resize(range(deepest, 0, -1), len(self.sizes))).tolist()
-        sizes = self.random.permutation(self.sizes).tolist()
-        shallowest = [next(d for d in range(1, deepest + 1) if pool_size(beam, d) >= size) for size in sizes]
-        return [(max(pair), size) for *pair, size in zip(depths, shallowest, sizes, strict=True)]
+    def _turns(self) -> list[Turn]:
+        """A turn for every size, in random order; the largest depth is always among those that count.
+
+        Ordinary trees are of the smaller half of depths and sizes.
+        """
+        deepest, number = self.drafter.max_depth, len(self.sizes)
+        smaller = sorted(self.sizes)[: (number + 1) // 2]
+        before = self._shapes(range(1, (deepest + 1) // 2 + 1), smaller)
+        plain_steps = np.minimum(self.random.geometric(0.5, number) - 1, MOST_PLAIN_STEPS).tolist()
+        counted = self._shapes(range(deepest, 0, -1), self.sizes)
+        return [Turn(*parts) for parts in zip(before, plain_steps, counted, strict=True)]
+
+    def _shapes(self, depths: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:
+        """As many (depth, size) as there are sizes to time, both in random order; depth as the size needs."""
+        drawn = (
+            self.random.permutation(np.resize(axis, len(self.sizes))).tolist() for axis in (depths, sizes)
+        )
+        beam = self.drafter.beam
+        return [(max(depth, shallowest(beam, size)), size) for depth, size in zip(*drawn, strict=True)]
 
     def _decode_live(self, context: int) -> None:
         """Answers of the decoding loop: a plain one, and one whose cycles have random depths and sizes."""
@@ -169,7 +206,9 @@ class PhaseTimer:
         plain = decode_autoregressive(self.target, prompt, max_new_tokens=steps + 1, eos_ids=())
         for cycle in plain.cycles[SETTLING_STEPS:]:
             self.watch.add(("autoregressive_step", 1, context), cycle.verify_ms + cycle.rest_ms)
-        schedule = RandomSchedule([shape for shape in self._shapes() for _ in range(2)])
+        parts = [[turn.before, *[PLAIN] * turn.plain_steps, turn.counted] for turn in self._turns()]
+        schedule = RandomSchedule([shape for part in parts for shape in part])
+        counted = [place for part in parts for place in [False, *[True] * (len(part) - 1)]]
         # Answers advance by as many tokens as are accepted, so how many it takes to play all cycles varies.
         while schedule.played < len(schedule.cycles):
             before = schedule.played
@@ -178,12 +217,19 @@ class PhaseTimer:
             )
             rows = 1
             for played, cycle in enumerate(answer.cycles, start=before):
-                if played % 2:
-                    self.watch.add(("rest", cycle.verified, context), cycle.rest_ms)
-                    self.watch.add(("verify", cycle.verified, context), cycle.verify_ms)
-                    total = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms
-                    self.live.append((cycle.depth, cycle.verified, cycle.context_length, rows, total))
-                rows = cycle.tokens
+                if counted[played % len(counted)]:
+                    self._add_live(cycle, rows, context)
+                rows = cycle.tokens if cycle.depth else rows + 1
+
+    def _add_live(self, cycle: CycleRecord, rows: int, context: int) -> None:
+        """Take the times of a cycle of the decoding loop whose prefix pass had so many rows."""
+        total = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms
+        self.live.append((cycle.depth, max(cycle.verified, 1), cycle.context_length, rows, total))
+        if cycle.depth == 0:
+            self.watch.add(("plain_step", 1, context), cycle.verify_ms + cycle.rest_ms)
+        else:
+            self.watch.add(("rest", cycle.verified, context), cycle.rest_ms)
+            self.watch.add(("verify", cycle.verified, context), cycle.verify_ms)
 
     def _prompt(self, length: int) -> Tensor:
         """A stretch of the text, from a random place."""

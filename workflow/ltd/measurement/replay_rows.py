@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ltd.baselines.variants import BaselineController
-from ltd.engine.controllers import Controller, StaticController
+from ltd.engine.controllers import Controller
 from ltd.measurement.summary import PHASES
 from ltd.opponents.rule_controller import RuleController
 from ltd.replay.latency import LatencyProfile
@@ -66,7 +66,7 @@ def _simulate(controller: Controller | None, traces: Traces, profile: LatencyPro
     learned = isinstance(controller, PolicyController | BaselineController | RuleController)
     weights = controller.weights if learned else {}
     return simulate(
-        controller or StaticController(0, 1),
+        controller,
         traces,
         profile.with_networks(weights),
         depth_policy=controller.asked if "depth" in weights else False,

@@ -18,13 +18,15 @@ from ltd.replay.traces import Traces
 class DenseLatency:
     """Seconds as float64 tables, C the largest context length; rows of a table are indexed by their meaning.
 
-    autoregressive [C + 1]; prefix [R + 1, C + 1] by prefix rows (row 0 unused); prefix_slope [C + 1], seconds
-    a row beyond R; draft_steps [D + 1, C + 1], levels 2 .. depth together (rows 0 and 1 are zero);
-    verify [V + 1, C + 1], verification and the rest of the cycle by nodes verified (row 0 unused);
-    pool [D + 1], nodes of a tree of each depth; depth_policy and size_policy, seconds a decision.
+    autoregressive and plain [C + 1], steps of plain decoding and between drafts; prefix [R + 1, C + 1] by
+    prefix rows (row 0 unused); prefix_slope [C + 1], seconds a row beyond R; draft_steps [D + 1, C + 1],
+    levels 2 .. depth together (rows 0 and 1 are zero); verify [V + 1, C + 1], verification and the rest of
+    the cycle by nodes verified (row 0 unused); pool [D + 1], nodes of a tree of each depth; depth_policy and
+    size_policy, seconds a decision.
     """
 
     autoregressive: NDArray
+    plain: NDArray
     prefix: NDArray
     prefix_slope: NDArray
     draft_steps: NDArray
@@ -43,7 +45,7 @@ class DenseLatency:
         """Later draft passes, verification and rest of cycles of depth 1 or more; plain steps at depth 0."""
         verified = np.minimum(size, self.pool[depth])
         drafting = self.draft_steps[depth, context] + self.verify[verified, context]
-        return np.where(np.asarray(depth) == 0, self.autoregressive[context], drafting)
+        return np.where(np.asarray(depth) == 0, self.plain[context], drafting)
 
     def cycle_seconds(
         self,
@@ -81,6 +83,7 @@ def dense_latency(profile: LatencyProfile, max_depth: int, max_size: int, max_co
     verify = profile.verify(sizes, context) + profile.rest(sizes, context)
     return DenseLatency(
         autoregressive=profile.autoregressive_step(context),
+        plain=profile.plain_step(context),
         prefix=np.concatenate([prefix[:1], prefix]),
         prefix_slope=profile.draft_prefix(rows[-1] + 1, context) - prefix[-1],
         draft_steps=np.concatenate([np.zeros((2, max_context + 1)), np.cumsum(steps, axis=0)])[

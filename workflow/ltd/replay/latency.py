@@ -17,9 +17,10 @@ from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
 
-VERSION = 1
+VERSION = 2
 TABLES = (
     "autoregressive_step",
+    "plain_step",
     "draft_prefix",
     "draft_step",
     "verify",
@@ -88,6 +89,14 @@ class LatencyProfile:
         """One token of plain decoding with `context` tokens in the cache."""
         return self._lookup("autoregressive_step", 1, context)
 
+    def plain_step(self, context: ArrayLike) -> NDArray:
+        """One token without a draft, between cycles with one.
+
+        It takes longer than an autoregressive step where draft and verification leave the processor's caches
+        with less of what a step needs.
+        """
+        return self._lookup("plain_step", 1, context)
+
     def draft_prefix(self, rows: ArrayLike, context: ArrayLike) -> NDArray:
         """First draft pass: `rows` new true rows, and level 1 of the tree."""
         rows = np.asarray(rows)
@@ -149,7 +158,7 @@ class LatencyProfile:
         verified = np.minimum(size, pool_size(self.beam, 1) + (drafted - 1) * self.beam**2)
         seconds = self.draft_prefix(prefix_rows, context) + self._draft_steps(drafted, context)
         seconds = seconds + self.verify(verified, context) + self.rest(verified, context)
-        seconds = np.where(depth == 0, self.autoregressive_step(context), seconds)
+        seconds = np.where(depth == 0, self.plain_step(context), seconds)
         policy = (
             np.asarray(depth_decisions) * self.depth_policy + np.asarray(size_decisions) * self.size_policy
         )

@@ -94,6 +94,6 @@ def side_by_side(machines: Sequence[DenseLatency]) -> DenseLatency:
     """
     if len(machines) == 1:
         return machines[0]
-    tables = ("autoregressive", "prefix", "prefix_slope", "draft_steps", "verify")
+    tables = ("autoregressive", "plain", "prefix", "prefix_slope", "draft_steps", "verify")
     joined = {name: np.concatenate([getattr(m, name) for m in machines], axis=-1) for name in tables}
     return dataclasses.replace(machines[0], **joined)

@@ -4,8 +4,8 @@ knowing what the target will accept. No policy can be faster on the same traces 
 Dynamic programming backward over the positions of an answer. The state is (position, rows), rows being the
 tokens emitted since the last prefix pass, because a plain step leaves its row to the next prefix pass:
 
-    best(i, r) = min( autoregressive(i) + best(i + 1, r + 1),
-                      prefix(r, i) + min over (D, V) of [cycle(D, V, i) + best(i + tokens, tokens)] )
+    best(i, r) = min( plain(i) + best(i + 1, r + 1),
+              prefix(r, i) + min over (D, V) of [cycle(D, V, i) + best(i + tokens, tokens)] )
 """
 
 from collections.abc import Iterator, Sequence
@@ -115,7 +115,7 @@ def _solve(traces: Traces, dense: DenseLatency, cost: NDArray, group: NDArray) -
         best_tokens[left] = possible[drafted.argmin(axis=1)]
         draft = dense.prefix_seconds(rows, context[:, None]) + drafted.min(axis=1)[:, None]
         plain = np.full_like(draft, np.inf)
-        plain[:, :-1] = dense.autoregressive[context][:, None] + later[:, 1:]
+        plain[:, :-1] = dense.plain[context][:, None] + later[:, 1:]
         skip[left] = plain < draft
         later = np.minimum(plain, draft)
         after_cycle[left] = later[:, : reach + 1]

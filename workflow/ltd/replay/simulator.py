@@ -6,13 +6,13 @@ tokens emitted since the last prefix pass (one at the start: the rows of the pro
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltd.engine.controllers import Controller, DraftState
+from ltd.engine.controllers import Controller, DraftState, StaticController
 from ltd.engine.tree import level_start
 from ltd.errors import InputError
 from ltd.replay.dense_latency import DenseLatency, dense_for
@@ -155,14 +155,15 @@ def _walk_depth(
 
 
 def simulate(
-    controller: Controller,
+    controller: Controller | None,
     traces: Traces,
     profile: LatencyProfile,
     *,
     depth_policy: bool | Callable[[int], bool] = False,
     size_policy: bool = False,
 ) -> Simulation:
-    """Walk all answers with a controller, as the decoding loop would ask it, and keep every cycle.
+    """Walk all answers with a controller, as the decoding loop would ask it, and keep every cycle. None is
+    plain decoding, without a draft head.
 
     `depth_policy` and `size_policy` say whether the controller's decisions are charged with the profile's
     times of the policies; a function tells at which depths the depth policy is asked. A static setting or a
@@ -170,6 +171,8 @@ def simulate(
     traces and profile do not belong together, or when the controller chooses a size without a measured time.
     """
     table, dense = ReplayTable(traces), dense_for(traces, profile, profile.max_size)
+    if controller is None:
+        controller, dense = StaticController(0, 1), replace(dense, plain=dense.autoregressive)
     columns: list[list[float]] = [[] for _ in Cycles.__dataclass_fields__]
     for sequence, start in enumerate(traces.starts):
         controller.begin(int(traces.context_length[start]))
