@@ -99,3 +99,20 @@ def test_each_engine_has_its_verification():
         suited = (None, random_drafter(target, compiled=True))
         assert all(type(make_verification(target, drafter, sampler)) is kind for drafter in suited)
         assert type(make_verification(target, random_drafter(target), sampler)) is Verification
+
+
+def test_compiled_caches_refuse_rows_beyond_their_slots():
+    """Kernels check no bounds: a row too many would be written over something else."""
+    target = random_target("qwen3", vocab=VOCAB, max_tree=4, compiled=True)
+    drafter = random_drafter(target, beam=2, compiled=True)
+    tokens = torch.zeros(8, dtype=torch.int64)
+    _, taps = target.prefill(tokens)
+    while target.length + 8 <= target.max_context:
+        target.forward.append(tokens)
+    with pytest.raises(IndexError, match=r"^target: \d+ rows do not fit its cache of \d+; make it with"):
+        target.forward.append(tokens.repeat(2))
+    while drafter.length + 8 <= drafter.max_context:
+        drafter.extend(taps, tokens)
+    with pytest.raises(IndexError, match=r"^draft head: "):
+        for _ in range(20):
+            drafter.extend(taps, tokens)

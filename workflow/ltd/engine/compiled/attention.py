@@ -42,6 +42,14 @@ def make_cache(layers: int, kv_heads: int, slots: int, head_dim: int) -> tuple[n
     return keys, np.zeros((layers, kv_heads, padded_width(head_dim) // LANES, slots, LANES), np.float32)
 
 
+def check_slots(last: int, slots: int, owner: str) -> None:
+    """Raise IndexError where rows would go beyond the slots of a cache: kernels check no bounds."""
+    if last > slots:
+        raise IndexError(
+            f"{owner}: {last} rows do not fit its cache of {slots}; make it with more max_context"
+        )
+
+
 @kernel
 def move_slot(keys, values, source, target):
     """Copy what a slot holds, in keys and values of all layers, to another slot."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
 from ltd.engine.compiled.arithmetic import copy, kernel, normalise, normalise_rows
-from ltd.engine.compiled.attention import Window, causal, make_cache
+from ltd.engine.compiled.attention import Window, causal, check_slots, make_cache
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
 from ltd.engine.compiled.number_types import LANES
 from ltd.engine.compiled.tree import advance_beam, best_children, select_tree
@@ -59,6 +59,8 @@ class CompiledDrafter(Drafter):
         self._weights = _head_weights(self.head, self.packed)
         capacity = self.max_context + max(self.beam * self.max_depth, self.prefix_rows)
         self.length, slots = 0, capacity
+        # Behind the prefix stand the beams of all levels but the last, which no pass runs over.
+        self._prefix_slots = capacity - self.beam * (self.max_depth - 1)
         keys, values = make_cache(1, config.num_key_value_heads, slots, config.head_dim)
         self._cache = keys[0], values[0]
         self._work = Workspace.make(self._weights.layer, max(self.beam, self.prefix_rows), slots, threads)
@@ -107,6 +109,7 @@ class CompiledDrafter(Drafter):
     def _rows_pass(self, taps: np.ndarray, tokens: np.ndarray) -> None:
         """Pass over true features, which join the cache; the last row's children are level 1."""
         length = self.length
+        check_slots(length + len(tokens), self._prefix_slots, "draft head")
         _draft_prefix(
             taps,
             tokens,

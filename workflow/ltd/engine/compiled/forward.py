@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ltd.engine.compiled.arithmetic import copy, kernel, normalise_rows
-from ltd.engine.compiled.attention import Window, causal, make_cache, move_slot
+from ltd.engine.compiled.attention import Window, causal, check_slots, make_cache, move_slot
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
 from ltd.engine.compiled.number_types import LANES
 from ltd.engine.compiled.tree import largest
@@ -60,8 +60,8 @@ class CompiledForward:
         self.packed_layers = MATRICES * len(layers) + 1 if hold is not in_float else 0
         self.vocab_size, self.eps = model.lm_head.out_features, np.float32(inner.norm.variance_epsilon)
         self.tap_layers = np.asarray(tap_layers)
-        attention, slots = inner.layers[0].self_attn, max_context + max_tree + 1
-        kv_heads = attention.k_proj.out_features // attention.head_dim
+        attention, self._slots = inner.layers[0].self_attn, max_context + max_tree + 1
+        slots, kv_heads = self._slots, attention.k_proj.out_features // attention.head_dim
         self.cache = make_cache(len(layers), kv_heads, slots, attention.head_dim)
         self.rows = max(PREFILL_ROWS, max_tree + 1)
         self.work = Workspace.make(layers[0], self.rows, slots, threads)
@@ -118,8 +118,10 @@ class CompiledForward:
         """Pass over rows behind the sequence, which stays as it is; its outputs are written into arrays.
 
         tokens, depths (from the end of the sequence) int64 [R], visible bool [R, R]; taps [R, 3 * H], and of
-        the last n rows logits [n, >= vocab] and what greedy decoding chooses there, int64 [n].
+        the last n rows logits [n, >= vocab] and what greedy decoding chooses there, int64 [n]. Raises
+        IndexError when the cache is full.
         """
+        check_slots(self.length + len(tokens), self._slots, "target")
         _target_pass(
             tokens,
             depths,
