@@ -114,7 +114,7 @@ def test_finished_run_has_nothing_left_to_do(reproduction):
 def test_changed_key_reruns_only_what_depends_on_it(reproduction, tmp_path):
     changed = tmp_path / "changed.yaml"
     changed.write_text("rl: {learning_rate: 0.0123}\n")
-    rules = planned_rules(reproduction, [changed])
+    rules = planned_rules(reproduction, config=[changed])
     assert {"train_initial_policy", "benchmark", "report"} <= rules
     upstream = ("prepare_prompts", "train_target", "train_draft", "profile_latency", "record_traces_of_split")
     assert not rules & set(upstream)

@@ -118,6 +118,7 @@ def test_stage_answers_every_turn_in_the_order_of_the_prompts(options, target):
         prompt = sequence.tokens[: sequence.prompt_length].tolist()
         assert sequence.answer.tolist() == greedy_alone(target.model, prompt, target.eos_ids, 24)
         assert sequence.seed_key == 0
+    assert not options.state.exists(), "asked for again, it would take the parts that are there"
 
 
 def test_a_killed_stage_keeps_its_parts_and_ends_the_same(options, monkeypatch):

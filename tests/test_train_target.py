@@ -295,6 +295,7 @@ def test_stage_writes_a_model_folder_in_sixteen_bits(options, native, monkeypatc
     assert {sample["task"] for sample in report["samples"]} == set(TASKS)
     assert [entry["step"] for entry in report["history"]] == list(range(1, 7))
     json.dumps(report, allow_nan=False)
+    assert not options.state.exists(), "asked for again, it would restore the finished training"
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

@@ -6,6 +6,7 @@ and the output position, so that speculative decoding with the same key emits th
 """
 
 import hashlib
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -36,7 +37,7 @@ class Options(StageOptions):
     prompts: Path = option(help="folder of one split's <task>.jsonl")
     target: str = option(help="Hugging Face folder or hub id of the model that answers")
     output: Path = option(help="responses file to write (.safetensors; a .json comes beside it)")
-    state: Path = option(help="folder for finished parts; a killed run continues from there")
+    state: Path = option(help="folder for finished parts of a killed run; removed at the end")
     temperature: float = option(0.0, "0 for greedy answers, above for sampled ones")
     max_new_tokens: int = option(128, "longest answer in tokens; the end-of-sequence token counts")
     batch_size: int = option(64, "conversations that are answered together")
@@ -180,6 +181,8 @@ def generate_responses(options: Options, run: StageRun) -> None:
     run.metrics(summary)
     tqdm.write("\n".join(f"{key}: {value:.3f}" for key, value in summary.items()))
     responses.save(options.output)
+    # Who asks for answers again wants them made again.
+    shutil.rmtree(options.state)
 
 
 def reduce_precision(target: TargetModel) -> None:

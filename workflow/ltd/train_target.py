@@ -6,6 +6,7 @@ bits before the last evaluation (to bfloat16 where the model will be used in it,
 that kernels with packed weights compute with the same model.
 """
 
+import shutil
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Options(StageOptions):
 
     prompts: Path = option(help="folder with the splits `corpus` (to train on) and `validation`")
     output: Path = option(help="Hugging Face folder to write")
-    state: Path = option(help="folder for checkpoints; a killed run continues from there")
+    state: Path = option(help="folder for checkpoints of a killed run; removed at the end")
     vocab_size: int = option(2048, "entries of the BPE tokenizer")
     hidden_size: int = option(384, "width; a multiple of 64, the size of an attention head")
     intermediate_size: int = option(1152, "width of the feed-forward layers")
@@ -243,6 +244,8 @@ def train_target(options: Options, run: StageRun) -> None:
             folder / "training.json", {"summary": summary, "samples": samples, "history": trainer.history}
         )
         run.artifact(folder / "training.json")
+    # Who asks for the target again wants it trained again.
+    shutil.rmtree(options.state)
     tqdm.write("\n".join(f"{key}: {value:.3f}" for key, value in summary.items()))
 
 

@@ -31,6 +31,8 @@ check_configuration()
 
 RESULTS = f"results/{config['experiment']}"
 OUTCOME = f"{RESULTS}/report/report.md"
+# Before the names of rules; several experiments put theirs there.
+PREFIXES = [""]
 # The head learns from the answers to `draft`, the policies from those to `train`.
 REPLAYED = ["train", "validation", "test"]
 SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED

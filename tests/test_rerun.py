@@ -1,0 +1,65 @@
+"""What Snakemake reruns: dry runs over empty files that stand for a finished experiment."""
+
+import pytest
+
+from ltd.stage_jobs import JOBS, with_jobs
+from pipeline import planned_rules, pretend_finished
+
+# Everything at or below a stage, stage by stage from the end of the pipeline to its beginning.
+REPORT = {"report", "all"}
+BENCHMARK = {"benchmark_at_temperature", "benchmark", "evaluate_ablation", "walk_answer", *REPORT}
+GRID = {"grid_search", *BENCHMARK}
+TUNE = {*JOBS["train_policies"], "tune", *BENCHMARK}
+REPLAY = {"grid_search", "fit_baseline", "fit_opponent", *TUNE}
+DRAFT = {"train_draft", "profile_latency", "record_traces_of_split", *REPLAY}
+RESPONSES = {"generate_responses_of_split", *DRAFT}
+RERUN = {
+    "prepare_prompts": {"prepare_prompts", "train_target", *RESPONSES},
+    "train_target": {"train_target", *RESPONSES},
+    "generate_responses": RESPONSES,
+    "train_draft": DRAFT,
+    "profile_latency": {"profile_latency", *REPLAY},
+    "record_traces": {"record_traces_of_split", *REPLAY},
+    "grid_search": GRID,
+    "train_policies": TUNE,
+    "tune": TUNE,
+    "fit_baselines": {"fit_baseline", *BENCHMARK},
+    "fit_opponents": {"fit_opponent", *BENCHMARK},
+    "benchmark": BENCHMARK,
+    "evaluate_ablations": {"evaluate_ablation", *REPORT},
+    "report": REPORT,
+}
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory):
+    """Configuration that asks for a baseline and an opponent too."""
+    file = tmp_path_factory.mktemp("asking") / "asking.yaml"
+    methods = "autoregressive, eagle3, eagle3_grid, svip, supervised, 'ltd:paper', ltd"
+    file.write_text(f"benchmark: {{methods: [{methods}]}}\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, asking):
+    """A folder in which nothing is left to do."""
+    folder = tmp_path_factory.mktemp("finished")
+    pretend_finished(folder, config=[asking])
+    assert not planned_rules(folder, config=[asking])
+    return folder
+
+
+@pytest.mark.parametrize("stage", RERUN)
+def test_forcing_a_stage_reruns_its_jobs_and_what_depends_on_them(finished, asking, stage):
+    # Rules that only gather files have nothing to do but appear, being asked for.
+    gathering = {name for name in JOBS if name not in ("tune", "benchmark")}
+    assert planned_rules(finished, "-R", stage, config=[asking]) - gathering == RERUN[stage]
+
+
+def test_every_stage_is_a_target(tmp_path, asking):
+    assert set().union(*RERUN.values()) - {"all"} <= planned_rules(tmp_path, *RERUN, config=[asking])
+
+
+def test_stages_of_several_experiments_have_their_names_before_them():
+    forced = with_jobs({"alpha_benchmark", "results/alpha/latency/profile.json"}, ["alpha_", "beta_"])
+    assert forced == {"alpha_benchmark", "alpha_benchmark_at_temperature", "results/alpha/latency/profile.json"}
