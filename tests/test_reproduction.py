@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from ltd.files import read_json
-from pipeline import killed, planned_rules, snakemake
+from pipeline import killed, snakemake
 
 STAGES = {
     "prepare_prompts",
@@ -109,15 +109,6 @@ def test_mlflow_holds_one_parent_and_every_stage(reproduction, results):
 
 def test_finished_run_has_nothing_left_to_do(reproduction):
     assert "Nothing to be done" in snakemake(reproduction, "--dry-run").stdout
-
-
-def test_changed_key_reruns_only_what_depends_on_it(reproduction, tmp_path):
-    changed = tmp_path / "changed.yaml"
-    changed.write_text("rl: {learning_rate: 0.0123}\n")
-    rules = planned_rules(reproduction, config=[changed])
-    assert {"train_initial_policy", "benchmark", "report"} <= rules
-    upstream = ("prepare_prompts", "train_target", "train_draft", "profile_latency", "record_traces_of_split")
-    assert not rules & set(upstream)
 
 
 def test_another_temperature_decodes_at_that_one_alone(reproduction, tmp_path):

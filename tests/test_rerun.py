@@ -63,3 +63,17 @@ def test_every_stage_is_a_target(tmp_path, asking):
 def test_stages_of_several_experiments_have_their_names_before_them():
     forced = with_jobs({"alpha_benchmark", "results/alpha/latency/profile.json"}, ["alpha_", "beta_"])
     assert forced == {"alpha_benchmark", "alpha_benchmark_at_temperature", "results/alpha/latency/profile.json"}
+
+
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        ("rl: {learning_rate: 0.0123}", TUNE),  # opponents learn nothing by reinforcement
+        ("rl: {depth_network: [16]}", {"fit_opponent", *TUNE}),
+        ("opponents: {fit_rounds: 3}", {"fit_opponent", *BENCHMARK}),
+        ("grid: {max_size: 12}", GRID),
+    ],
+)
+def test_changed_key_reruns_only_what_depends_on_it(finished, asking, tmp_path, change, rerun):
+    (tmp_path / "changed.yaml").write_text(change)
+    assert planned_rules(finished, config=[asking, tmp_path / "changed.yaml"]) == rerun

@@ -154,11 +154,10 @@ def options_of_chain(wildcards):
 
 
 def options_of_policies():
-    """The rl block, as far as it shapes what policies see, are and may do."""
-    chains_alone = ("paper_preset", "paper_tasks", "step_share", "machines")
-    return command_line(
-        {key: value for key, value in config["rl"].items() if key not in chains_alone}
-    )
+    """The rl block, as far as it shapes what policies see, are and may do; none of their training."""
+    keys = ["train_tasks", "sizes", "first_decision", "interval", "top"]
+    keys += ["size_observation", "depth_observation", "size_network", "depth_network"]
+    return command_line({key: config["rl"][key] for key in keys})
 
 
 def settings_of_chain(wildcards):
