@@ -62,16 +62,34 @@ def test_same_configuration_keeps_the_parent_and_a_new_seed_opens_one(experiment
     assert parents[0] == parents[1] != parents[2]
 
 
+def leave_running(stage, options):
+    """Leave the run of a stage as SIGKILL does: nobody ends it, as long as what is returned is kept."""
+    stage = tracking.stage_run(stage, options)
+    stage.__enter__()
+    mlflow.tracking.fluent._active_run_stack.get().clear()
+    return stage
+
+
 def test_killed_stage_is_marked_when_it_runs_again(experiment):
     tracking.open_parent(experiment, {})
     options = Options(experiment, experiment / "draft")
-    stage = tracking.stage_run("train_draft", options)
-    stage.__enter__()
-    mlflow.tracking.fluent._active_run_stack.get().clear()  # what a SIGKILL leaves: a run nobody ends
-    tracking.open_parent(experiment, {"seed": 1})  # the configuration may have changed in between
+    killed = leave_running("train_draft", options)
+    tracking.open_parent(experiment, {})
     with tracking.stage_run("train_draft", options):
         pass
     assert sorted(children(experiment)["status"]) == ["FINISHED", "KILLED"]
+
+
+def test_killed_reproduction_is_marked_when_one_of_another_configuration_starts(experiment):
+    tracking.open_parent(experiment, {"seed": 1})
+    with tracking.stage_run("prepare_prompts", Options(experiment, experiment / "prompts")):
+        pass
+    killed = leave_running("train_draft", Options(experiment, experiment / "draft"))
+    tracking.open_parent(experiment, {"seed": 2})
+    runs = mlflow.search_runs(experiment_names=[experiment.name]).set_index("tags.mlflow.runName")["status"]
+    assert runs["train_draft draft"] == "KILLED" and runs["prepare_prompts prompts"] == "FINISHED"
+    parents = runs[runs.index.str.startswith("toy-seed")]
+    assert sorted(parents) == ["KILLED", "RUNNING"] and parents.filter(like="toy-seed2").item() == "RUNNING"
 
 
 def test_failed_stage_is_marked_failed(experiment):

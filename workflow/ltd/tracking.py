@@ -139,7 +139,8 @@ def _git(folder: Path, *arguments: str) -> str:
 def open_parent(experiment: Path, config: dict[str, Any]) -> None:
     """Open the parent run of a reproduction, or re-open it when the configuration is the same as last time.
 
-    Also creates the database before any stage starts: two processes creating it at once would collide.
+    What a killed reproduction of another configuration left RUNNING is marked KILLED. Also creates the database
+    before any stage starts: two processes creating it at once would collide.
     """
     if mlflow is None:
         return
@@ -147,9 +148,12 @@ def open_parent(experiment: Path, config: dict[str, Any]) -> None:
     client, path, digest = MlflowClient(), experiment / PARENT_FILE, config_hash(config)
     if path.is_file():
         parent = read_json(path)
-        if parent["config_hash"] == digest and _exists(client, parent["run_id"]):
+        known = _exists(client, parent["run_id"])
+        if known and parent["config_hash"] == digest:
             client.update_run(parent["run_id"], status="RUNNING")
             return
+        if known:
+            _close_killed_parent(client, experiment_id, parent["run_id"])
     tags = {
         "stage": "reproduction",
         "experiment": experiment.name,
@@ -178,11 +182,16 @@ def _exists(client: "MlflowClient", run_id: str) -> bool:
         return False
 
 
-def _close_killed(experiment_id: str, name: str) -> None:
-    """Mark runs of this name that a killed process left RUNNING: they would run for ever in the UI.
+def _close_killed_parent(client: "MlflowClient", experiment_id: str, run_id: str) -> None:
+    """Mark a reproduction that a killed process left RUNNING, and its stages that it left so."""
+    children = client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    for run in (client.get_run(run_id), *children):
+        if run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
 
-    Also those of an earlier parent, because the configuration may have changed in between.
-    """
+
+def _close_killed(experiment_id: str, name: str) -> None:
+    """Mark runs of this name that a killed process left RUNNING: they would run for ever in the UI."""
     client = MlflowClient()
     for run in client.search_runs(
         [experiment_id], f"attributes.status = 'RUNNING' and tags.stage_name = '{name}'"
