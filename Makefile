@@ -2,7 +2,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: reproduce paper paper-rl smoke test lint ui setup
+.PHONY: reproduce paper paper-rl report smoke test lint ui setup
 
 reproduce: setup  ## the full reproduction: results/default/report/report.md
 	snakemake --cores all
@@ -12,6 +12,9 @@ paper: setup  ## all methods and all ablations, as the paper has them: results/p
 
 paper-rl: setup  ## policies by the paper's own training, all 2.3 million steps: results/default/policies/paper-full
 	snakemake --cores all train_paper_policies
+
+report: setup  ## tables, figures and the walk through one answer in one file: results/default/report.html
+	snakemake --report results/default/report.html
 
 smoke: setup  ## the whole pipeline at toy size, in .smoke/
 	snakemake --cores all --configfile tests/config.yaml --directory .smoke

@@ -107,6 +107,16 @@ def test_mlflow_holds_one_parent_and_every_stage(reproduction, results):
     assert json.loads((results / "mlflow_parent.json").read_text())["run_id"] == parents.iloc[0]["run_id"]
 
 
+def test_html_report_holds_every_figure(reproduction, results):
+    made = snakemake(reproduction, "--report", "results/smoke/report.html")
+    assert made.returncode == 0, made.stdout + made.stderr
+    page = (results / "report.html").read_text()
+    figures = {file.name for file in (results / "report").glob("*.svg")}
+    assert {"acceptance.svg", "target_loss.svg", "tradeoff.svg"} <= figures
+    for name in (*figures, "answer.html", "report.md", "summary.csv"):
+        assert name in page, name
+
+
 def test_finished_run_has_nothing_left_to_do(reproduction):
     assert "Nothing to be done" in snakemake(reproduction, "--dry-run").stdout
 

@@ -15,6 +15,11 @@ FIGURES = [
 ]
 
 
+# Of what is trained here.
+if config["draft"]["path"] is None:
+    FIGURES.append("acceptance")
+if config["target"]["path"] is None:
+    FIGURES.append("target_loss")
 if config["transfer"]["in_report"]:
     FIGURES.append("transfer")
 
