@@ -1,14 +1,16 @@
 # Everything runs inside .venv; nothing is installed outside this folder.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
+# Beside what is to be done, so that the table is printed also where that is nothing.
+REPRODUCE := snakemake --cores all -R all
 
 .PHONY: reproduce paper paper-rl report smoke test lint ui setup
 
 reproduce: setup  ## the full reproduction: results/default/report/report.md
-	snakemake --cores all
+	$(REPRODUCE)
 
 paper: setup  ## all methods and all ablations, as the paper has them: results/paper/report/report.md
-	snakemake --cores all --configfile workflow/experiments/paper.yaml
+	$(REPRODUCE) --configfile workflow/experiments/paper.yaml
 
 paper-rl: setup  ## policies by the paper's own training, all 2.3 million steps: results/default/policies/paper-full
 	snakemake --cores all train_paper_policies
@@ -17,7 +19,7 @@ report: setup  ## tables, figures and the walk through one answer in one file: r
 	snakemake --report results/default/report.html
 
 smoke: setup  ## the whole pipeline at toy size, in .smoke/
-	snakemake --cores all --configfile tests/config.yaml --directory .smoke
+	$(REPRODUCE) --configfile tests/config.yaml --directory .smoke
 
 test: setup  ## unit, property and end-to-end tests
 	pytest

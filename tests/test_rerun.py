@@ -1,9 +1,11 @@
 """What Snakemake reruns: dry runs over empty files that stand for a finished experiment."""
 
+import subprocess
+
 import pytest
 
 from ltd.stage_jobs import JOBS, with_jobs
-from pipeline import planned_rules, pretend_finished
+from pipeline import ROOT, planned_rules, pretend_finished, snakemake
 
 # Everything at or below a stage, stage by stage from the end of the pipeline to its beginning.
 REPORT = {"report", "all"}
@@ -77,3 +79,15 @@ def test_stages_of_several_experiments_have_their_names_before_them():
 def test_changed_key_reruns_only_what_depends_on_it(finished, asking, tmp_path, change, rerun):
     (tmp_path / "changed.yaml").write_text(change)
     assert planned_rules(finished, config=[asking, tmp_path / "changed.yaml"]) == rerun
+
+
+def test_make_prints_the_outcome_once_where_nothing_is_left_to_do(finished, asking):
+    (finished / "results/smoke/report/summary.txt").write_text("the main table\n")
+    assert snakemake(finished, "--touch", config=[asking]).returncode == 0
+    planned = subprocess.run(["make", "--dry-run", "reproduce"], cwd=ROOT, capture_output=True, text=True)
+    arguments = planned.stdout.splitlines()[-1].split()[1:]
+    result = snakemake(finished, *arguments, config=[asking])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("the main table") == 1
+    assert result.stdout.count("report: results/smoke/report/report.md") == 1
+    assert "1 of 1 steps (100%) done" in result.stderr
