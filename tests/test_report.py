@@ -107,7 +107,9 @@ def write_experiment(folder, sampled=False):
     epoch = {"epoch": 1, "acceptance": [0.9, 0.8, 0.7, 0.7, 0.66], "acceptance_length": 3.1}
     best = epoch | {"tasks": {"chat": epoch}}
     write_json(folder / "draft" / "training.json", {"best": best, "epochs": [best, best | {"epoch": 2}]})
-    losses = {"final_loss.chat": 0.5, "final_loss_without_grown_blocks.chat": 2.5, "well_formed.chat": 0.9}
+    losses = {"final_loss.chat": 0.5, "well_formed.chat": 0.9}
+    removed = {"grown_blocks": 2.5, "blocks_0_to_3": 3.25, "blocks_4_to_7": 1.75}
+    losses |= {f"final_loss_without_{name}.chat": loss for name, loss in removed.items()}
     history = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "held_out_loss.mean": 2.1}]
     write_json(
         folder / "target" / "training.json",
@@ -277,6 +279,13 @@ def test_missing_optional_files_leave_their_parts_out(tmp_path):
     assert "acceptance.svg" not in text and "### Target" not in text and "iterations.svg" in text
 
 
+def test_target_is_shown_without_its_grown_blocks_and_without_every_third(experiment):
+    results = Results.load(experiment)
+    text = write_report(results, experiment, set(draw(results)))
+    assert "| held-out loss | without grown blocks | without blocks 0 to 3 | without blocks 4 to 7 |" in text
+    assert "| chat | 0.50 | 2.50 | 3.25 | 1.75 |" in text
+
+
 def test_a_missing_benchmark_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match=r"benchmark\.json: no such file"):
         report(ReportOptions(experiment=tmp_path, output=tmp_path / "report"), StageRun())
@@ -336,6 +345,25 @@ def test_stage_costs_sum_the_jobs_of_a_stage(experiment):
     assert table.loc["train_policy", "peak memory (MB)"] == 500
     assert table.loc["all", "minutes"] == pytest.approx(3.0)
     assert table.loc["train_policy", "disk (MB)"] < table.loc["all", "disk (MB)"]
+
+
+@pytest.mark.parametrize(
+    ("job", "folder"),
+    [
+        ("fit_baselines-svip", "baselines/svip"),
+        ("fit_opponents-supervised", "opponents/supervised"),
+        ("evaluate_ablation-overhead", "ablations"),
+        ("transfer-measured", "transfer/measured"),
+        ("walk_answer", "report"),
+    ],
+)
+def test_stage_costs_know_the_folder_of_every_stage(tmp_path, job, folder):
+    for part in ("benchmarks", folder):
+        (tmp_path / part).mkdir(parents=True)
+    (tmp_path / "benchmarks" / f"{job}.tsv").write_text("s\th:m:s\tmax_rss\n60.0\t0:01:00\t300.0\n")
+    (tmp_path / folder / "file").write_bytes(bytes(2_000_000))
+    table = stage_costs(tmp_path).set_index("stage")
+    assert table.loc[job.split("-")[0], "disk (MB)"] == pytest.approx(2.0)
 
 
 def test_markdown_aligns_numbers_and_leaves_gaps_empty():

@@ -39,6 +39,8 @@ rule walk_answer:
         ),
     log:
         f"{RESULTS}/logs/walk_answer.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/walk_answer.tsv"
     conda:
         "../../envs/ltd.yaml"
     params:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-# Which stage a folder of results comes from; stages without files of their own share one with another.
+# Which stage a folder of results comes from; stages without files of their own share one with another. The report,
+# which writes this, has no time yet: its folder stands beside the walk through one answer, which is in it.
 FOLDERS = {
     "prepare_prompts": "prompts",
     "train_target": "target",
@@ -14,7 +15,13 @@ FOLDERS = {
     "record_traces": "traces",
     "train_policy": "policies",
     "tune": "tuning",
+    "fit_baselines": "baselines",
+    "fit_opponents": "opponents",
+    "fit_lookup": "lookup",
+    "transfer": "transfer",
     "benchmark": "benchmark",
+    "evaluate_ablation": "ablations",
+    "walk_answer": "report",
 }
 
 

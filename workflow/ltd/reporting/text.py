@@ -25,6 +25,8 @@ MAIN_FORMATS = {
     "policy %": ".1f",
     "rest %": ".0f",
 }
+# What the target's losses without some of its blocks, the grown ones or a third, are called.
+WITHOUT = "final_loss_without_"
 
 
 def write_report(results: Results, experiment: Path, drawn: set[str], ablations: Sequence[str] = ()) -> str:
@@ -175,10 +177,11 @@ def _chain_sentence(chain: Chain) -> str:
 
 
 def _target_rows(summary: dict[str, float]) -> pd.DataFrame:
-    """Held-out loss, with and without the grown layers, and quality of the answers, one row a task."""
+    """Held-out loss, whole and without some of the blocks, and quality of the answers, one row a task."""
+    removed = dict.fromkeys(key.split(".")[0] for key in summary if key.startswith(WITHOUT))
     names = {
         "held-out loss": "final_loss.",
-        "without grown layers": "final_loss_without_grown_blocks.",
+        **{f"without {key.removeprefix(WITHOUT).replace('_', ' ')}": f"{key}." for key in removed},
         "well formed": "well_formed.",
         "copies the prompt": "faithful.",
         "ends in a loop": "loop.",
