@@ -86,7 +86,9 @@ def test_missing_key_is_named(config):
 def test_task_without_prompts(config, tmp_path):
     (tmp_path / "chat.jsonl").write_text('{"turns": ["hello"]}\n')
     config["prompts"]["path"] = str(tmp_path)
-    assert "no " in complaint(config) and ".jsonl under prompts.path" in complaint(config)
+    said = complaint(config)
+    assert said.startswith("prompts.tasks: no code.jsonl under prompts.path")
+    assert said.endswith("list those that are there (chat), in benchmark.test_tasks too")
 
 
 def test_line_without_turns(config, tmp_path):
@@ -104,6 +106,21 @@ def saved_model(folder, chat_template=True):
     header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     return folder
+
+
+def test_the_readmes_example_of_an_own_model_is_accepted(config, tmp_path, monkeypatch):
+    example = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    mine = yaml.safe_load(example)
+    monkeypatch.chdir(tmp_path)
+    folder = Path(mine["prompts"]["path"])
+    folder.mkdir()
+    for task in mine["prompts"]["tasks"]:
+        (folder / f"{task}.jsonl").write_text('{"question_id": 1, "turns": ["hello"]}\n')
+    mine["target"]["path"] = str(saved_model(tmp_path / "model"))
+    mine["draft"]["path"] = str(saved_model(tmp_path / "head"))
+    for key, value in mine.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    configuration.check(config, SCHEMA)
 
 
 @pytest.mark.parametrize("bytes_left", [4, 20, -3])

@@ -140,7 +140,11 @@ def check_prompt_files(config: Config) -> None:
     for task in config["prompts"]["tasks"]:
         files = sorted(Path(folder).glob(f"**/{task}.jsonl"))
         if not files:
-            raise InputError(f"prompts.tasks: no {task}.jsonl under prompts.path {folder}")
+            there = ", ".join(sorted({file.stem for file in Path(folder).glob("**/*.jsonl")})) or "none"
+            raise InputError(
+                f"prompts.tasks: no {task}.jsonl under prompts.path {folder}; list those that are there "
+                f"({there}), in benchmark.test_tasks too"
+            )
         for file in files:
             if not read_questions(file):
                 raise InputError(f"{file}: no prompts; write one question a line")
