@@ -105,11 +105,20 @@ def test_parts_hold_every_answer_within_their_budget(answers):
     assert len(parts) > 1
 
 
+class Noted(StageRun):
+    """A tracking run that keeps the JSON files given to it."""
+
+    def json(self, values, name):
+        self.file = {name: values}
+
+
 def test_a_stopped_recording_goes_on(saved, tmp_path, monkeypatch):
     options = make_options(
         **saved, output=tmp_path / "whole.safetensors", state=tmp_path / "state", part_tokens=60
     )
-    stage.record_traces(options, StageRun())
+    run = Noted()
+    stage.record_traces(options, run)
+    assert run.file["summary.json"]["traces.positions"] == len(Traces.load(options.output))
     original, calls = TraceRecorder.record, []
 
     def stops(self, part, header):

@@ -7,6 +7,7 @@ import pandas
 import pytest
 
 from ltd.files import read_json
+from ltd.tracking import git_commit
 from pipeline import killed, snakemake
 
 STAGES = {
@@ -105,6 +106,38 @@ def test_mlflow_holds_one_parent_and_every_stage(reproduction, results):
     finished = children.loc[children["status"] == "FINISHED", "tags.stage_name"]
     assert set(finished) == set(children["tags.stage_name"])
     assert json.loads((results / "mlflow_parent.json").read_text())["run_id"] == parents.iloc[0]["run_id"]
+
+
+def test_mlflow_holds_curves_figures_speedups_and_where_they_come_from(reproduction, results):
+    mlflow.set_tracking_uri(f"sqlite:///{reproduction}/results/mlflow.db")
+    client = mlflow.MlflowClient()
+    runs = mlflow.search_runs(experiment_names=["smoke"], filter_string="attributes.status = 'FINISHED'")
+    ids = runs.set_index("tags.mlflow.runName")["run_id"]
+
+    def history(name, metric):
+        return [point.value for point in client.get_metric_history(ids[name], metric)]
+
+    def files(name):
+        return {file.path for file in client.list_artifacts(ids[name])}
+
+    draft, policy = "train_draft draft", "train_policy policies/ltd/initial/size"
+    losses = history("train_target target", "loss")
+    assert len(losses) == 30 and losses[-1] < losses[0]  # target.steps
+    for step in range(1, 5):  # tree.max_depth
+        assert 0 <= history(draft, f"validation/mean/acceptance_step_{step:02d}")[-1] <= 1
+    for metric in ("size.reward", "size.speedup"):
+        assert len(history(policy, metric)) >= 3  # rl.validations
+    summary = pandas.read_csv(results / "benchmark/summary.csv").set_index(["source", "method", "task"])
+    speedup = summary.loc[("measured", "ltd", "mean"), "speedup"]
+    parent = runs.loc[runs["tags.stage"] == "reproduction"].iloc[0]
+    assert parent["metrics.ltd/mean"] == pytest.approx(speedup)
+    assert history("benchmark benchmark/t0", "speedup/ltd/mean") == [pytest.approx(speedup)]
+    assert "acceptance.png" in files(draft) and "size_training.png" in files(policy)
+    assert {"tradeoff.png", "acceptance.png", "target_loss.png"} <= files("report report")
+    assert "summary.json" in files("generate_responses responses/test-t0")
+    assert "summary.json" in files("record_traces traces/test-t0-w4")
+    assert set(runs["tags.config_hash"]) == {read_json(results / "mlflow_parent.json")["config_hash"]}
+    assert set(runs["tags.git_commit"]) == {git_commit()}
 
 
 def test_html_report_holds_every_figure(reproduction, results):

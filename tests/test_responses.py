@@ -108,8 +108,17 @@ def test_later_turns_see_the_own_earlier_answer(target):
         assert replies[1].tokens == greedy_alone(target.model, replies[1].prompt, target.eos_ids, 8)
 
 
+class Noted(StageRun):
+    """A tracking run that keeps the JSON files given to it."""
+
+    def json(self, values, name):
+        self.file = {name: values}
+
+
 def test_stage_answers_every_turn_in_the_order_of_the_prompts(options, target):
-    generate_responses(options, StageRun())
+    run = Noted()
+    generate_responses(options, run)
+    assert run.file["summary.json"]["answers.chat"] == 4 and run.file["summary.json"]["answers.maths"] == 3
     responses = Responses.load(options.output)
     labels = [(row["task"], row["question_id"], row["turn"]) for row in responses.labels]
     chat = [("chat", 80 + i, turn) for i in range(2) for turn in range(2)]

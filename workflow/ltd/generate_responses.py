@@ -179,6 +179,7 @@ def generate_responses(options: Options, run: StageRun) -> None:
     )
     summary = summarise(responses, target.eos_ids)
     run.metrics(summary)
+    run.json(summary, "summary.json")
     tqdm.write("\n".join(f"{key}: {value:.3f}" for key, value in summary.items()))
     responses.save(options.output)
     # Who asks for answers again wants them made again.

@@ -228,13 +228,14 @@ def _report(traces: Traces, output: Path, positions_per_second: float, run: Any)
         f"{len(traces)} positions of {len(traces.sequences)} answers, "
         f"{bytes_per_position:.0f} bytes a position, {positions_per_second:.0f} positions/s"
     )
-    run.metrics(
-        {
-            "traces.positions": len(traces),
-            "traces.bytes_per_position": bytes_per_position,
-            "traces.positions_per_second": positions_per_second,
-        }
-    )
+    summary = {
+        "traces.positions": len(traces),
+        "traces.answers": len(traces.sequences),
+        "traces.bytes_per_position": bytes_per_position,
+        "traces.positions_per_second": positions_per_second,
+    }
+    run.metrics(summary)
+    run.json(summary, "summary.json")
 
 
 def main(argv: list[str] | None = None) -> None:

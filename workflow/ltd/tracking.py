@@ -63,6 +63,11 @@ class StageRun:
         if self.active:
             mlflow.log_text(text, name)
 
+    def json(self, values: dict[str, Any], name: str) -> None:
+        """Attach a JSON file under `name`."""
+        if self.active:
+            mlflow.log_dict(values, name)
+
     def outcome(self, values: dict[str, float], folder: Path) -> None:
         """Log numbers here and on the parent run, where reproductions are compared; attach a folder there."""
         self.metrics(values)
