@@ -1,8 +1,6 @@
 # Learning to Draft, end to end: prompts, target, Eagle3 head, latency, traces, policies, tuning, benchmark, report.
 from snakemake.utils import min_version
 
-from ltd.stage_jobs import with_jobs
-
 min_version("9.0")
 
 
@@ -10,7 +8,7 @@ min_version("9.0")
 configfile: f"{workflow.basedir}/config.yaml"
 
 
-# Both give OUTCOME, PREFIXES, open_parent_run, close_parent_run and print_outcome.
+# Both give OUTCOME, open_parent_run, close_parent_run and print_outcome.
 if config.get("experiments"):
 
     include: "workflow/experiments.smk"
@@ -18,11 +16,6 @@ if config.get("experiments"):
 else:
 
     include: "workflow/experiment.smk"
-
-
-# `-R <stage>` forces every job of the stage. Nothing is forced where no job is planned, by --lint for one.
-if workflow.dag_settings:
-    workflow.dag_settings.forcerun = with_jobs(workflow.dag_settings.forcerun, PREFIXES)
 
 
 onstart:

@@ -64,7 +64,11 @@ def test_every_stage_is_a_target(tmp_path, asking):
 
 def test_stages_of_several_experiments_have_their_names_before_them():
     forced = with_jobs({"alpha_benchmark", "results/alpha/latency/profile.json"}, ["alpha_", "beta_"])
-    assert forced == {"alpha_benchmark", "alpha_benchmark_at_temperature", "results/alpha/latency/profile.json"}
+    assert forced == {
+        "alpha_benchmark",
+        "alpha_benchmark_at_temperature",
+        "results/alpha/latency/profile.json",
+    }
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ OUTCOME = [
     OVERVIEW,
     *(f"results/{experiment}/report/report.md" for experiment in EXPERIMENTS),
 ]
-PREFIXES = [f"{experiment}_" for experiment in EXPERIMENTS]
 
 
 def for_every_experiment(settings):

@@ -1,7 +1,7 @@
 """Which rules do the work of a stage whose own rule only gathers their files.
 
-A target of Snakemake's command line has no wildcards, so the rule with the stage's name cannot be the one that
-runs once a split, temperature or policy; forcing it would rerun none of them.
+A target of Snakemake's command line has no wildcards, so the rule with the stage's name cannot be the one
+that runs once a split, temperature or policy; forcing it would rerun none of them.
 """
 
 from collections.abc import Iterable
@@ -29,6 +29,8 @@ def with_jobs(forced: Iterable[str], prefixes: Iterable[str]) -> frozenset[str]:
 
     `prefixes` stand before the rules of the workflow's experiments: `alpha_` has a stage `alpha_benchmark`.
     """
-    jobs = {f"{prefix}{stage}": [f"{prefix}{job}" for job in JOBS[stage]] for prefix in prefixes for stage in JOBS}
+    jobs = {
+        f"{prefix}{stage}": [f"{prefix}{job}" for job in JOBS[stage]] for prefix in prefixes for stage in JOBS
+    }
     forced = frozenset(forced)
     return forced.union(*(jobs.get(name, ()) for name in forced))

@@ -37,7 +37,8 @@ rule evaluate_ablation:
 
 rule evaluate_ablations:
     input:
-        expand(
+        tables=expand(
             f"{RESULTS}/ablations/{{ablation}}.csv",
             ablation=config["ablations"]["run"],
         ),
+        forced=forced_jobs,

@@ -35,3 +35,4 @@ rule fit_baselines:
                 if name != "specdecpp" or config["traces"]["features"]
             ],
         ),
+        forced=forced_jobs,

@@ -107,6 +107,7 @@ rule benchmark_at_temperature:
 rule benchmark:
     input:
         expand(rules.benchmark_at_temperature.output, temperature=TEMPERATURES),
+        forced=forced_jobs,
     output:
         cycles=f"{RESULTS}/benchmark/cycles.parquet",
         runs=f"{RESULTS}/benchmark/runs.parquet",

@@ -7,6 +7,7 @@ from ltd import configuration, preflight
 from ltd.ablations import catalogue as ablations
 from ltd.errors import InputError
 from ltd.options import command_line
+from ltd.stage_jobs import with_jobs
 
 
 envvars:
@@ -31,8 +32,6 @@ check_configuration()
 
 RESULTS = f"results/{config['experiment']}"
 OUTCOME = f"{RESULTS}/report/report.md"
-# Before the names of rules; several experiments put theirs there.
-PREFIXES = [""]
 # The head learns from the answers to `draft`, the policies from those to `train`.
 REPLAYED = ["train", "validation", "test"]
 SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED
@@ -111,6 +110,18 @@ def target_name(wildcards):
 def draft_name(wildcards):
     """The head as stages take it."""
     return DRAFT
+
+
+def forced_jobs(wildcards):
+    """Input of a stage of several jobs, no file: where `-R` names the stage, its jobs are forced with it.
+
+    What is forced is not known before all rules are read; inputs are asked for before it counts.
+    """
+    prefixes = ["", f"{config['experiment']}_"]
+    names = with_jobs(workflow.dag_settings.forcerun, prefixes)
+    forced = filter(lambda known: known.name in names, workflow.rules)
+    workflow.dag.forcerules.update(forced)
+    return []
 
 
 def folder_of_output(wildcards, output):

@@ -31,3 +31,4 @@ rule fit_opponent:
 rule fit_opponents:
     input:
         expand(OPPONENT, opponent=OPPONENTS),
+        forced=forced_jobs,

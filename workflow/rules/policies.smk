@@ -99,6 +99,7 @@ rule choose_policies:
 rule train_policies:
     input:
         expand(f"{CHAIN}/best", chain=["default", "paper"]),
+        forced=forced_jobs,
 
 
 # What no other stage needs: the paper's own training, 2.3 million steps.

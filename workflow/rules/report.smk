@@ -60,8 +60,10 @@ rule report:
         profile=rules.profile_latency.output,
         policies=expand(f"{CHAIN}/best", chain=CHAINS),
         tuning=rules.tune.output,
-        ablations=rules.evaluate_ablations.input,
-        transfer=rules.transfer.input if config["transfer"]["in_report"] else [],
+        ablations=rules.evaluate_ablations.input.tables,
+        transfer=(
+            rules.transfer.input.machines if config["transfer"]["in_report"] else []
+        ),
     output:
         figures=[
             report(

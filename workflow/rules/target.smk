@@ -58,3 +58,4 @@ rule generate_responses_of_split:
 rule generate_responses:
     input:
         expand(f"{RESULTS}/responses/{{split}}-t0.safetensors", split=SPLITS),
+        forced=forced_jobs,

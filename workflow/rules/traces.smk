@@ -30,3 +30,4 @@ rule record_traces_of_split:
 rule record_traces:
     input:
         [trace_file(split) for split in REPLAYED],
+        forced=forced_jobs,

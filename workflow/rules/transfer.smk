@@ -50,4 +50,5 @@ rule transfer_to_machine:
 
 rule transfer:
     input:
-        expand(f"{RESULTS}/transfer/{{machine}}", machine=MACHINES),
+        machines=expand(f"{RESULTS}/transfer/{{machine}}", machine=MACHINES),
+        forced=forced_jobs,

@@ -37,6 +37,7 @@ rule tune:
         profile=rules.profile_latency.output,
         untuned=f"{RESULTS}/policies/default/best",
         workers=expand(WORKER_FILE, worker=WORKERS) if len(WORKERS) > 1 else [],
+        forced=forced_jobs,
     output:
         best=f"{RESULTS}/tuning/best.json",
         trials=f"{RESULTS}/tuning/trials.csv",
