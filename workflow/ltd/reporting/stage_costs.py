@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-# Which stage a folder of results comes from; stages without files of their own share one with another. The report,
-# which writes this, has no time yet: its folder stands beside the walk through one answer, which is in it.
+# Which stage a folder of results comes from; stages without files of their own share one with another.
+# The report, which writes this, has no time yet: its folder counts with the walk through one answer.
 FOLDERS = {
     "prepare_prompts": "prompts",
     "train_target": "target",
