@@ -73,7 +73,7 @@ def leave_running(stage, options):
 def test_killed_stage_is_marked_when_it_runs_again(experiment):
     tracking.open_parent(experiment, {})
     options = Options(experiment, experiment / "draft")
-    killed = leave_running("train_draft", options)
+    _killed = leave_running("train_draft", options)
     tracking.open_parent(experiment, {})
     with tracking.stage_run("train_draft", options):
         pass
@@ -84,7 +84,7 @@ def test_killed_reproduction_is_marked_when_one_of_another_configuration_starts(
     tracking.open_parent(experiment, {"seed": 1})
     with tracking.stage_run("prepare_prompts", Options(experiment, experiment / "prompts")):
         pass
-    killed = leave_running("train_draft", Options(experiment, experiment / "draft"))
+    _killed = leave_running("train_draft", Options(experiment, experiment / "draft"))
     tracking.open_parent(experiment, {"seed": 2})
     runs = mlflow.search_runs(experiment_names=[experiment.name]).set_index("tags.mlflow.runName")["status"]
     assert runs["train_draft draft"] == "KILLED" and runs["prepare_prompts prompts"] == "FINISHED"

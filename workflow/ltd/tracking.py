@@ -144,8 +144,8 @@ def _git(folder: Path, *arguments: str) -> str:
 def open_parent(experiment: Path, config: dict[str, Any]) -> None:
     """Open the parent run of a reproduction, or re-open it when the configuration is the same as last time.
 
-    What a killed reproduction of another configuration left RUNNING is marked KILLED. Also creates the database
-    before any stage starts: two processes creating it at once would collide.
+    What a killed reproduction of another configuration left RUNNING is marked KILLED. Also creates the
+    database before any stage starts: two processes creating it at once would collide.
     """
     if mlflow is None:
         return
