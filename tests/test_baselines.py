@@ -150,20 +150,42 @@ def test_classifiers_learn_from_as_many_accepted_as_rejected():
         classifier.balanced(np.ones(3, dtype=bool), 4, np.random.default_rng(0), "disco")
 
 
-def test_specdecpp_multiplies_along_the_path():
-    """With P = sigmoid(x) a level, 0.9 and 0.8: no rejection so far with 0.9, then 0.72."""
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("threshold", "depth"),
+    [
+        (0.95, 2),  # the first level's 0.1 does not count; 0.9 stops
+        (0.75, 3),  # 0.9 goes on, 0.9 * 0.8 stops
+        (0.7, 4),
+    ],
+)
+def test_specdecpp_multiplies_along_the_path_from_the_second_level_on(
+    threshold, depth, compiled, monkeypatch
+):
+    """With P = sigmoid(x) a level and 0.1, 0.9, 0.8: no rejection so far with 1, then 0.9, then 0.72."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not compiled)
     head = specdecpp.AcceptanceHead(1, 1)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()
         head.skip.weight.fill_(1.0)
         head.output.weight.fill_(1.0)
-    states = [state_at(0), *(state_at(d, feature=torch.tensor([np.log(p / (1 - p))], dtype=torch.float32))
-                             for d, p in ((1, 0.9), (2, 0.8), (3, 0.5)))]  # fmt: skip
-    for threshold, depth in ((0.75, 2), (0.7, 3), (0.95, 1)):
-        controller = threshold_controller(specdecpp.RULE, threshold, network=head)
-        assert depth_chosen(controller, states) == depth
-        assert depth_chosen(controller, states) == depth, "the next cycle starts anew"
+    logits = torch.logit(torch.tensor([0.1, 0.9, 0.8, 0.5]))
+    states = [state_at(0), *(state_at(d, feature=logits[d - 1 : d]) for d in (1, 2, 3, 4))]
+    published = specdecpp.RULE.published(data_of(synthetic_traces(beam=BEAM, max_depth=4)))
+    assert [d for d in range(4) if d in published.asked] == [2, 3]
+    controller = threshold_controller(specdecpp.RULE, threshold, published.checkpoints, 4, head)
+    for _ in range(2):  # the next cycle starts anew
+        assert [controller.continue_drafting(states[d]) for d in range(depth)] == [True] * depth
+        assert not controller.continue_drafting(states[depth])
+
+
+def test_specdecpp_never_judges_the_first_level():
+    traces = synthetic_traces(beam=BEAM, max_depth=DEPTH, with_optional=True)
+    signal = specdecpp.RULE.signal(specdecpp.AcceptanceHead(8, 4)).recorded(traces)
+    assert (signal[:, 0] == 1).all() and (signal[:, 1:] < 1).all()
+    fitted = specdecpp.RULE.fit(data_of(traces))
+    assert all(1 not in variant.settings["checkpoints"] for variant in fitted.values())
 
 
 def test_specdecpp_learns_each_level_given_the_one_before(monkeypatch):

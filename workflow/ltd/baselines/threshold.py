@@ -116,8 +116,9 @@ class ThresholdRule:
     """A baseline of this kind.
 
     signal makes the signal of a network (None for a heuristic); train fits that network, its labels being
-    what a tree of the given size accepts; published are threshold, checkpoints (none: every level) and
-    largest depth in the papers; checkpoint_sets are those that the search tries.
+    what a tree of the given size accepts; published are threshold, checkpoints (none: every level from the
+    first checkpoint on) and largest depth in the papers; the search tries checkpoints from each of
+    first_checkpoints on at each of the intervals.
     """
 
     name: str
@@ -146,7 +147,7 @@ class ThresholdRule:
     def published(self, data: FitData) -> ThresholdSettings:
         """The papers' constants, as far as the recorded trees go."""
         depth = min(self.published_max_depth, data.world.max_depth)
-        checkpoints = self.published_checkpoints or tuple(range(1, depth))
+        checkpoints = self.published_checkpoints or tuple(range(self.first_checkpoints[0], depth))
         return ThresholdSettings(self.published_threshold, checkpoints, depth, data.published_size)
 
     def load_network(self, path: Path) -> Network | None:
