@@ -21,7 +21,9 @@ from ltd.errors import InputError
 from ltd.files import write_json
 from ltd.measurement.replay_rows import _simulate
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
+from ltd.replay.latency import LatencyTable
 from ltd.replay.simulator import static_grid
+from ltd.replay.traces import NO_RANK
 from ltd.rl.policies import PolicyNetwork
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.tracking import StageRun
@@ -293,6 +295,60 @@ def test_search_finds_what_adapts():
     for rule in (ddd.RULE, svip.RULE):
         assert rule.fit(data)[FITTED].validation["speedup"] >= throughput / plain - 1e-9
     assert svip.RULE.fit(data)[FITTED].validation["speedup"] > throughput / plain * 1.01
+
+
+THRESHOLD_RULES = [ddd.RULE, svip.RULE, disco.RULE, specdecpp.RULE]
+
+
+@pytest.mark.parametrize("decision_ms", [0.0, 5.0])
+@pytest.mark.parametrize("rule", THRESHOLD_RULES, ids=lambda rule: rule.name)
+def test_no_fitted_threshold_rule_loses_to_a_static_setting(rule, decision_ms):
+    """Also where asking a network costs more than whole cycles."""
+    traces = synthetic_traces(seed=4, beam=BEAM, with_optional=True)
+    profile = synthetic_profile(beam=BEAM, verify_slope=0.01)
+    profile = profile.replace_table("depth_policy", LatencyTable([1], [[decision_ms] * 3]))
+    data = data_of(traces, profile)
+    _, _, throughput = static_grid(traces, profile, range(1, traces.max_depth + 1), SIZES).best()
+    plain = traces.answer_tokens.sum() / data.world.latency.autoregressive[traces.context_length].sum()
+    assert rule.fit(data)[FITTED].validation["speedup"] >= throughput / plain - 1e-9
+
+
+@pytest.mark.parametrize("rule", [disco.RULE, specdecpp.RULE], ids=lambda rule: rule.name)
+def test_a_fitted_rule_without_checkpoints_never_asks_its_network(rule, monkeypatch):
+    traces = synthetic_traces(seed=4, beam=2, max_depth=3, with_optional=True)
+    dear = LatencyTable([1], [[5.0] * 3])
+    profile = synthetic_profile(2, 3, verify_slope=0.01).replace_table("depth_policy", dear)
+    variant = rule.fit(data_of(traces, profile))[FITTED]
+    assert variant.settings["checkpoints"] == () and variant.settings["max_depth"] > 1
+    controller = rule.controller(variant, rule.name)
+    monkeypatch.setattr(controller.signal, "live", lambda state: pytest.fail("the network was asked"))
+    assert depth_chosen(controller, [state_at(d) for d in range(4)]) == controller.max_depth
+    assert not any(controller.asked(depth) for depth in range(4))
+    static = static_grid(traces, profile, [controller.max_depth], [controller.size])
+    simulated = _simulate(controller, traces, profile)
+    assert simulated.seconds.sum() == pytest.approx(static.seconds.sum(), rel=1e-12)
+
+
+def test_ddd_may_look_where_the_papers_do():
+    """Half the drafts are accepted up to level 5, half as a whole; the signal tells them apart at 5, 7 and 9,
+    and would stop every draft elsewhere.
+    """
+    traces = synthetic_traces(beam=2, max_depth=10)
+    whole = np.random.default_rng(0).random(len(traces)) < 0.5
+    ranks = np.where(np.tri(10, dtype=bool), traces.ranks.dtype.type(0), NO_RANK)  # none below the tree
+    ranks = np.repeat(ranks[None], len(traces), axis=0)
+    ranks[~whole, :, 5:] = NO_RANK
+    traces = dataclasses.replace(traces, ranks=ranks)
+
+    class WholeDrafts:
+        def recorded(self, traces):
+            signal = np.full((len(traces), traces.max_depth), -1.0)
+            signal[:, [4, 6, 8]] = whole[:, None]
+            return signal
+
+    rule = dataclasses.replace(ddd.RULE, signal=lambda network: WholeDrafts())
+    fitted = rule.fit(data_of(traces, synthetic_profile(2, 10)))[FITTED]
+    assert fitted.settings["checkpoints"] == (5, 7, 9) and fitted.settings["max_depth"] == 10
 
 
 def test_lanes_of_many_candidates_are_those_of_one(data, monkeypatch):
