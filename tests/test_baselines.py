@@ -21,7 +21,9 @@ from ltd.errors import InputError
 from ltd.files import write_json
 from ltd.measurement.replay_rows import _simulate
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
+from ltd.replay.latency import LatencyTable
 from ltd.replay.simulator import static_grid
+from ltd.replay.traces import NO_RANK
 from ltd.rl.policies import PolicyNetwork
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.tracking import StageRun
@@ -150,20 +152,42 @@ def test_classifiers_learn_from_as_many_accepted_as_rejected():
         classifier.balanced(np.ones(3, dtype=bool), 4, np.random.default_rng(0), "disco")
 
 
-def test_specdecpp_multiplies_along_the_path():
-    """With P = sigmoid(x) a level, 0.9 and 0.8: no rejection so far with 0.9, then 0.72."""
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("threshold", "depth"),
+    [
+        (0.95, 2),  # the first level's 0.1 does not count; 0.9 stops
+        (0.75, 3),  # 0.9 goes on, 0.9 * 0.8 stops
+        (0.7, 4),
+    ],
+)
+def test_specdecpp_multiplies_along_the_path_from_the_second_level_on(
+    threshold, depth, compiled, monkeypatch
+):
+    """With P = sigmoid(x) a level and 0.1, 0.9, 0.8: no rejection so far with 1, then 0.9, then 0.72."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not compiled)
     head = specdecpp.AcceptanceHead(1, 1)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()
         head.skip.weight.fill_(1.0)
         head.output.weight.fill_(1.0)
-    states = [state_at(0), *(state_at(d, feature=torch.tensor([np.log(p / (1 - p))], dtype=torch.float32))
-                             for d, p in ((1, 0.9), (2, 0.8), (3, 0.5)))]  # fmt: skip
-    for threshold, depth in ((0.75, 2), (0.7, 3), (0.95, 1)):
-        controller = threshold_controller(specdecpp.RULE, threshold, network=head)
-        assert depth_chosen(controller, states) == depth
-        assert depth_chosen(controller, states) == depth, "the next cycle starts anew"
+    logits = torch.logit(torch.tensor([0.1, 0.9, 0.8, 0.5]))
+    states = [state_at(0), *(state_at(d, feature=logits[d - 1 : d]) for d in (1, 2, 3, 4))]
+    published = specdecpp.RULE.published(data_of(synthetic_traces(beam=BEAM, max_depth=4)))
+    assert [d for d in range(4) if d in published.asked] == [2, 3]
+    controller = threshold_controller(specdecpp.RULE, threshold, published.checkpoints, 4, head)
+    for _ in range(2):  # the next cycle starts anew
+        assert [controller.continue_drafting(states[d]) for d in range(depth)] == [True] * depth
+        assert not controller.continue_drafting(states[depth])
+
+
+def test_specdecpp_never_judges_the_first_level():
+    traces = synthetic_traces(beam=BEAM, max_depth=DEPTH, with_optional=True)
+    signal = specdecpp.RULE.signal(specdecpp.AcceptanceHead(8, 4)).recorded(traces)
+    assert (signal[:, 0] == 1).all() and (signal[:, 1:] < 1).all()
+    fitted = specdecpp.RULE.fit(data_of(traces))
+    assert all(1 not in variant.settings["checkpoints"] for variant in fitted.values())
 
 
 def test_specdecpp_learns_each_level_given_the_one_before(monkeypatch):
@@ -271,6 +295,60 @@ def test_search_finds_what_adapts():
     for rule in (ddd.RULE, svip.RULE):
         assert rule.fit(data)[FITTED].validation["speedup"] >= throughput / plain - 1e-9
     assert svip.RULE.fit(data)[FITTED].validation["speedup"] > throughput / plain * 1.01
+
+
+THRESHOLD_RULES = [ddd.RULE, svip.RULE, disco.RULE, specdecpp.RULE]
+
+
+@pytest.mark.parametrize("decision_ms", [0.0, 5.0])
+@pytest.mark.parametrize("rule", THRESHOLD_RULES, ids=lambda rule: rule.name)
+def test_no_fitted_threshold_rule_loses_to_a_static_setting(rule, decision_ms):
+    """Also where asking a network costs more than whole cycles."""
+    traces = synthetic_traces(seed=4, beam=BEAM, with_optional=True)
+    profile = synthetic_profile(beam=BEAM, verify_slope=0.01)
+    profile = profile.replace_table("depth_policy", LatencyTable([1], [[decision_ms] * 3]))
+    data = data_of(traces, profile)
+    _, _, throughput = static_grid(traces, profile, range(1, traces.max_depth + 1), SIZES).best()
+    plain = traces.answer_tokens.sum() / data.world.latency.autoregressive[traces.context_length].sum()
+    assert rule.fit(data)[FITTED].validation["speedup"] >= throughput / plain - 1e-9
+
+
+@pytest.mark.parametrize("rule", [disco.RULE, specdecpp.RULE], ids=lambda rule: rule.name)
+def test_a_fitted_rule_without_checkpoints_never_asks_its_network(rule, monkeypatch):
+    traces = synthetic_traces(seed=4, beam=2, max_depth=3, with_optional=True)
+    dear = LatencyTable([1], [[5.0] * 3])
+    profile = synthetic_profile(2, 3, verify_slope=0.01).replace_table("depth_policy", dear)
+    variant = rule.fit(data_of(traces, profile))[FITTED]
+    assert variant.settings["checkpoints"] == () and variant.settings["max_depth"] > 1
+    controller = rule.controller(variant, rule.name)
+    monkeypatch.setattr(controller.signal, "live", lambda state: pytest.fail("the network was asked"))
+    assert depth_chosen(controller, [state_at(d) for d in range(4)]) == controller.max_depth
+    assert not any(controller.asked(depth) for depth in range(4))
+    static = static_grid(traces, profile, [controller.max_depth], [controller.size])
+    simulated = _simulate(controller, traces, profile)
+    assert simulated.seconds.sum() == pytest.approx(static.seconds.sum(), rel=1e-12)
+
+
+def test_ddd_may_look_where_the_papers_do():
+    """Half the drafts are accepted up to level 5, half as a whole; the signal tells them apart at 5, 7 and 9,
+    and would stop every draft elsewhere.
+    """
+    traces = synthetic_traces(beam=2, max_depth=10)
+    whole = np.random.default_rng(0).random(len(traces)) < 0.5
+    ranks = np.where(np.tri(10, dtype=bool), traces.ranks.dtype.type(0), NO_RANK)  # none below the tree
+    ranks = np.repeat(ranks[None], len(traces), axis=0)
+    ranks[~whole, :, 5:] = NO_RANK
+    traces = dataclasses.replace(traces, ranks=ranks)
+
+    class WholeDrafts:
+        def recorded(self, traces):
+            signal = np.full((len(traces), traces.max_depth), -1.0)
+            signal[:, [4, 6, 8]] = whole[:, None]
+            return signal
+
+    rule = dataclasses.replace(ddd.RULE, signal=lambda network: WholeDrafts())
+    fitted = rule.fit(data_of(traces, synthetic_profile(2, 10)))[FITTED]
+    assert fitted.settings["checkpoints"] == (5, 7, 9) and fitted.settings["max_depth"] == 10
 
 
 def test_lanes_of_many_candidates_are_those_of_one(data, monkeypatch):

@@ -3,14 +3,14 @@
 Decides the depth. A head on the draft model's hidden state predicts, token by token, that the token will
 be accepted; the product along the chain is the probability of no rejection, and drafting stops where that
 falls below a threshold (the optimal policy of the paper's decision process has this form). Original: 1 -
-product above 0.7 stops. The head is the paper's comparison's: SiLU(W1 x) + W2 x of 1024 units, one logit,
-5 epochs.
+product above 0.7 stops. The first factor counts as 1 and at least two tokens are drafted, so the first level
+is never judged. The head is the paper's comparison's: SiLU(W1 x) + W2 x of 1024 units, one logit, 5 epochs.
 
 On trees: the hidden state is that of the best node that a pass expands, and "accepted" means that the
 accepted path reaches the pass's level inside the verified tree. Each factor is learned from those
 positions alone where the path had come as far as the level before, which makes the product the
-probability of reaching the level. The fitted variant learns from trees of the best static size, the
-published one from the papers' 60 nodes.
+probability of reaching the level from the first one. The fitted variant learns from trees of the best
+static size, the published one from the papers' 60 nodes.
 """
 
 from pathlib import Path
@@ -29,6 +29,8 @@ from ltd.errors import InputError
 from ltd.replay.traces import Traces
 
 ROWS_AT_ONCE = 8192
+# The first level whose factor counts, and after which drafting may stop.
+FIRST_JUDGED = 2
 
 
 class AcceptanceHead(nn.Module):
@@ -72,7 +74,7 @@ class AcceptanceHead(nn.Module):
 
 
 class NoRejection:
-    """The signal: the predicted probability that no level so far is rejected."""
+    """The signal: the predicted probability that no level after the first is rejected so far."""
 
     def __init__(self, head: AcceptanceHead) -> None:
         self.head, self._of_level = head, self._through_torch
@@ -83,10 +85,11 @@ class NoRejection:
             self._of_level = StateAcceptance(*head.for_kernel())
 
     def live(self, state: Any) -> float:
-        """Of the newest level; asked after every level, the first one starts anew."""
-        if state.depth == 1:
-            self._product = 1.0
-        self._product *= self._of_level(state)
+        """Of the newest level; asked after every level from the second one on, which starts anew."""
+        if state.depth < FIRST_JUDGED:
+            return 1.0
+        before = self._product if state.depth > FIRST_JUDGED else 1.0
+        self._product = before * self._of_level(state)
         return self._product
 
     @torch.inference_mode()
@@ -105,7 +108,9 @@ class NoRejection:
             self.head(torch.from_numpy(rows[first : first + ROWS_AT_ONCE].astype(np.float32))).numpy()
             for first in range(0, len(rows), ROWS_AT_ONCE)
         ]
-        return np.cumprod(sigmoid(np.concatenate(parts)).reshape(features.shape[:2]), axis=1)
+        factors = sigmoid(np.concatenate(parts)).reshape(features.shape[:2])
+        factors[:, : FIRST_JUDGED - 1] = 1.0
+        return np.cumprod(factors, axis=1)
 
 
 def recorded_features(traces: Traces) -> np.ndarray:
@@ -136,4 +141,5 @@ RULE = ThresholdRule(
     published_threshold=0.3,
     train=train,
     read=AcceptanceHead.load,
+    first_checkpoints=(FIRST_JUDGED,),
 )

@@ -1,9 +1,9 @@
 """Depth rules that stop where a signal falls below a threshold: what they share, and their search.
 
 After a level the rule looks at one number that says how promising the draft still is. It may look after
-every level or at a few checkpoints only; a fixed size is verified in the end. The static settings are
-among the candidates (no checkpoint below the largest depth), so a fitted rule never loses to the best
-static setting on the validation traces.
+every level, at a few checkpoints only, or never; a fixed size is verified in the end. A rule that never looks
+is a static setting and costs no decision. These are among the candidates, so a fitted rule never loses to the
+best static setting of the sizes tried on the validation traces.
 """
 
 import itertools
@@ -116,8 +116,9 @@ class ThresholdRule:
     """A baseline of this kind.
 
     signal makes the signal of a network (None for a heuristic); train fits that network, its labels being
-    what a tree of the given size accepts; published are threshold, checkpoints (none: every level) and
-    largest depth in the papers; checkpoint_sets are those that the search tries.
+    what a tree of the given size accepts; published are threshold, checkpoints (none: every level from the
+    first checkpoint on) and largest depth in the papers; the search tries no checkpoint,
+    these, and those from each of first_checkpoints on at each of the intervals.
     """
 
     name: str
@@ -146,7 +147,7 @@ class ThresholdRule:
     def published(self, data: FitData) -> ThresholdSettings:
         """The papers' constants, as far as the recorded trees go."""
         depth = min(self.published_max_depth, data.world.max_depth)
-        checkpoints = self.published_checkpoints or tuple(range(1, depth))
+        checkpoints = self.published_checkpoints or tuple(range(self.first_checkpoints[0], depth))
         return ThresholdSettings(self.published_threshold, checkpoints, depth, data.published_size)
 
     def load_network(self, path: Path) -> Network | None:
@@ -173,16 +174,12 @@ class ThresholdRule:
     def _search(self, data: FitData, signal: np.ndarray) -> ThresholdSettings:
         """Try all combinations, then finer thresholds and every size around the best one.
 
-        The thresholds for a largest depth are spread over what occurs at the levels below it.
+        The thresholds for a largest depth are spread over what occurs where it may look.
         """
-        levels = range(1, data.world.max_depth)
-        checkpoints = [
-            tuple(levels[first - 1 :: interval])
-            for first in self.first_checkpoints
-            for interval in self.intervals
-        ]
+        checkpoints = self._checkpoint_sets(data.world.max_depth)
+        first = min(*self.first_checkpoints, data.world.max_depth)
         thresholds = {
-            depth: quantiles(signal[:, : max(depth - 1, 1)], data.thresholds)
+            depth: quantiles(signal[:, first - 1 : max(depth - 1, first)], data.thresholds)
             for depth in range(1, data.world.max_depth + 1)
         }
         candidates = (
@@ -195,6 +192,12 @@ class ThresholdRule:
         sizes = neighbours(data.sizes, best.size)
         axes = itertools.product(finer, [best.checkpoints], [best.max_depth], sizes)
         return self._fastest(data, signal, (ThresholdSettings(*values) for values in axes))
+
+    def _checkpoint_sets(self, max_depth: int) -> list[tuple[int, ...]]:
+        """None, those of the papers, and all combinations of first checkpoint and interval."""
+        levels = range(1, max_depth)
+        spaced = itertools.product(self.first_checkpoints, self.intervals)
+        return [(), self.published_checkpoints, *(tuple(levels[first - 1 :: step]) for first, step in spaced)]
 
     def _fastest(
         self, data: FitData, signal: np.ndarray, candidates: Iterable[ThresholdSettings]
