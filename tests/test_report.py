@@ -12,7 +12,7 @@ from ltd.files import write_json
 from ltd.join_benchmark import JoinBenchmarkOptions, join_benchmark
 from ltd.measurement.summary import PHASES, mark_lossless, repeat_spread, summarise
 from ltd.overview import overview_row
-from ltd.report import ReportOptions, draw, measured_speedups, plane, report
+from ltd.report import ReportOptions, draw, outcome, plane, report
 from ltd.reporting import findings
 from ltd.reporting.paper_results import main_table, ratio_to_grid
 from ltd.reporting.results import Results
@@ -194,11 +194,17 @@ def test_every_figure_and_the_overview_are_of_greedy_decoding(experiment, with_s
     assert overview_row(names[0], alone, *names[1:]) == overview_row(names[0], both, *names[1:])
 
 
-def test_sampled_speedups_have_names_of_their_own(with_sampling):
-    logged = measured_speedups(Results.load(with_sampling))
-    assert logged["ltd/chat"] == pytest.approx(1.6, rel=0.02)
-    assert logged["t1/ltd/chat"] == pytest.approx(1.2, rel=0.02)
-    assert logged["t1/ltd-paper/mean"] == pytest.approx(1.1, rel=0.02)
+def test_parent_run_gets_every_task_and_temperature(with_sampling):
+    logged = outcome(Results.load(with_sampling))
+    assert logged["speedup/ltd/chat"] == pytest.approx(1.6, rel=0.02)
+    assert logged["speedup/t1/ltd/chat"] == pytest.approx(1.2, rel=0.02)
+    assert logged["speedup/t1/ltd-paper/mean"] == pytest.approx(1.1, rel=0.02)
+    assert logged["acceptance_length/ltd/chat"] > 1 and "acceptance_length/t1/ltd/mean" in logged
+    # (1.6 - 1.4) / (2.0 - 1.4), and at temperature 1 the grid is as fast.
+    assert logged["gap_share/ltd/mean"] == pytest.approx(1 / 3, abs=0.05)
+    assert logged["gap_share/t1/ltd/maths"] == pytest.approx(0, abs=1e-9)
+    assert logged["gap_share/oracle/chat"] == pytest.approx(1)
+    assert all(value == value for value in logged.values())
 
 
 def test_report_states_the_numbers_of_its_files(experiment):

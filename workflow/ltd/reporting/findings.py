@@ -7,12 +7,20 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from ltd.ablations.catalogue import LOOKUP
-from ltd.measurement.summary import BASELINE, MEAN_TASK, compare, simulation_error
+from ltd.measurement.summary import (
+    BASELINE,
+    GRID,
+    MEAN_TASK,
+    ORACLE,
+    compare,
+    gap_shares,
+    simulation_error,
+)
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
 from ltd.reporting.paper_results import SOURCE, main_table, ratio_to_grid
 
-GRID, LEARNED, ORACLE = "eagle3_grid", "ltd", "oracle"
+LEARNED = "ltd"
 
 
 def markdown(rows: pd.DataFrame, formats: dict[str, str | Callable[[Any], str]] | None = None) -> str:
@@ -161,15 +169,16 @@ def replayed(summary: pd.DataFrame) -> list[str]:
     replay = summary[(summary["task"] == MEAN_TASK) & (summary["source"] == "replay")].set_index("method")
     sentences = []
     if {LEARNED, GRID, ORACLE} <= set(replay.index):
+        shares = gap_shares(summary)
+        shares = shares[shares["task"] == MEAN_TASK].set_index("method")["gap_share"].dropna()
         ours, static, bound = (replay.loc[m, "speedup"] for m in (LEARNED, GRID, ORACLE))
+        closes = f": {LEARNED} closes {100 * shares[LEARNED]:.0f}% of the gap" if LEARNED in shares else ""
         sentences.append(
             f"In replay the clairvoyant oracle reaches {bound:.2f}x, {GRID} {static:.2f}x and {LEARNED} "
-            f"{ours:.2f}x" + _gap(ours, static, bound)
+            f"{ours:.2f}x{closes}."
         )
-        others = [m for m in OPPONENTS if m in replay.index]
-        if others and bound > static:
-            shares = (100 * (replay.loc[others, "speedup"] - static) / (bound - static)).round()
-            listed = ", ".join(f"{method} {share:.0f}%" for method, share in shares.items())
+        if others := [m for m in OPPONENTS if m in shares]:
+            listed = ", ".join(f"{method} {100 * shares[method]:.0f}%" for method in others)
             sentences.append(f"Of the same gap its opponents close: {listed}.")
     error = simulation_error(summary)
     error = error[(error["task"] == MEAN_TASK) & (error["method"] != BASELINE)]
@@ -181,13 +190,6 @@ def replayed(summary: pd.DataFrame) -> list[str]:
             f"({worst['method']})."
         )
     return sentences
-
-
-def _gap(ours: float, static: float, bound: float) -> str:
-    """How much of what adapting can gain at most is gained; nothing where the oracle gains nothing."""
-    if bound <= static:
-        return "."
-    return f": {LEARNED} closes {100 * (ours - static) / (bound - static):.0f}% of the gap."
 
 
 def simulation_rows(summary: pd.DataFrame) -> pd.DataFrame:
