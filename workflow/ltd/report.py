@@ -42,8 +42,9 @@ def report(options: ReportOptions, run: StageRun) -> None:
             run.figure(figure, f"{name}.png")
     sections = ablations.sections(shown) + transfer.sections(moves)
     text = write_report(results, options.experiment, set(drawn), sections)
-    main_table = findings.main_rows(results.summary)
-    for name, content in (("report.md", text), ("summary.txt", main_table.round(2).to_string(index=False))):
+    main_table = findings.main_rows(results.summary).round(2).to_string(index=False)
+    shown_last = f"{main_table}\n\n{findings.noise_sentence(results.noise)}"
+    for name, content in (("report.md", text), ("summary.txt", shown_last)):
         with atomic_path(options.output / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
     run.artifact(options.output / "report.md")

@@ -152,28 +152,6 @@ def compare(runs: pd.DataFrame, method: str, baseline: str, seed: int = 0) -> pd
     return pd.DataFrame(rows)
 
 
-def repeat_spread(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the A/A comparison: per method, throughput of the odd over that of the even repeats, minus one.
-
-    The repeats of all methods are shuffled together for every prompt, so two repeats of one method stand to
-    each other as two methods do, except that nothing differs: their difference is the clock's noise.
-    Columns: method, `spread` (absolute, over all prompts), `worst_task` (the largest absolute one over
-    tasks).
-    """
-    rows = []
-    for method, block in runs.groupby("method", sort=False):
-        odd = block["repeat"] % 2 == 1
-        if not odd.any():
-            continue
-        whole = abs(_throughput(block[odd]) / _throughput(block[~odd]) - 1)
-        tasks = [
-            abs(_throughput(b[odd[b.index]]) / _throughput(b[~odd[b.index]]) - 1)
-            for _, b in block.groupby("task")
-        ]
-        rows.append({"method": method, "spread": whole, "worst_task": max(tasks)})
-    return pd.DataFrame(rows, columns=["method", "spread", "worst_task"])
-
-
 def clock_gap(runs: pd.DataFrame, cycles: pd.DataFrame) -> float:
     """Return how far the sum of all phases is from the wall time of all runs, as a fraction of the latter."""
     wall = runs["seconds"].sum()

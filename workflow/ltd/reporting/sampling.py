@@ -56,8 +56,7 @@ def sentences(sampled: Sampled, results: Results) -> list[str]:
         *against_greedy(summary, results.summary),
         *findings.verdicts(sampled.runs, sampled.spread, sampled.facts["seed"]),
         *findings.replayed(summary),
-        f"Two repeats of one method differ by up to {100 * sampled.spread:.1f}% (A/A); differences below "
-        "that are called ties.",
+        findings.noise_sentence(sampled.noise),
     ]
     paper = findings.paper_sentence(summary, sampled.temperature)
     return found + [paper] * (paper is not None)

@@ -40,6 +40,7 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
         "Mean of the tasks; speedups are ratios of tokens per second over autoregressive decoding on the "
         "same engine, from sums over prompts, with 95% intervals from paired resampling of prompts.",
         findings.markdown(findings.main_rows(summary), MAIN_FORMATS),
+        findings.noise_sentence(results.noise),
         _figure("composition", drawn, "Time per emitted token by phase."),
         "## Tasks",
         findings.markdown(findings.task_rows(summary)),
@@ -82,10 +83,11 @@ def _figure(name: str, drawn: set[str], caption: str) -> str:
 def _clock(results: Results, drawn: set[str]) -> list[str]:
     """How far the clock, the replay and the profile can be trusted."""
     facts, errors = results.facts, results.profile["interpolation_error"]
-    spreads = ", ".join(f"{m} {100 * s['spread']:.1f}%" for m, s in facts["repeat_spread"].items())
+    means = results.noise[results.noise["task"] == MEAN_TASK]
+    spreads = ", ".join(f"{row.pair} {100 * row.spread:.1f}%" for row in means.itertuples())
     sentences = [
-        f"A/A spread (odd against even repeats of one method, all prompts): {spreads}. Differences below "
-        f"{100 * results.spread:.1f}% are called ties.",
+        "A/A spread in the mean (odd against even repeats of one method; two methods that are the same "
+        f"static tree): {spreads or 'no pair'}.",
         f"The phases of all cycles sum to the wall time within {100 * facts['clock_gap']:.2f}%.",
     ]
     sentences += [
