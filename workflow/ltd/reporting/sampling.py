@@ -6,7 +6,7 @@ Nothing is trained or chosen for them, so beside each number stands that of gree
 import pandas as pd
 
 from ltd.measurement.summary import BASELINE
-from ltd.reporting import findings
+from ltd.reporting import findings, pairs
 from ltd.reporting.figures import ordered_tasks
 from ltd.reporting.paper_results import MAIN_TABLES
 from ltd.reporting.results import Results, Sampled
@@ -55,6 +55,7 @@ def sentences(sampled: Sampled, results: Results) -> list[str]:
         findings.lossless(summary),
         *against_greedy(summary, results.summary),
         *findings.verdicts(sampled.runs, sampled.spread, sampled.facts["seed"]),
+        *pairs.pair_sentences(pairs.judge_pairs(sampled.runs, sampled.spread, sampled.facts["seed"])),
         *findings.replayed(summary),
         findings.noise_sentence(sampled.noise),
     ]

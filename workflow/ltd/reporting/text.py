@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK
-from ltd.reporting import findings, sampling
+from ltd.reporting import findings, pairs, sampling
 from ltd.reporting.results import Results
 from ltd.reporting.stage_costs import stage_costs
 from ltd.reporting.training_figures import Chain
@@ -31,6 +31,8 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
     """Assemble report.md; `ablations` are sections that are ready."""
     summary, facts = results.summary, results.facts
     sentences = findings.findings(summary, results.runs, results.spread, facts["grid"], facts["seed"])
+    compared = pairs.judge_pairs(results.runs, results.spread, facts["seed"])
+    sentences += pairs.pair_sentences(compared)
     if sentence := findings.paper_sentence(summary, GREEDY):
         sentences.append(sentence)
     sections = [
@@ -50,6 +52,7 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
             "Speedup by task, the fastest in the mean at the top: marks are ratios of sums, lines hold 95%. "
             "The square is ltd, the star the best static setting; hollow marks are replayed.",
         ),
+        *_pairs(compared),
         "## Depth and size",
         _figure(
             "tradeoff",
@@ -69,6 +72,12 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
         *_costs(experiment),
     ]
     return "\n\n".join(section for section in sections if section)
+
+
+def _pairs(compared: pairs.Pairs) -> list[str]:
+    if not compared:
+        return []
+    return ["## Pairs of methods", pairs.INTRODUCTION, findings.markdown(pairs.pair_rows(compared))]
 
 
 def _answer(experiment: Path) -> str:
