@@ -10,9 +10,10 @@ import pytest
 from ltd.errors import InputError
 from ltd.files import write_json
 from ltd.join_benchmark import JoinBenchmarkOptions, join_benchmark
-from ltd.measurement.summary import PHASES, mark_lossless, repeat_spread, summarise
+from ltd.measurement.clock_noise import clock_noise
+from ltd.measurement.summary import MEAN_TASK, PHASES, mark_lossless, summarise
 from ltd.overview import overview_row
-from ltd.report import ReportOptions, draw, measured_speedups, plane, report
+from ltd.report import ReportOptions, draw, outcome, plane, report
 from ltd.reporting import findings
 from ltd.reporting.paper_results import main_table, ratio_to_grid
 from ltd.reporting.results import Results
@@ -20,7 +21,7 @@ from ltd.reporting.speedup_figure import speedup_figure
 from ltd.reporting.stage_costs import stage_costs
 from ltd.reporting.text import write_report
 from ltd.tracking import StageRun
-from synthetic_runs import make_runs
+from synthetic_runs import TASKS, make_runs
 
 SPEEDS = {"autoregressive": 1.0, "eagle3": 0.9, "eagle3_grid": 1.4, "ltd:paper": 1.45, "ltd": 1.6}
 
@@ -56,7 +57,6 @@ def write_benchmark(folder, runs, cycles, summary, checked):
             "max_new_tokens": 64,
             "grid": {"depth": 2, "size": 4},
             "default": {"depth": 8, "size": 60},
-            "repeat_spread": repeat_spread(runs).set_index("method").to_dict("index"),
             "clock_gap": 0.001,
             "transformers": checked,
         },
@@ -144,7 +144,15 @@ def experiment(tmp_path_factory):
 
 def test_report_has_its_sections_and_every_figure_it_names(experiment):
     text = (experiment / "report" / "report.md").read_text()
-    for heading in ("Main table", "Tasks", "Depth and size", "Beside the paper", "Training", "Time and disk"):
+    for heading in (
+        "Main table",
+        "Tasks",
+        "Pairs of methods",
+        "Depth and size",
+        "Beside the paper",
+        "Training",
+        "Time and disk",
+    ):
         assert f"## {heading}" in text
     named = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     assert {"speedups.svg", "tradeoff.svg", "choices.svg", "latency.svg", "iterations.svg"} <= named
@@ -196,11 +204,17 @@ def test_every_figure_and_the_overview_are_of_greedy_decoding(experiment, with_s
     assert overview_row(names[0], alone, *names[1:]) == overview_row(names[0], both, *names[1:])
 
 
-def test_sampled_speedups_have_names_of_their_own(with_sampling):
-    logged = measured_speedups(Results.load(with_sampling))
-    assert logged["ltd/chat"] == pytest.approx(1.6, rel=0.02)
-    assert logged["t1/ltd/chat"] == pytest.approx(1.2, rel=0.02)
-    assert logged["t1/ltd-paper/mean"] == pytest.approx(1.1, rel=0.02)
+def test_parent_run_gets_every_task_and_temperature(with_sampling):
+    logged = outcome(Results.load(with_sampling))
+    assert logged["speedup/ltd/chat"] == pytest.approx(1.6, rel=0.02)
+    assert logged["speedup/t1/ltd/chat"] == pytest.approx(1.2, rel=0.02)
+    assert logged["speedup/t1/ltd-paper/mean"] == pytest.approx(1.1, rel=0.02)
+    assert logged["acceptance_length/ltd/chat"] > 1 and "acceptance_length/t1/ltd/mean" in logged
+    # (1.6 - 1.4) / (2.0 - 1.4), and at temperature 1 the grid is as fast.
+    assert logged["gap_share/ltd/mean"] == pytest.approx(1 / 3, abs=0.05)
+    assert logged["gap_share/t1/ltd/maths"] == pytest.approx(0, abs=1e-9)
+    assert logged["gap_share/oracle/chat"] == pytest.approx(1)
+    assert all(value == value for value in logged.values())
 
 
 def test_report_states_the_numbers_of_its_files(experiment):
@@ -291,26 +305,53 @@ def test_a_missing_benchmark_is_one_clear_line(tmp_path):
         report(ReportOptions(experiment=tmp_path, output=tmp_path / "report"), StageRun())
 
 
+def spread(value=0.01, **by_task):
+    """A/A spread by task, `value` but for those named."""
+    return pd.Series(dict.fromkeys((*TASKS, MEAN_TASK), value) | by_task)
+
+
 def test_verdict_tells_faster_from_slower_from_tie():
     runs, _, _ = measured_and_replayed()
-    assert "significant)" in findings.verdict(runs, "ltd", "eagle3_grid", 0.02, 0)
-    assert "faster on chat" in findings.verdict(runs, "ltd", "eagle3_grid", 0.02, 0)
-    assert "slower on chat" in findings.verdict(runs, "eagle3", "eagle3_grid", 0.02, 0)
+    assert "significant)" in findings.verdict(runs, "ltd", "eagle3_grid", spread(0.02), 0)
+    assert "faster on chat" in findings.verdict(runs, "ltd", "eagle3_grid", spread(0.02), 0)
+    assert "slower on chat" in findings.verdict(runs, "eagle3", "eagle3_grid", spread(0.02), 0)
     # The same ratio is a tie on a machine whose clock is noisier than the difference.
-    noisy = findings.verdict(runs, "ltd", "eagle3_grid", 0.5, 0)
+    noisy = findings.verdict(runs, "ltd", "eagle3_grid", spread(0.5), 0)
     assert "no significant difference" in noisy and "a tie on chat" in noisy
+
+
+def test_every_task_is_judged_by_its_own_noise():
+    runs, _, _ = measured_and_replayed()
+    said = findings.verdict(runs, "ltd", "eagle3_grid", spread(0.01, maths=0.5), 0)
+    assert ", significant)" in said and "faster on chat" in said and "a tie on maths" in said
+    said = findings.verdict(runs, "ltd", "eagle3_grid", spread(0.01, mean=0.5), 0)
+    assert "no significant difference" in said and "faster on chat" in said and "a tie" not in said
+
+
+def test_the_noise_stands_under_the_main_table_and_in_the_summary(experiment):
+    noise = clock_noise(
+        *(pd.read_parquet(experiment / "benchmark" / f"{n}.parquet") for n in ("runs", "cycles"))
+    )
+    sentence = findings.noise_sentence(noise)
+    largest = noise[noise["task"] == MEAN_TASK].nlargest(1, "spread").iloc[0]
+    assert f"up to {100 * largest['spread']:.1f}% apart in the mean ({largest['pair']})" in sentence
+    chat = noise.loc[noise["task"] == "chat", "spread"].max()
+    assert f"by task up to: chat {100 * chat:.1f}%" in sentence
+    text = (experiment / "report" / "report.md").read_text()
+    assert text.split("## Main table")[1].split("## Tasks")[0].count(sentence) == 1
+    assert (experiment / "report" / "summary.txt").read_text().endswith(f"\n\n{sentence}\n")
 
 
 def test_losing_tokens_is_the_first_finding():
     runs, _, summary = measured_and_replayed()
     summary.loc[summary["method"] == "ltd", "lossless"] = False
-    first = findings.findings(summary, runs, 0.01, {"depth": 2, "size": 4}, 0)[0]
+    first = findings.findings(summary, runs, spread(), {"depth": 2, "size": 4}, 0)[0]
     assert first.startswith("NOT LOSSLESS: ltd")
 
 
 def test_share_of_the_oracle_gap_is_taken_within_replay():
     runs, _, summary = measured_and_replayed(noise=0.0)
-    sentences = findings.findings(summary, runs, 0.01, {"depth": 2, "size": 4}, 0)
+    sentences = findings.findings(summary, runs, spread(), {"depth": 2, "size": 4}, 0)
     # (1.6 - 1.4) / (2.0 - 1.4)
     assert any("closes 33% of the gap" in sentence for sentence in sentences)
 
@@ -319,7 +360,7 @@ def test_opponents_are_compared_with_the_policies():
     runs, _, summary = measured_and_replayed(noise=0.0)
     name = {"ltd:paper": "optimal_stopping"}
     runs, summary = (table.replace({"method": name}) for table in (runs, summary))
-    sentences = findings.findings(summary, runs, 0.01, {"depth": 2, "size": 4}, 0)
+    sentences = findings.findings(summary, runs, spread(), {"depth": 2, "size": 4}, 0)
     # (1.45 - 1.4) / (2.0 - 1.4)
     assert any("its opponents close: optimal_stopping 8%." in sentence for sentence in sentences)
     assert any(sentence.startswith("ltd against optimal_stopping: 1.103x") for sentence in sentences)

@@ -1,12 +1,15 @@
 """MLflow: stages nest under one parent, killed ones are marked, a new configuration opens a new parent."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 
 from ltd import tracking
+from ltd.evaluate_ablation import log
 from ltd.files import read_json
 
 
@@ -100,13 +103,46 @@ def test_failed_stage_is_marked_failed(experiment):
 
 
 def test_outcome_stands_on_the_parent_too(experiment):
+    """Also more numbers than MLflow takes in one call, as of many methods on many tasks."""
+    values = {f"speedup/ltd/task-{number}": number / 2 for number in range(1203)}
     folder = experiment / "report"
     folder.mkdir(parents=True)
     (folder / "report.md").write_text("text")
     tracking.open_parent(experiment, {"seed": 0})
     with tracking.stage_run("report", Options(experiment, folder)) as run:
-        run.outcome({"ltd/mean": 1.5}, folder)
+        run.outcome(values, folder)
     parent = read_json(experiment / "mlflow_parent.json")["run_id"]
-    assert mlflow.get_run(parent).data.metrics == {"ltd/mean": 1.5}
+    child = children(experiment).iloc[0]["run_id"]
+    for run_id in (parent, child):
+        metrics = mlflow.get_run(run_id).data.metrics
+        assert {name: metrics[name] for name in values} == values
     client = mlflow.MlflowClient()
     assert [entry.path for entry in client.list_artifacts(parent, "report")] == ["report/report.md"]
+
+
+def test_the_readme_finds_the_best_reward(experiment, monkeypatch, capsys):
+    """Its code, run in a folder with an experiment `default` whose ablation was evaluated twice."""
+    default = experiment.with_name("default")
+    tracking.open_parent(default, {"seed": 0})
+    columns = ["method", "task", "speedup", "acceptance_length", "gap_share"]
+    for speedup in (1.1, 1.4):
+        rows = [
+            ("ltd:reward-time", "mean", 1.2, 2.0, 0.1),
+            ("ltd:reward-marginal", "mean", speedup, 2.0, 0.2),
+            ("ltd:reward-acceptance", "chat", 1.9, 2.0, 0.3),
+            ("oracle", "mean", 1.9, 2.0, 1.0),
+        ]
+        options = Options(default, default / "ablations" / "rewards.csv")
+        with tracking.stage_run("evaluate_ablation", options) as run:
+            log(run, pd.DataFrame(rows, columns=columns))
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "search_runs" in block
+    )
+    monkeypatch.chdir(experiment.parents[1])
+    capsys.readouterr()
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["metrics.speedup/ltd-reward-marginal/mean", "1.4"]
+    assert lines[1].split() == ["metrics.speedup/ltd-reward-time/mean", "1.2"]
+    assert not any("oracle" in line or "chat" in line for line in lines)

@@ -40,7 +40,6 @@ from ltd.measurement.summary import (
     clock_gap,
     mark_lossless,
     metric_label,
-    repeat_spread,
     summarise,
 )
 from ltd.opponents import NAMES as OPPONENTS
@@ -319,7 +318,6 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     summary = summarise(
         pd.concat([runs, replayed.runs]), pd.concat([cycles, replayed.cycles]), seed=options.seed
     )
-    spread = repeat_spread(runs)
     device = resolve_device(options.device)
     facts = {
         "device": device_name(device),
@@ -331,7 +329,6 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
         "prompts_of_interrupted_run": resumed,
         "grid": read_json(options.grid)["best"],
         "default": {"depth": options.default_depth, "size": options.default_size},
-        "repeat_spread": spread.set_index("method").to_dict("index"),
         "clock_gap": clock_gap(runs, cycles),
         "transformers": compare_with_transformers(options.target, runs, prompts, device),
     }

@@ -16,7 +16,7 @@ from ltd.ablations.findings import finding, means, seed_numbers
 from ltd.ablations.replayed import replay
 from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
-from ltd.measurement.summary import BASELINE, PHASES, at_temperature, headline_tasks
+from ltd.measurement.summary import BASELINE, GREEDY, PHASES, at_temperature, headline_tasks, metric_label
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
@@ -82,8 +82,7 @@ def log(run: StageRun, table: pd.DataFrame) -> None:
     """Log speedup, acceptance length and share of the gap to the oracle by method and task."""
     values = {}
     for row in table.itertuples():
-        # MLflow allows no colon in a name.
-        label = f"{row.method.replace(':', '-')}/{row.task}"
+        label = metric_label(row.method, row.task, GREEDY)
         for name in ("speedup", "acceptance_length", "gap_share"):
             if pd.notna(value := getattr(row, name)):
                 values[f"{name}/{label}"] = value

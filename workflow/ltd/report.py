@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ltd.files import atomic_path
-from ltd.measurement.summary import MEAN_TASK, metric_label
+from ltd.measurement.summary import MEAN_TASK, gap_shares, metric_label
 from ltd.options import StageOptions, option, run_stage
 from ltd.reporting import ablations, figures, findings, training_figures, transfer
 from ltd.reporting.results import Results
@@ -42,19 +42,29 @@ def report(options: ReportOptions, run: StageRun) -> None:
             run.figure(figure, f"{name}.png")
     sections = ablations.sections(shown) + transfer.sections(moves)
     text = write_report(results, options.experiment, set(drawn), sections)
-    main_table = findings.main_rows(results.summary)
-    for name, content in (("report.md", text), ("summary.txt", main_table.round(2).to_string(index=False))):
+    main_table = findings.main_rows(results.summary).round(2).to_string(index=False)
+    shown_last = f"{main_table}\n\n{findings.noise_sentence(results.noise)}"
+    for name, content in (("report.md", text), ("summary.txt", shown_last)):
         with atomic_path(options.output / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
     run.artifact(options.output / "report.md")
-    run.outcome(measured_speedups(results), options.output)
+    run.outcome(outcome(results), options.output)
 
 
-def measured_speedups(results: Results) -> dict[str, float]:
-    """Speedups of what was decoded, at every temperature, under the names that MLflow shows them by."""
+def outcome(results: Results) -> dict[str, float]:
+    """What reproductions are compared by, under the names that MLflow shows on the parent run.
+
+    `speedup/<method>/<task>` and `acceptance_length/<method>/<task>` of what was decoded, `gap_share/...` of
+    what was replayed; every task and the mean, at every temperature.
+    """
     summary = pd.concat([results.summary, *(part.summary for part in results.sampled)])
-    measured = summary[summary["source"] == "measured"]
-    return {metric_label(row.method, row.task, row.temperature): row.speedup for row in measured.itertuples()}
+    measured, shares = summary[summary["source"] == "measured"], gap_shares(summary)
+    tables = {"speedup": measured, "acceptance_length": measured, "gap_share": shares}
+    return {
+        f"{name}/{metric_label(row.method, row.task, row.temperature)}": getattr(row, name)
+        for name, table in tables.items()
+        for row in table.dropna(subset=name).itertuples()
+    }
 
 
 def draw(results: Results) -> dict[str, Figure]:

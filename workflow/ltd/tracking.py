@@ -29,6 +29,7 @@ except ImportError:
     mlflow = None
 
 PARENT_FILE = "mlflow_parent.json"
+LARGEST_BATCH = 1000  # metrics in a call
 
 
 class StageRun:
@@ -38,9 +39,9 @@ class StageRun:
         self.active = active
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
-        """Log numbers, one call per step for all of them."""
+        """Log numbers, all of a step together."""
         if self.active:
-            mlflow.log_metrics({key: float(value) for key, value in values.items()}, step=step)
+            _log_metrics(values, step=step)
 
     def params(self, values: dict[str, Any]) -> None:
         """Log settings as text."""
@@ -73,10 +74,15 @@ class StageRun:
         self.metrics(values)
         parent = self.active and mlflow.active_run().data.tags.get("mlflow.parentRunId")
         if parent:
-            client = MlflowClient()
-            for key, value in values.items():
-                client.log_metric(parent, key, float(value))
-            client.log_artifacts(parent, str(folder), folder.name)
+            _log_metrics(values, run_id=parent)
+            MlflowClient().log_artifacts(parent, str(folder), folder.name)
+
+
+def _log_metrics(values: dict[str, float], **where: Any) -> None:
+    """Log numbers in as many calls as MLflow needs: it takes so many at once."""
+    pairs = [(key, float(value)) for key, value in values.items()]
+    for start in range(0, len(pairs), LARGEST_BATCH):
+        mlflow.log_metrics(dict(pairs[start : start + LARGEST_BATCH]), **where)
 
 
 def tracking_uri(results: Path) -> str:

@@ -6,6 +6,7 @@ after prefill to the last; its `tokens` are those that the loop emitted, so the 
 counts in neither. Replayed methods bring rows of the same form and are told apart by `source`.
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ import pandas as pd
 
 from ltd.errors import InputError
 
-BASELINE = "autoregressive"
+BASELINE, GRID, ORACLE = "autoregressive", "eagle3_grid", "oracle"
 MEAN_TASK = "mean"
 # Policies are trained and the grid is chosen here; other temperatures stand beside it.
 GREEDY = 0.0
@@ -70,8 +71,8 @@ def at_temperature(table: pd.DataFrame, temperature: float = GREEDY) -> pd.DataF
 
 def metric_label(method: str, task: str, temperature: float) -> str:
     """Name a method on a task in MLflow, `<method>/<task>`; sampled, it begins with `t<temperature>/`."""
-    # MLflow allows no colon in a name.
-    label = f"{method.replace(':', '-')}/{task}"
+    # MLflow allows letters, digits, _ - . / and spaces; a task is named as its file.
+    label = re.sub(r"[^\w./ -]", "-", f"{method}/{task}")
     return label if temperature == GREEDY else f"t{temperature:g}/{label}"
 
 
@@ -151,28 +152,6 @@ def compare(runs: pd.DataFrame, method: str, baseline: str, seed: int = 0) -> pd
     return pd.DataFrame(rows)
 
 
-def repeat_spread(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the A/A comparison: per method, throughput of the odd over that of the even repeats, minus one.
-
-    The repeats of all methods are shuffled together for every prompt, so two repeats of one method stand to
-    each other as two methods do, except that nothing differs: their difference is the clock's noise.
-    Columns: method, `spread` (absolute, over all prompts), `worst_task` (the largest absolute one over
-    tasks).
-    """
-    rows = []
-    for method, block in runs.groupby("method", sort=False):
-        odd = block["repeat"] % 2 == 1
-        if not odd.any():
-            continue
-        whole = abs(_throughput(block[odd]) / _throughput(block[~odd]) - 1)
-        tasks = [
-            abs(_throughput(b[odd[b.index]]) / _throughput(b[~odd[b.index]]) - 1)
-            for _, b in block.groupby("task")
-        ]
-        rows.append({"method": method, "spread": whole, "worst_task": max(tasks)})
-    return pd.DataFrame(rows, columns=["method", "spread", "worst_task"])
-
-
 def clock_gap(runs: pd.DataFrame, cycles: pd.DataFrame) -> float:
     """Return how far the sum of all phases is from the wall time of all runs, as a fraction of the latter."""
     wall = runs["seconds"].sum()
@@ -187,6 +166,22 @@ def simulation_error(summary: pd.DataFrame) -> pd.DataFrame:
     )
     both = measured.merge(replayed, on=key, suffixes=("_measured", "_replayed"))
     return both.assign(error=both["speedup_replayed"] / both["speedup_measured"] - 1)
+
+
+def gap_shares(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return `gap_share` of replayed methods: the part of the way from the best static setting to the oracle.
+
+    Columns method, task, temperature, gap_share, the mean included; missing where the oracle gains nothing,
+    no row where grid or oracle were not replayed.
+    """
+    key = ["task", "temperature"]
+    replay = summary.loc[summary["source"] == "replay", ["method", *key, "speedup"]]
+    both = replay
+    for name in (GRID, ORACLE):
+        bound = replay.loc[replay["method"] == name, [*key, "speedup"]].rename(columns={"speedup": name})
+        both = both.merge(bound, on=key)
+    gap = (both[ORACLE] - both[GRID]).where(both[ORACLE] > both[GRID])
+    return both.assign(gap_share=(both["speedup"] - both[GRID]) / gap)[["method", *key, "gap_share"]]
 
 
 def _interval(task: str, ratio: float, samples: np.ndarray) -> dict[str, object]:

@@ -3,16 +3,25 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from ltd.ablations.catalogue import LOOKUP
-from ltd.measurement.summary import BASELINE, MEAN_TASK, compare, simulation_error
+from ltd.measurement.summary import (
+    BASELINE,
+    GRID,
+    MEAN_TASK,
+    ORACLE,
+    compare,
+    gap_shares,
+    simulation_error,
+)
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
 from ltd.reporting.paper_results import SOURCE, main_table, ratio_to_grid
 
-GRID, LEARNED, ORACLE = "eagle3_grid", "ltd", "oracle"
+LEARNED = "ltd"
 
 
 def markdown(rows: pd.DataFrame, formats: dict[str, str | Callable[[Any], str]] | None = None) -> str:
@@ -83,11 +92,11 @@ def name(method: str, source: str) -> str:
 
 
 def findings(
-    summary: pd.DataFrame, runs: pd.DataFrame, spread: float, grid: dict[str, int], seed: int
+    summary: pd.DataFrame, runs: pd.DataFrame, spread: pd.Series, grid: dict[str, int], seed: int
 ) -> list[str]:
     """Return one sentence a finding.
 
-    `spread` is the A/A spread as a fraction: what differs by less is a tie whatever its interval says.
+    `spread` is the A/A spread by task, a fraction: what differs by less is a tie whatever its interval says.
     `grid` is the best static setting, `depth` and `size`.
     """
     mean = summary[summary["task"] == MEAN_TASK].set_index(["source", "method"])
@@ -118,7 +127,7 @@ def findings(
     return sentences
 
 
-def verdicts(runs: pd.DataFrame, spread: float, seed: int) -> list[str]:
+def verdicts(runs: pd.DataFrame, spread: pd.Series, seed: int) -> list[str]:
     """Compare the policies with what they must beat, a sentence a pair of methods that were both measured."""
     pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper"), (LOOKUP, GRID)]
     pairs += [(LEARNED, opponent) for opponent in OPPONENTS]
@@ -126,21 +135,47 @@ def verdicts(runs: pd.DataFrame, spread: float, seed: int) -> list[str]:
     return [verdict(runs, *pair, spread, seed) for pair in pairs if set(pair) <= decoded]
 
 
-def verdict(runs: pd.DataFrame, method: str, baseline: str, spread: float, seed: int) -> str:
-    """Say on which tasks `method` is significantly faster or slower than `baseline`, and where they tie."""
+def judged(runs: pd.DataFrame, method: str, baseline: str, spread: pd.Series, seed: int) -> pd.DataFrame:
+    """Compare two methods on every task and in the mean: columns ratio, low, high and word, by task.
+
+    `word` is faster or slower where the interval and the A/A `spread` of the same task allow it, else a tie.
+    """
     table = compare(runs, method, baseline, seed).set_index("task")
-    faster = (table["low"] > 1) & (table["ratio"] > 1 + spread)
-    slower = (table["high"] < 1) & (table["ratio"] < 1 - spread)
+    noise = spread.reindex(table.index)
+    faster = (table["low"] > 1) & (table["ratio"] > 1 + noise)
+    slower = (table["high"] < 1) & (table["ratio"] < 1 - noise)
+    return table.assign(word=np.select([faster, slower], ["faster", "slower"], "a tie"))
+
+
+def verdict(runs: pd.DataFrame, method: str, baseline: str, spread: pd.Series, seed: int) -> str:
+    """Say on which tasks `method` is significantly faster or slower than `baseline`, and where they tie."""
+    table = judged(runs, method, baseline, spread, seed)
     mean = table.loc[MEAN_TASK]
-    word = "significant" if faster[MEAN_TASK] or slower[MEAN_TASK] else "no significant difference"
+    word = "no significant difference" if mean["word"] == "a tie" else "significant"
     tasks = [task for task in ordered_tasks(table.index.to_series()) if task != MEAN_TASK]
     parts = []
-    for label, chosen in (("faster", faster), ("slower", slower), ("a tie", ~(faster | slower))):
-        if hits := [f"{task} ({table.loc[task, 'ratio']:.2f}x)" for task in tasks if chosen[task]]:
+    for label in ("faster", "slower", "a tie"):
+        if hits := [
+            f"{task} ({table.loc[task, 'ratio']:.2f}x)" for task in tasks if table.loc[task, "word"] == label
+        ]:
             parts.append(f"{label} on {', '.join(hits)}")
     return (
         f"{method} against {baseline}: {mean['ratio']:.3f}x in the mean (95% interval {mean['low']:.3f} to "
         f"{mean['high']:.3f}, {word}); {'; '.join(parts)}."
+    )
+
+
+def noise_sentence(noise: pd.DataFrame) -> str:
+    """Say how far A/A pairs lie apart, in the mean and on every task, and so what is called a tie."""
+    if noise.empty:
+        return "Everything was decoded once: nothing tells noise of the clock from a difference."
+    largest = noise.loc[noise.groupby("task")["spread"].idxmax()].set_index("task")
+    mean = largest.loc[MEAN_TASK]
+    tasks = [task for task in ordered_tasks(noise["task"]) if task != MEAN_TASK]
+    by_task = ", ".join(f"{task} {100 * largest.loc[task, 'spread']:.1f}%" for task in tasks)
+    return (
+        f"A/A: decodings that differ in nothing lie up to {100 * mean['spread']:.1f}% apart in the mean "
+        f"({mean['pair']}), by task up to: {by_task}. What differs by less is a tie."
     )
 
 
@@ -161,15 +196,16 @@ def replayed(summary: pd.DataFrame) -> list[str]:
     replay = summary[(summary["task"] == MEAN_TASK) & (summary["source"] == "replay")].set_index("method")
     sentences = []
     if {LEARNED, GRID, ORACLE} <= set(replay.index):
+        shares = gap_shares(summary)
+        shares = shares[shares["task"] == MEAN_TASK].set_index("method")["gap_share"].dropna()
         ours, static, bound = (replay.loc[m, "speedup"] for m in (LEARNED, GRID, ORACLE))
+        closes = f": {LEARNED} closes {100 * shares[LEARNED]:.0f}% of the gap" if LEARNED in shares else ""
         sentences.append(
             f"In replay the clairvoyant oracle reaches {bound:.2f}x, {GRID} {static:.2f}x and {LEARNED} "
-            f"{ours:.2f}x" + _gap(ours, static, bound)
+            f"{ours:.2f}x{closes}."
         )
-        others = [m for m in OPPONENTS if m in replay.index]
-        if others and bound > static:
-            shares = (100 * (replay.loc[others, "speedup"] - static) / (bound - static)).round()
-            listed = ", ".join(f"{method} {share:.0f}%" for method, share in shares.items())
+        if others := [m for m in OPPONENTS if m in shares]:
+            listed = ", ".join(f"{method} {100 * shares[method]:.0f}%" for method in others)
             sentences.append(f"Of the same gap its opponents close: {listed}.")
     error = simulation_error(summary)
     error = error[(error["task"] == MEAN_TASK) & (error["method"] != BASELINE)]
@@ -181,13 +217,6 @@ def replayed(summary: pd.DataFrame) -> list[str]:
             f"({worst['method']})."
         )
     return sentences
-
-
-def _gap(ours: float, static: float, bound: float) -> str:
-    """How much of what adapting can gain at most is gained; nothing where the oracle gains nothing."""
-    if bound <= static:
-        return "."
-    return f": {LEARNED} closes {100 * (ours - static) / (bound - static):.0f}% of the gap."
 
 
 def simulation_rows(summary: pd.DataFrame) -> pd.DataFrame:

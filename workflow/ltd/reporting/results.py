@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ltd.files import read_json
+from ltd.measurement.clock_noise import clock_noise, largest_by_task
 from ltd.measurement.summary import GREEDY, at_temperature
 from ltd.reporting.training_figures import Chain, read_chain
 
@@ -19,18 +20,20 @@ class Sampled:
     summary: pd.DataFrame
     runs: pd.DataFrame
     facts: dict[str, Any]
+    noise: pd.DataFrame
 
     @property
-    def spread(self) -> float:
-        """A/A spread at this temperature: the largest of any method, as a fraction."""
-        return largest_spread(self.facts)
+    def spread(self) -> pd.Series:
+        """The largest A/A spread at this temperature by task, as a fraction."""
+        return largest_by_task(self.noise, self.runs["task"])
 
 
 @dataclass(frozen=True)
 class Results:
     """What the report is made of, as read from the experiment's folder; None where there is no such file.
 
-    The tables and `facts` of the benchmark are those of greedy decoding; other temperatures are in `sampled`.
+    The tables and `facts` of the benchmark are those of greedy decoding, and so is `noise`, the A/A
+    comparison (`ltd.measurement.clock_noise`); other temperatures are in `sampled`.
     """
 
     summary: pd.DataFrame
@@ -38,6 +41,7 @@ class Results:
     cycles: pd.DataFrame
     oracle: pd.DataFrame
     facts: dict[str, Any]
+    noise: pd.DataFrame
     sampled: list[Sampled]
     grid: dict[str, Any]
     profile: dict[str, Any]
@@ -56,10 +60,10 @@ class Results:
         runs, cycles, oracle = (
             pd.read_parquet(benchmark / f"{name}.parquet") for name in ("runs", "cycles", "oracle")
         )
-        sampled = [
-            Sampled(temperature, at_temperature(summary, temperature), at_temperature(runs, temperature), own)
-            for temperature, own in ((float(name), own) for name, own in facts["further"].items())
-        ]
+        sampled = []
+        for temperature, own in ((float(name), own) for name, own in facts["further"].items()):
+            rows = [at_temperature(table, temperature) for table in (summary, runs, cycles)]
+            sampled.append(Sampled(temperature, *rows[:2], own, clock_noise(*rows[1:])))
         return cls(
             facts=facts,
             grid=read_json(benchmark / "grid.json"),
@@ -67,6 +71,7 @@ class Results:
             summary=at_temperature(summary),
             runs=at_temperature(runs),
             cycles=at_temperature(cycles),
+            noise=clock_noise(at_temperature(runs), at_temperature(cycles)),
             oracle=at_temperature(oracle),
             sampled=sampled,
             head=_optional(experiment / "draft" / "training.json"),
@@ -81,14 +86,9 @@ class Results:
         return [GREEDY, *(part.temperature for part in self.sampled)]
 
     @property
-    def spread(self) -> float:
-        """A/A spread of greedy decoding: the largest of any method, as a fraction."""
-        return largest_spread(self.facts)
-
-
-def largest_spread(facts: dict[str, Any]) -> float:
-    """The largest A/A spread of any method in the facts of a benchmark, as a fraction; 0 without repeats."""
-    return max((entry["spread"] for entry in facts["repeat_spread"].values()), default=0.0)
+    def spread(self) -> pd.Series:
+        """The largest A/A spread of greedy decoding by task, as a fraction."""
+        return largest_by_task(self.noise, self.runs["task"])
 
 
 def _optional(path: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ Nothing is trained or chosen for them, so beside each number stands that of gree
 import pandas as pd
 
 from ltd.measurement.summary import BASELINE
-from ltd.reporting import findings
+from ltd.reporting import findings, pairs
 from ltd.reporting.figures import ordered_tasks
 from ltd.reporting.paper_results import MAIN_TABLES
 from ltd.reporting.results import Results, Sampled
@@ -55,9 +55,9 @@ def sentences(sampled: Sampled, results: Results) -> list[str]:
         findings.lossless(summary),
         *against_greedy(summary, results.summary),
         *findings.verdicts(sampled.runs, sampled.spread, sampled.facts["seed"]),
+        *pairs.pair_sentences(pairs.judge_pairs(sampled.runs, sampled.spread, sampled.facts["seed"])),
         *findings.replayed(summary),
-        f"Two repeats of one method differ by up to {100 * sampled.spread:.1f}% (A/A); differences below "
-        "that are called ties.",
+        findings.noise_sentence(sampled.noise),
     ]
     paper = findings.paper_sentence(summary, sampled.temperature)
     return found + [paper] * (paper is not None)

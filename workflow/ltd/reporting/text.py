@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK
-from ltd.reporting import findings, sampling
+from ltd.reporting import findings, pairs, sampling
 from ltd.reporting.results import Results
 from ltd.reporting.stage_costs import stage_costs
 from ltd.reporting.training_figures import Chain
@@ -33,6 +33,8 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
     """Assemble report.md; `ablations` are sections that are ready."""
     summary, facts = results.summary, results.facts
     sentences = findings.findings(summary, results.runs, results.spread, facts["grid"], facts["seed"])
+    compared = pairs.judge_pairs(results.runs, results.spread, facts["seed"])
+    sentences += pairs.pair_sentences(compared)
     if sentence := findings.paper_sentence(summary, GREEDY):
         sentences.append(sentence)
     sections = [
@@ -42,6 +44,7 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
         "Mean of the tasks; speedups are ratios of tokens per second over autoregressive decoding on the "
         "same engine, from sums over prompts, with 95% intervals from paired resampling of prompts.",
         findings.markdown(findings.main_rows(summary), MAIN_FORMATS),
+        findings.noise_sentence(results.noise),
         _figure("composition", drawn, "Time per emitted token by phase."),
         "## Tasks",
         findings.markdown(findings.task_rows(summary)),
@@ -51,6 +54,7 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
             "Speedup by task, the fastest in the mean at the top: marks are ratios of sums, lines hold 95%. "
             "The square is ltd, the star the best static setting; hollow marks are replayed.",
         ),
+        *_pairs(compared),
         "## Depth and size",
         _figure(
             "tradeoff",
@@ -72,6 +76,12 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
     return "\n\n".join(section for section in sections if section)
 
 
+def _pairs(compared: pairs.Pairs) -> list[str]:
+    if not compared:
+        return []
+    return ["## Pairs of methods", pairs.INTRODUCTION, findings.markdown(pairs.pair_rows(compared))]
+
+
 def _answer(experiment: Path) -> str:
     found = (experiment / "report" / "answer.html").is_file()
     return "[A walk through one answer](answer.html), cycle by cycle." if found else ""
@@ -84,10 +94,11 @@ def _figure(name: str, drawn: set[str], caption: str) -> str:
 def _clock(results: Results, drawn: set[str]) -> list[str]:
     """How far the clock, the replay and the profile can be trusted."""
     facts, errors = results.facts, results.profile["interpolation_error"]
-    spreads = ", ".join(f"{m} {100 * s['spread']:.1f}%" for m, s in facts["repeat_spread"].items())
+    means = results.noise[results.noise["task"] == MEAN_TASK]
+    spreads = ", ".join(f"{row.pair} {100 * row.spread:.1f}%" for row in means.itertuples())
     sentences = [
-        f"A/A spread (odd against even repeats of one method, all prompts): {spreads}. Differences below "
-        f"{100 * results.spread:.1f}% are called ties.",
+        "A/A spread in the mean (odd against even repeats of one method; two methods that are the same "
+        f"static tree): {spreads or 'no pair'}.",
         f"The phases of all cycles sum to the wall time within {100 * facts['clock_gap']:.2f}%.",
     ]
     sentences += [

@@ -1,0 +1,58 @@
+"""The A/A comparison: how far two decodings lie apart between which nothing differs but the clock.
+
+The repeats of all methods are shuffled together for every prompt, so the odd and the even repeats of one
+method stand to each other as two methods do. So do two methods that are the same static tree: `best_constant`
+often finds what the grid search found. What differs by less than such pairs do cannot be told from noise.
+"""
+
+from itertools import combinations
+
+import pandas as pd
+
+from ltd.measurement.summary import MEAN_TASK, headline_tasks
+
+# Methods without a network or a rule, so that equal choices are equal work.
+STATIC_METHODS = ("eagle3", "eagle3_grid", "best_constant")
+COLUMNS = ["pair", "task", "spread"]
+
+
+def clock_noise(runs: pd.DataFrame, cycles: pd.DataFrame) -> pd.DataFrame:
+    """Return `spread`, the ratio of the two throughputs minus one, absolute, of every A/A pair on every task.
+
+    `runs` and `cycles` are measured, at one temperature. A pair is named by its method, or by its two
+    methods; rows of the task `mean` are of the mean of the tasks' ratios, as in
+    `ltd.measurement.summary.compare`. Empty where everything was decoded once and no two static methods are
+    the same tree.
+    """
+    odd = runs["repeat"] % 2 == 1
+    by_method = {method: runs["method"] == method for method in dict.fromkeys(runs["method"])}
+    pairs = {method: (mine & odd, mine & ~odd) for method, mine in by_method.items()}
+    pairs |= {f"{a} and {b}": (by_method[a], by_method[b]) for a, b in same_trees(cycles)}
+    rows = [
+        {"pair": pair, "task": task, "spread": abs(ratio - 1)}
+        for pair, (ours, theirs) in pairs.items()
+        if ours.any()
+        for task, ratio in _ratios(runs[ours], runs[theirs]).items()
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def same_trees(cycles: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs of static methods that chose the same depth and size in all of their cycles."""
+    chosen = cycles[cycles["method"].isin(STATIC_METHODS)].groupby("method")[["depth", "size"]]
+    settings = chosen.agg("first")[(chosen.nunique() == 1).all(axis=1)]
+    names = list(settings.index)
+    return [(a, b) for a, b in combinations(names, 2) if settings.loc[a].equals(settings.loc[b])]
+
+
+def largest_by_task(noise: pd.DataFrame, tasks: pd.Series) -> pd.Series:
+    """The largest spread of any pair on each of `tasks` and in their mean; 0 where there is no pair."""
+    return noise.groupby("task")["spread"].max().reindex([*tasks.unique(), MEAN_TASK], fill_value=0.0)
+
+
+def _ratios(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, float]:
+    """Throughput over throughput on every task, and the mean of the headline tasks."""
+    sums = [part.groupby("task", sort=False)[["tokens", "seconds"]].sum() for part in (ours, theirs)]
+    rates = [part["tokens"] / part["seconds"] for part in sums]
+    ratios = rates[0] / rates[1]
+    return {**ratios, MEAN_TASK: ratios[headline_tasks(list(ratios.index))].mean()}
