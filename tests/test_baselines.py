@@ -221,6 +221,29 @@ def test_thresholds_lie_between_values_and_one_below_all():
     assert quantiles(values, 5) == pytest.approx([-0.9, 0.3, 0.7])
 
 
+PUBLISHED_CONSTANTS = {
+    "ddd": {"threshold": -0.3, "checkpoints": (5, 7, 9), "max_depth": 12, "size": 16},
+    "svip": {"threshold": 0.3, "checkpoints": tuple(range(1, 12)), "max_depth": 12, "size": 16},
+    "gammatune": {"default_depth": 8, "rate": 0.2, "probe": 1, "max_depth": 12, "size": 16},
+    "disco": {"threshold": 0.5, "checkpoints": tuple(range(1, 12)), "max_depth": 12, "size": 16},
+    "specdecpp": {"threshold": 0.3, "checkpoints": tuple(range(2, 12)), "max_depth": 12, "size": 16},
+    "c2t": {"confidence": 0.5, "depth": 8, "max_size": 16},
+}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_published_variants_have_the_constants_of_the_papers(name):
+    traces = synthetic_traces(sequences=4, beam=2, max_depth=12, with_optional=True)
+    data = dataclasses.replace(data_of(traces, synthetic_profile(2, 12)), sizes=(2, 8), thresholds=3)
+    variant = BASELINES[name].fit(data)[PUBLISHED]
+    assert variant.settings == PUBLISHED_CONSTANTS[name]
+
+
+def test_published_variants_are_cut_to_the_largest_depth(fitted):
+    name, variants = fitted
+    assert BASELINES[name].controller(variants[PUBLISHED], name).max_depth == DEPTH
+
+
 def data_of(traces, profile=None):
     training = TrainingSettings(4, 1e-2, 64, 500, 8, 0)
     world = ReplayWorld(traces, profile or synthetic_profile(traces.beam, traces.max_depth), (1, 16))

@@ -3,5 +3,5 @@
 One file an algorithm. Each says what the rule decides and how it was carried over from chains to trees
 where the literature leaves that open. A rule's constants are found by the same search on the validation
 traces that our policies and the static grid get; `<name>:published` has the constants of the papers
-instead.
+instead, cut to `tree.max_depth`, the largest depth of the traces: the papers draft up to 12 levels, c2t 8.
 """
