@@ -244,6 +244,19 @@ def test_published_variants_are_cut_to_the_largest_depth(fitted):
     assert BASELINES[name].controller(variants[PUBLISHED], name).max_depth == DEPTH
 
 
+def test_c2t_learns_from_trees_of_the_depth_that_it_prunes(monkeypatch):
+    """The fitted variant from the deepest, since it may choose any depth; the published one from its own."""
+    deepest = []
+
+    def levels_seen(module, inputs, labels, *_):
+        deepest.append(round(10 * inputs(np.arange(len(labels)))[:, 1].max()))
+
+    monkeypatch.setattr(c2t, "train_network", levels_seen)
+    traces = synthetic_traces(sequences=4, beam=2, max_depth=12)
+    c2t.RULE.fit(dataclasses.replace(data_of(traces, synthetic_profile(2, 12)), sizes=(2, 8), thresholds=3))
+    assert deepest == [12, 8]
+
+
 def data_of(traces, profile=None):
     training = TrainingSettings(4, 1e-2, 64, 500, 8, 0)
     world = ReplayWorld(traces, profile or synthetic_profile(traces.beam, traces.max_depth), (1, 16))

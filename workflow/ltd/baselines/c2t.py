@@ -9,7 +9,10 @@ Here the engine always verifies the best nodes by score, closed under ancestors;
 of confident nodes among the best `max_size` is the size, at least 1. (The comparison's own code prunes at
 the last expansion alone and falls back to all nodes when few survive, so that it changes next to nothing;
 that would be a straw man.) The search chooses confidence, depth and largest size. Nodes below the
-confidence need not be those of the lowest scores: what counts is how many stay.
+confidence need not be those of the lowest scores: what counts is how many stay. Confident nodes beyond the
+best `max_size` do not count, as they would not be verified either; judging all 710 of a tree of beam 10 and
+depth 8 would take twelve times as long as judging 60. The published variant learns from trees of its own
+depth, as the comparison does; the fitted one, which may choose any, from the deepest.
 """
 
 import itertools
@@ -112,9 +115,10 @@ class C2T:
     name = "c2t"
 
     def fit(self, data: FitData) -> dict[str, Variant]:
-        """Train the classifier on the best nodes of the deepest trees, then search the constants."""
-        network = self.train(data)
-        world, deepest = data.world.with_networks({"size": network.weights}), data.world.max_depth
+        """Train on the best nodes of trees of the depth in question, then search the constants."""
+        deepest, published_depth = data.world.max_depth, min(PUBLISHED_DEPTH, data.world.max_depth)
+        network, published_network = (self.train(data, depth) for depth in (deepest, published_depth))
+        world = data.world.with_networks({"size": network.weights})
         widest = max(*data.sizes, data.published_size)
         confidence = {
             depth: recorded_confidence(network, world.traces, depth, widest)
@@ -136,19 +140,19 @@ class C2T:
         finer = between(thresholds[best.depth], best.confidence, FINE_THRESHOLDS)
         axes = itertools.product(finer, [best.depth], neighbours(data.sizes, best.max_size))
         best = self._fastest(world, confidence, (PruningSettings(*values) for values in axes))
-        depth = min(PUBLISHED_DEPTH, deepest)
-        published = PruningSettings(PUBLISHED_CONFIDENCE, depth, data.published_size)
-        variants = {}
-        for key, settings in ((FITTED, best), (PUBLISHED, published)):
-            summary = self._replay(world, confidence, [settings]).summary(world, 0)
-            variants[key] = Variant(asdict(settings), network, summary)
-        return variants
+        published = PruningSettings(PUBLISHED_CONFIDENCE, published_depth, data.published_size)
+        judged = recorded_confidence(published_network, world.traces, published_depth, data.published_size)
+        return {
+            FITTED: self._variant(world, confidence, best, network),
+            PUBLISHED: self._variant(world, {published_depth: judged}, published, published_network),
+        }
 
-    def train(self, data: FitData) -> PolicyNetwork:
-        """Learn which of the nodes that the papers would verify lie on the accepted path."""
+    def train(self, data: FitData, depth: int) -> PolicyNetwork:
+        """Learn which of the nodes that the papers would verify in trees of `depth` are accepted."""
         traces = data.traces
-        levels = level_of_nodes(traces.beam, pool_size(traces.beam, traces.max_depth))
-        order, inputs = best_nodes(traces.scores, levels, data.published_size)
+        pool = pool_size(traces.beam, depth)
+        levels = level_of_nodes(traces.beam, pool)
+        order, inputs = best_nodes(traces.scores[:, :pool], levels, data.published_size)
         true = np.take_along_axis(np.asarray(traces.true_node), levels[order] - 1, axis=1)
         rows, labels = inputs.reshape(-1, 2), (order == true).ravel()
         module = perceptron(2, data.training.hidden, data.training.seed)
@@ -162,6 +166,16 @@ class C2T:
     def controller(self, variant: Variant, name: str) -> PruningController:
         """Decode with a variant."""
         return PruningController(name, PruningSettings(**variant.settings), variant.network)
+
+    def _variant(
+        self,
+        world: ReplayWorld,
+        confidence: dict[int, np.ndarray],
+        settings: PruningSettings,
+        network: PolicyNetwork,
+    ) -> Variant:
+        summary = self._replay(world, confidence, [settings]).summary(world, 0)
+        return Variant(asdict(settings), network, summary)
 
     def _fastest(
         self,
