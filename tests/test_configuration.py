@@ -91,6 +91,11 @@ def test_task_without_prompts(config, tmp_path):
     assert said.endswith("list those that are there (chat), in benchmark.test_tasks too")
 
 
+def test_a_task_must_be_left_to_train_on(config, tmp_path):
+    config["prompts"] |= {"path": str(tmp_path), "test_only": config["prompts"]["tasks"]}
+    assert complaint(config).startswith("prompts.test_only: no task is left to train on")
+
+
 def test_line_without_turns(config, tmp_path):
     for task in config["prompts"]["tasks"]:
         (tmp_path / f"{task}.jsonl").write_text('{"turns": ["hello"]}\n{"question": "hello"}\n')

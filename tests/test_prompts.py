@@ -215,6 +215,15 @@ def test_tasks_that_are_only_tested(tmp_path):
     assert len(prompts["test"]["new"]) == min(20, COUNTS["test"])
 
 
+def test_where_nothing_is_trained_there_are_test_prompts_alone(tmp_path):
+    write_jsonl(tmp_path / "own/mt-bench.jsonl", rows(6))
+    tasks = ("mt-bench",)
+    own = options(tmp_path, tasks=tasks, test_only=tasks, path=str(tmp_path / "own"), corpus=0)
+    prepare_prompts(own, StageRun())
+    assert {path.name for path in (tmp_path / "prompts").iterdir()} == {"test", "summary.json"}
+    assert len(read_jsonl(tmp_path / "prompts/test/mt-bench.jsonl")) == 4
+
+
 def test_chat_formats(tokenizer, tmp_path):
     own = tokenizer.chat_template
     template = tmp_path / "template.jinja"

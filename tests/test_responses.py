@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -128,6 +129,43 @@ def test_stage_answers_every_turn_in_the_order_of_the_prompts(options, target):
         assert sequence.answer.tolist() == greedy_alone(target.model, prompt, target.eos_ids, 24)
         assert sequence.seed_key == 0
     assert not options.state.exists(), "asked for again, it would take the parts that are there"
+
+
+def with_positions(target_folder, folder, positions):
+    """The same target with room for fewer tokens."""
+    shutil.copytree(target_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+    return str(folder)
+
+
+def test_conversations_that_may_outgrow_the_target_are_left_out_and_counted(
+    options, target, target_folder, tmp_path, capsys
+):
+    lengths = {
+        (task, 80 + index): len(render(target.tokenizer, turns, [""] * (len(turns) - 1))) + 24 * len(turns)
+        for task, conversations in PROMPTS.items()
+        for index, turns in enumerate(conversations)
+    }
+    longest = max(lengths, key=lengths.get)
+    assert longest == ("chat", 80), "the answer to the first turn counts"
+    room = lengths[longest] - 1
+    less = dataclasses.replace(options, target=with_positions(target_folder, tmp_path / "less", room))
+    generate_responses(less, StageRun())
+    labels = Responses.load(less.output).labels
+    assert {(row["task"], row["question_id"]) for row in labels} == set(lengths) - {longest}
+    assert "left out, longer than the target's positions: chat 1\n" in capsys.readouterr().out
+    exact = with_positions(target_folder, tmp_path / "exact", room + 1)
+    generate_responses(dataclasses.replace(options, target=exact), StageRun())
+    assert len(Responses.load(options.output)) == 7
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_task_of_which_nothing_fits_is_named(options, target_folder, tmp_path):
+    little = dataclasses.replace(options, target=with_positions(target_folder, tmp_path / "little", 48))
+    with pytest.raises(InputError, match=r"no prompt of chat fits the target's 48 positions"):
+        generate_responses(little, StageRun())
+    assert not little.output.exists()
 
 
 def test_a_killed_stage_keeps_its_parts_and_ends_the_same(options, monkeypatch):

@@ -13,3 +13,8 @@ include: "rules/transfer.smk"
 include: "rules/benchmark.smk"
 include: "rules/ablations.smk"
 include: "rules/report.smk"
+
+
+if config["reuse"]:
+
+    include: "rules/reuse.smk"

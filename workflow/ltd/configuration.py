@@ -26,6 +26,7 @@ def check(config: Config, schema_path: Path) -> None:
         schema_path: workflow/schemas/config.schema.yaml, which knows keys, types and ranges.
     """
     check_schema(config, yaml.safe_load(schema_path.read_text(encoding="utf-8")))
+    check_reuse(config)
     check_values(config)
     check_prompt_files(config)
     template = config["responses"]["chat_template"]
@@ -62,10 +63,32 @@ def _one_line(error: jsonschema.ValidationError) -> str:
     return f"{key}: {json.dumps(error.instance)} is not allowed; expected {wanted}"
 
 
+def check_reuse(config: Config) -> None:
+    """Check the finished experiment that `reuse` names, and that this one fits it."""
+    if config["reuse"] is None:
+        return
+    folder = Path(config["reuse"])
+    if folder.resolve() == Path("results", config["experiment"]).resolve():
+        raise InputError(f"reuse: {folder} is this experiment's own folder; give it another `experiment`")
+    needed = ["draft", "latency/profile.json", "benchmark/grid.json", "prompts/train"]
+    needed += ["target"] if config["target"]["path"] is None else []
+    missing = [name for name in needed if not (folder / name).exists()]
+    if missing:
+        raise InputError(f"reuse: {folder} has no {missing[0]}; run that experiment to its end first")
+    made = read_json(folder / "latency/profile.json")
+    for key, value in config["tree"].items():
+        if made[key] != value:
+            raise InputError(f"tree.{key}: {value}, but {folder} was made with {made[key]}; use the same")
+    if config["prompts"]["path"] is None and not config["prompts"]["hub"]:
+        raise InputError("prompts.path: null, but `reuse` is for other prompts; give it or prompts.hub")
+
+
 def check_values(config: Config) -> None:
     """Check what a schema cannot say: relations between keys."""
     tasks = config["prompts"]["tasks"]
-    for key, block in (("train_tasks", "rl"), ("test_tasks", "benchmark")):
+    # Training tasks are those of the experiment that is reused.
+    named = {} if config["reuse"] else {"rl": "train_tasks"}
+    for block, key in (named | {"benchmark": "test_tasks"}).items():
         for task in config[block][key]:
             if task not in tasks:
                 raise InputError(
@@ -117,7 +140,11 @@ def check_values(config: Config) -> None:
 
 def check_train_tasks(config: Config) -> None:
     """Check that what is trained or fitted on traces sees tasks that have training prompts."""
+    if config["reuse"]:
+        return
     test_only = set(config["prompts"]["test_only"])
+    if test_only >= set(config["prompts"]["tasks"]):
+        raise InputError("prompts.test_only: no task is left to train on; leave one out, or give `reuse`")
     for block in ("rl", "baselines"):
         wanted = config[block].get("train_tasks", [])
         if test_only and test_only.intersection(wanted):

@@ -3,11 +3,14 @@
 Every turn of a conversation is answered, earlier turns with the target's own answers before it. At
 temperature 0 the most likely token is taken; above, a draw whose noise is keyed by the sequence's `seed_key`
 and the output position, so that speculative decoding with the same key emits the same tokens.
+
+A conversation that outgrows the target's positions when all of its answers are as long as they may be is left
+out, and counted.
 """
 
 import hashlib
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +27,7 @@ from ltd.files import file_hash
 from ltd.hub import identity
 from ltd.options import StageOptions, option, run_stage
 from ltd.texts.batched_generation import Answer, Choose, answer_conversations, greedy
-from ltd.texts.prompts import chat_format, read_questions
+from ltd.texts.prompts import chat_format, read_questions, render
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 from ltd.world import ends_in_loop
@@ -71,6 +74,40 @@ def read_split(folder: Path) -> list[Question]:
     if not paths:
         raise InputError(f"{folder}: no <task>.jsonl files; run prepare_prompts first")
     return [Question(path.stem, row.question_id, row.turns) for path in paths for row in read_questions(path)]
+
+
+def fitting(questions: list[Question], target: TargetModel, options: Options) -> list[Question]:
+    """The conversations that stay within the target's positions even when all answers are at their longest.
+
+    Raises InputError for a task that has none.
+    """
+    positions = target.model.config.get_text_config().max_position_embeddings
+    kept = [question for question in questions if _longest(question, target, options) <= positions]
+    lost = {question.task for question in questions} - {question.task for question in kept}
+    if lost:
+        raise InputError(
+            f"prompts.tasks: no prompt of {min(lost)} fits the target's {positions} positions with an answer "
+            f"of {options.max_new_tokens} tokens; shorten them, or lower responses.max_new_tokens"
+        )
+    return kept
+
+
+def _longest(question: Question, target: TargetModel, options: Options) -> int:
+    """Tokens of a conversation whose answers are all as long as they may be."""
+    form = chat_format(options.system, options.chat_template, options.thinking)
+    asked = render(target.tokenizer, question.turns, [""] * (len(question.turns) - 1), form)
+    return len(asked) + len(question.turns) * options.max_new_tokens
+
+
+def log_left_out(asked: list[Question], kept: list[Question], run: StageRun) -> None:
+    """Print and log how many conversations of each task are left out, if any."""
+    counts = Counter(question.task for question in asked)
+    counts.subtract(question.task for question in kept)
+    left_out = {task: count for task, count in counts.items() if count}
+    if left_out:
+        listed = ", ".join(f"{task} {count}" for task, count in left_out.items())
+        tqdm.write(f"left out, longer than the target's positions: {listed}")
+        run.metrics({f"left_out.{task}": count for task, count in left_out.items()})
 
 
 def answer_part(target: TargetModel, questions: list[Question], options: Options) -> Responses:
@@ -154,7 +191,7 @@ def generate_responses(options: Options, run: StageRun) -> None:
         raise InputError("responses.max_new_tokens, responses.batch_size: at least 1")
     SamplingOptions(options.temperature)  # refuses impossible temperatures
     chat_format(options.system, options.chat_template, options.thinking)  # refuses a missing file
-    questions = read_split(options.prompts)
+    asked = read_split(options.prompts)
     target = TargetModel.load(
         options.target,
         device=options.device,
@@ -162,6 +199,8 @@ def generate_responses(options: Options, run: StageRun) -> None:
         quantisation=options.quantisation,
         packed=False,
     )
+    questions = fitting(asked, target, options)
+    log_left_out(asked, questions, run)
     if options.reduced_precision:
         reduce_precision(target)
     folder = options.state / _fingerprint(options)

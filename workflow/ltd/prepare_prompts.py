@@ -2,8 +2,8 @@
 
 Without other sources they come from the built-in world, which also gives the text that the embedded target
 is trained on: <output>/corpus/<task>.jsonl. The splits are <output>/<split>/<task>.jsonl: draft (for the
-head), train (for the policies), validation and test; one JSON object a line with `question_id`, `category`,
-`turns` and `reference`. <output>/summary.json counts them.
+head), train (for the policies), validation and test, as far as there are any; one JSON object a line with
+`question_id`, `category`, `turns` and `reference`. <output>/summary.json counts them.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Options(StageOptions):
 def prepare_prompts(options: Options, run: StageRun) -> None:
     """Collect the prompts, check them, and write the splits; raises InputError before writing anything."""
     check(options)
-    prompts = _collect(options)
+    prompts = {split: tasks for split, tasks in _collect(options).items() if tasks}
     for split, tasks in prompts.items():
         # As a whole: a task that is no longer wanted must not stay behind in the folder.
         with atomic_path(options.output / split) as folder:
@@ -67,8 +67,6 @@ def check(options: Options) -> None:
         raise InputError(f"prompts.test_only: {unknown[0]!r} is not one of prompts.tasks")
     if options.test_only and options.path is None and not options.hub:
         raise InputError("prompts.test_only: built-in tasks have prompts of every split; leave it empty")
-    if len(options.test_only) == len(options.tasks):
-        raise InputError("prompts.test_only: no task is left to train on; leave one out")
     if options.path is not None and options.hub:
         raise InputError("prompts.hub: prompts.path is given, too; use one of them")
     for split in SPLITS:

@@ -35,6 +35,9 @@ OUTCOME = f"{RESULTS}/report/report.md"
 # The head learns from the answers to `draft`, the policies from those to `train`.
 REPLAYED = ["train", "validation", "test"]
 SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED
+# Nothing is left to learn where another experiment's models and policies are taken.
+if config["reuse"]:
+    SPLITS = ["test"]
 ITERATIONS = range(config["rl"]["rounds"] + 1)
 # As file names have them; the first is 0.
 TEMPERATURES = [f"{value:g}" for value in config["benchmark"]["temperatures"]]
@@ -102,6 +105,17 @@ def prompt_files(split):
     return expand(f"{RESULTS}/prompts/{split}/{{task}}.jsonl", task=tasks)
 
 
+def options_of_prompts():
+    """The prompts block; beside models and policies of another experiment all prompts are test prompts."""
+    only_tested = {
+        "test_only": config["prompts"]["tasks"],
+        "draft": 0,
+        "corpus": 0,
+    }
+    block = config["prompts"] | (only_tested if config["reuse"] else {})
+    return f"{common_options()} {command_line(block)}"
+
+
 def target_name(wildcards):
     """The target as stages take it: a folder, or the id of a model on the hub."""
     return TARGET
@@ -150,7 +164,7 @@ def options_of_chain(wildcards):
         "train_tasks": [
             task
             for task in config["rl"]["paper_tasks"]
-            if task in config["prompts"]["tasks"]
+            if task in ablations.trainable_tasks(config)
         ],
     }
     extra = {

@@ -11,6 +11,6 @@ rule prepare_prompts:
         "../../envs/ltd.yaml"
     params:
         output=folder_of_output,
-        options=options("prompts"),
+        options=options_of_prompts(),
     shell:
         "python -m ltd.prepare_prompts --output {params.output} {params.options} 2>&1 | tee {log}"

@@ -59,6 +59,13 @@ rule report:
         grid=rules.grid_search.output,
         profile=rules.profile_latency.output,
         policies=expand(f"{CHAIN}/best", chain=CHAINS),
+        # Their training is shown, too.
+        initial=expand(
+            f"{CHAIN}/initial/{{policy}}", chain=CHAINS, policy=["size", "depth"]
+        ),
+        iterations=expand(
+            f"{CHAIN}/iteration-{{iteration}}", chain=CHAINS, iteration=ITERATIONS
+        ),
         tuning=rules.tune.output,
         ablations=rules.evaluate_ablations.input.tables,
         transfer=(

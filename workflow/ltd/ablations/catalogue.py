@@ -189,7 +189,9 @@ def methods_of(config: Mapping[str, Any], ablation: str) -> list[str]:
 
 
 def trainable_tasks(config: Mapping[str, Any]) -> list[str]:
-    """Tasks that have training prompts."""
+    """Tasks that have training prompts, those of the experiment that is reused if one is."""
+    if config["reuse"]:
+        return sorted(file.stem for file in Path(config["reuse"], "prompts/train").glob("*.jsonl"))
     return [task for task in config["prompts"]["tasks"] if task not in config["prompts"]["test_only"]]
 
 

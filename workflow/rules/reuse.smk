@@ -1,0 +1,57 @@
+# Copies of what a finished experiment made, before the rules that would make it here: those serve for the rest.
+ruleorder: reuse_folder > train_target
+ruleorder: reuse_folder > train_initial_policy
+ruleorder: reuse_folder > combine_policies
+ruleorder: reuse_folder > train_policy_round
+ruleorder: reuse_folder > choose_policies
+ruleorder: reuse_folder > fit_baseline
+ruleorder: reuse_folder > fit_opponent
+ruleorder: reuse_folder > fit_lookup
+ruleorder: reuse_file > profile_latency
+ruleorder: reuse_file > grid_search
+ruleorder: reuse_file > tune
+
+
+if config["draft"]["path"] is None:
+
+    ruleorder: reuse_folder > train_draft
+
+else:
+
+    ruleorder: reuse_folder > import_draft
+
+
+rule reuse_folder:
+    input:
+        f"{config['reuse']}/{{folder}}",
+    output:
+        directory(f"{RESULTS}/{{folder}}"),
+    log:
+        f"{RESULTS}/logs/reuse/{{folder}}.log",
+    wildcard_constraints:
+        folder="target|draft|lookup|(baselines|opponents|policies)/.+",
+    localrule: True
+    conda:
+        "../../envs/ltd.yaml"
+    shell:
+        "cp -r {input} {output} 2>&1 | tee {log}"
+
+
+# The traces of training are for methods and variants that the finished experiment does not have.
+rule reuse_file:
+    input:
+        f"{config['reuse']}/{{file}}",
+    output:
+        f"{RESULTS}/{{file}}",
+    log:
+        f"{RESULTS}/logs/reuse/{{file}}.log",
+    wildcard_constraints:
+        file=(
+            r"latency/profile\.json|benchmark/grid\.json|tuning/(best\.json|trials\.csv)"
+            r"|traces/(train|validation)-t0-w\d+\.safetensors"
+        ),
+    localrule: True
+    conda:
+        "../../envs/ltd.yaml"
+    shell:
+        "cp {input} {output} 2>&1 | tee {log}"
