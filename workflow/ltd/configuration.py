@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from ltd import methods
 from ltd.ablations import catalogue as ablations
 from ltd.errors import InputError
 from ltd.files import read_json
@@ -72,6 +73,7 @@ def check_values(config: Config) -> None:
                     f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
                 )
     check_train_tasks(config)
+    methods.check(config["benchmark"]["methods"])
     ablations.check(config)
     sizes, fitted = config["rl"]["sizes"], config["baselines"]
     for block in ("rl", "baselines"):
@@ -86,12 +88,12 @@ def check_values(config: Config) -> None:
             f"benchmark.temperatures: {listed} does not ascend from 0, where policies are trained and "
             "the grid is chosen; list 0, then each further temperature once, lowest first"
         )
-    methods = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
-    if "specdecpp" in methods and not config["traces"]["features"]:
+    asked = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
+    if "specdecpp" in asked and not config["traces"]["features"]:
         raise InputError(
             "traces.features: false, but the method specdecpp reads hidden states; set it to true"
         )
-    if methods & {"svip", "disco"} and not config["traces"]["entropy"]:
+    if asked & {"svip", "disco"} and not config["traces"]["entropy"]:
         raise InputError("traces.entropy: false, but the methods svip and disco need it; set it to true")
     if config["draft"]["path"] is None and not config["prompts"]["draft"]:
         raise InputError("prompts.draft: 0 leaves the head nothing to learn from; give some, or a draft.path")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ltd import configuration, preflight
 from ltd.ablations import catalogue as ablations
+from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
 from ltd.options import command_line
 from ltd.stage_jobs import with_jobs
@@ -56,8 +57,6 @@ PAPER_FULL = "paper-full"
 NAMED_CHAINS = [*CHAINS, CONDITIONED, PAPER_FULL]
 # Ablations and the benchmark may ask for variants of the last two.
 VARIANTS = r"variants/(paper|ltd)-[A-Za-z0-9_-]+"
-# Published methods that are fitted to the traces, each in a folder of its own.
-BASELINES = ["ddd", "svip", "gammatune", "disco", "specdecpp", "c2t"]
 
 
 wildcard_constraints:
