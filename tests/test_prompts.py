@@ -116,7 +116,7 @@ def test_a_question_without_id_gets_its_place(tmp_path):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"prompts\.path: .* is not a folder"):
         file_prompts(tmp_path / "nowhere", ["task"], COUNTS)
-    with pytest.raises(InputError, match=r"no task\.jsonl in prompts\.path"):
+    with pytest.raises(InputError, match=r"no task\.jsonl under prompts\.path"):
         file_prompts(tmp_path, ["task"], COUNTS)
     write_jsonl(tmp_path / "task.jsonl", rows(3))
     with pytest.raises(InputError, match=r"task\.jsonl: 3 different questions; add some, at least 4"):

@@ -149,7 +149,7 @@ def options_of_chain(wildcards):
         "train_tasks": [
             task
             for task in config["rl"]["paper_tasks"]
-            if task in config["prompts"]["tasks"]
+            if task in ablations.trainable_tasks(config)
         ],
     }
     extra = {
@@ -223,14 +223,6 @@ def print_outcome():
         print("MLflow: make ui, then http://127.0.0.1:5000")
 
 
-def profile_of_machine(path):
-    """A latency profile as the configuration names it: from here, or from beside the Snakefile."""
-    found = [p for p in (Path(path), Path(workflow.basedir) / path) if p.is_file()]
-    if not found:
-        sys.exit(f"config: transfer.profiles: {path}: no such file")
-    return str(found[0])
-
-
 MACHINES = {
     "measured": f"{RESULTS}/latency/profile.json",
     **{
@@ -238,7 +230,7 @@ MACHINES = {
         for factor in config["transfer"]["slower_growth"]
     },
     **{
-        Path(path).stem: profile_of_machine(path)
+        Path(path).stem: str(configuration.find_profile(path, Path(workflow.basedir)))
         for path in config["transfer"]["profiles"]
     },
 }

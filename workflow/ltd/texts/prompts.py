@@ -81,7 +81,11 @@ def _read_task(folder: Path, task: str, counts: Mapping[str, int]) -> dict[str, 
         return {split: read_questions(file) for split, file in files.items()}
     single = folder / f"{task}.jsonl"
     if not single.is_file():
-        raise InputError(f"prompts.tasks: no {task}.jsonl in prompts.path {folder}, nor in its split folders")
+        there = ", ".join(sorted({file.stem for file in folder.glob("**/*.jsonl")})) or "none"
+        raise InputError(
+            f"prompts.tasks: no {task}.jsonl under prompts.path {folder}; list those that are there "
+            f"({there}), in benchmark.test_tasks too"
+        )
     questions = read_questions(single)
     if "train" not in counts:
         return {"test": in_hash_order(questions, task)}
