@@ -44,7 +44,7 @@ def test_the_default_is_accepted(config):
         ("tree", "max_depth", 0, "tree.max_depth: 0 is not allowed"),
         ("draft", "unroll_steps", 3, "draft.unroll_steps: 3 is less than tree.max_depth"),
         ("latency", "sizes", [1, 8], "latency.sizes: the largest is 8"),
-        ("rl", "sizes", [4, 2], "rl.sizes: [4, 2] is not ascending"),
+        ("rl", "sizes", [4, 2], "rl.sizes: [4, 2]: expected distinct sizes"),
         ("baselines", "sizes", [2, 2], "baselines.sizes: [2, 2] is not ascending"),
         ("baselines", "sizes", [1, 90], "latency.sizes: the largest is 60, but 90 is used"),
         ("traces", "features", False, "traces.features: false, but the method specdecpp reads hidden states"),
@@ -68,6 +68,80 @@ def test_the_default_is_accepted(config):
             [],
             "benchmark.temperatures: [] is not allowed; expected a list of numbers",
         ),
+        ("benchmark", "methods", ["autoregressive", "eagel3"], "benchmark.methods: 'eagel3' is unknown"),
+        (
+            "benchmark",
+            "methods",
+            ["autoregressive", "svip:best"],
+            "benchmark.methods: 'svip:best' is unk",
+        ),
+        (
+            "benchmark",
+            "methods",
+            ["autoregressive", "lookup/tree"],
+            "benchmark.methods: 'lookup/tree' is unk",
+        ),
+        (
+            "benchmark",
+            "methods",
+            ["autoregressive", "ltd:best"],
+            "benchmark.methods: 'ltd:best' names",
+        ),
+        ("benchmark", "methods", ["autoregressive", "ltd", "ltd"], "benchmark.methods: 'ltd' is named twice"),
+        ("benchmark", "methods", ["eagle3", "autoregressive"], "benchmark.methods: the first is not 'autor"),
+        ("benchmark", "methods", [], "benchmark.methods: the first is not 'autoregressive'"),
+        ("benchmark", "default_depth", 11, "benchmark.default_depth: 11 is more than tree.max_depth 10"),
+        ("benchmark", "prompts_per_task", 25, "benchmark.prompts_per_task: 25 is more than prompts.test 24"),
+        ("benchmark", "test_tasks", [], "benchmark.test_tasks: [] is not allowed; expected a list of one"),
+        ("prompts", "tasks", [], "prompts.tasks: [] is not allowed; expected a list of one or more"),
+        ("latency", "sizes", [1, 60, 8], "latency.sizes: [1, 60, 8]: expected at least two distinct values"),
+        ("latency", "sizes", [2, 60], "latency.sizes: [2, 60]: expected to run from 1 to at most 148"),
+        ("latency", "sizes", [1, 149], "latency.sizes: [1, 149]: expected to run from 1 to at most 148"),
+        ("latency", "sizes", [], "latency.sizes: [] is not allowed; expected a list of at least two"),
+        ("latency", "context_lengths", [96, 32], "latency.context_lengths: [96, 32]: expected at least two"),
+        ("latency", "context_lengths", [], "latency.context_lengths: [] is not allowed; expected a list of"),
+        ("rl", "sizes", [], "rl.sizes: [] is not allowed; expected a list of at least one"),
+        ("baselines", "sizes", [], "baselines.sizes: [] is not allowed; expected a list of at least one"),
+        (
+            "rl",
+            "size_observation",
+            ["level", "rot"],
+            "rl.size_observation: 'rot' is unknown; choose",
+        ),
+        ("rl", "depth_observation", ["machine", "root"], "rl.depth_observation: 'machine' is expected once"),
+        ("rl", "rollout", 1000, "rl.rollout: 1000: expected a multiple of rl.lanes (256)"),
+        ("rl", "first_decision", 2, "rl.first_decision: 2 is not allowed; expected 0 or 1"),
+        ("rl", "whole_answers", True, "rl.rehearsal: needs rl.whole_answers to be false"),
+        ("rl", "step_share", 0, "rl.step_share: 0 is not allowed; expected a share above 0 and up to 1"),
+        ("rl", "depth_gamma", 1.5, "rl.depth_gamma: 1.5 is not allowed; expected a number from 0 to 1"),
+        ("tune", "step_share", 0, "tune.step_share: 0 is not allowed; expected a share above 0 and up to 1"),
+        ("draft", "step_weight", 0, "draft.step_weight: 0 is not allowed; expected a number above 0 and up"),
+        ("draft", "warmup", 1, "draft.warmup: 1 is not allowed; expected a share from 0 to below 1"),
+        ("draft", "tap_layers", [1, 2], "draft.tap_layers: tapped hidden states [1, 2] do not fit"),
+        ("draft", "tap_layers", [1, 2, 12], "draft.tap_layers: tapped hidden states [1, 2, 12] do not fit"),
+        ("draft", "draft_vocab_size", 4096, "draft.draft_vocab_size: 4096 is more than the target's 2048"),
+        (
+            "opponents",
+            "fit_folds",
+            1,
+            "opponents.fit_folds: 1 is not allowed; expected a whole number",
+        ),
+        (
+            "baselines",
+            "thresholds",
+            2,
+            "baselines.thresholds: 2 is not allowed; expected a whole number",
+        ),
+        ("target", "layers", 13, "target.layers: 13 is not a multiple of start_layers (3)"),
+        ("target", "grow_step", 350, "target.grow_step: 350 is not below steps (350)"),
+        ("target", "vocab_size", 500, "target.vocab_size: 500 is too small"),
+        (
+            "rl",
+            "paper_tasks",
+            ["cod"],
+            "rl.paper_tasks: 'cod' is neither one of prompts.tasks nor built",
+        ),
+        ("transfer", "profiles", ["no.json"], "transfer.profiles: no.json: no such file, here or in"),
         ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no prompts"),
         ("prompts", "path", "/no/such/folder", "prompts.path: /no/such/folder is not a folder"),
         ("target", "path", "/no/such/model", "target.path: /no/such/model is neither a folder nor a hub id"),
@@ -103,6 +177,55 @@ def test_line_without_turns(config, tmp_path):
     assert "line 2: no `turns`" in complaint(config)
 
 
+@pytest.mark.parametrize(("part", "key"), [("entropy", "entropy"), ("hidden", "features")])
+def test_what_policies_observe_is_recorded(config, part, key):
+    config["benchmark"]["methods"] = ["autoregressive", "ltd"]
+    config["rl"]["depth_observation"] = ["levels", part]
+    configuration.check(config, SCHEMA)
+    config["traces"][key] = False
+    assert complaint(config).startswith(f"traces.{key}: false, but rl.depth_observation has {part!r}")
+
+
+def test_what_is_not_trained_here_is_not_checked(config, tmp_path):
+    config["target"] |= {"path": str(saved_model(tmp_path / "model")), "layers": 13}
+    config["draft"] |= {"path": "owner/head", "tap_layers": [1, 2]}
+    configuration.check(config, SCHEMA)
+
+
+def test_papers_task_may_be_built_in_and_absent(config):
+    config["prompts"]["tasks"] = config["benchmark"]["test_tasks"] = ["chat", "maths"]
+    config["rl"]["paper_tasks"] = ["code"]
+    configuration.check(config, SCHEMA)
+
+
+def write_questions(folder, tasks, count):
+    """As many different questions of every task."""
+    for task in tasks:
+        lines = (json.dumps({"turns": [f"{task} {number}"]}) for number in range(count))
+        (folder / f"{task}.jsonl").write_text("\n".join(lines))
+
+
+def test_files_with_too_few_test_prompts(config, tmp_path):
+    config["prompts"] |= {"path": str(tmp_path), "tasks": ["riddles", "poems"]}
+    config["benchmark"] |= {"test_tasks": ["riddles"], "prompts_per_task": 12}
+    write_questions(tmp_path, ["riddles"], 40)
+    # Too few to test on, and not tested on.
+    write_questions(tmp_path, ["poems"], 10)
+    configuration.check(config, SCHEMA)
+    config["benchmark"]["test_tasks"] = ["riddles", "poems"]
+    assert complaint(config) == (
+        f"benchmark.prompts_per_task: 12 asked for, but poems.jsonl under {tmp_path} gives 3 test prompts; "
+        "lower it to that, or add questions"
+    )
+
+
+def test_file_with_too_few_questions_to_divide(config, tmp_path):
+    config["prompts"] |= {"path": str(tmp_path), "tasks": ["riddles"]}
+    config["benchmark"]["test_tasks"] = ["riddles"]
+    write_questions(tmp_path, ["riddles"], 3)
+    assert complaint(config).startswith(f"{tmp_path}/riddles.jsonl: 3 different questions; add some")
+
+
 def saved_model(folder, chat_template=True):
     """A folder that looks like a saved model, with one whole safetensors file."""
     folder.mkdir()
@@ -135,6 +258,49 @@ def test_truncated_safetensors(config, tmp_path, bytes_left):
     file.write_bytes(file.read_bytes()[:bytes_left])
     config["target"]["path"] = str(folder)
     assert "truncated" in complaint(config)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{" * 40,
+        b"\xff" * 40,
+        b"[]",
+        b'{"w": {"dtype": "F32"}}',
+        b'{"w": {"data_offsets": [0]}}',
+        b'{"w": 1}',
+    ],
+)
+def test_damaged_safetensors_header(config, tmp_path, header):
+    folder = saved_model(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    config["target"]["path"] = str(folder)
+    assert complaint(config).startswith(f"{folder}/model.safetensors: its header cannot be read")
+
+
+@pytest.mark.parametrize("key", ["target", "draft"])
+def test_model_without_weights(config, tmp_path, key):
+    folder = saved_model(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    config[key]["path"] = str(folder)
+    assert complaint(config).startswith(f"{key}.path: {folder} has no weights (model.safetensors")
+    # Made from config.json alone.
+    config["latency"]["weights"] = "random"
+    configuration.check(config, SCHEMA)
+
+
+def test_index_with_an_absent_shard(config, tmp_path):
+    folder = saved_model(tmp_path / "model")
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    (folder / "model.safetensors").rename(folder / names[0])
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": names[0], "v": names[1]}}))
+    config["target"]["path"] = str(folder)
+    assert complaint(config).startswith(f"{index}: {names[1]} is not beside it")
+    (folder / names[1]).write_bytes((folder / names[0]).read_bytes())
+    configuration.check(config, SCHEMA)
+    index.write_text("[]")
+    assert complaint(config) == f"{index}: no weight_map; copy the file again"
 
 
 def test_whole_model_is_accepted_and_a_missing_chat_template_is_not(config, tmp_path):

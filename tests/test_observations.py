@@ -10,6 +10,7 @@ from ltd.engine.controllers import DraftState
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.replay.traces import NO_RANK
+from ltd.rl import OBSERVATION_PARTS
 from ltd.rl.observations import PARTS, DraftView, Levels, ObservationSpec
 from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
 from ltd.rl.replay_walk import ReplayWorld
@@ -37,6 +38,7 @@ SCORES = -np.asarray([[1, 2, 3, 4, 5, 6, 0, 0, 0, 0.0]])
 
 
 def test_widths_are_what_is_observed():
+    assert tuple(PARTS) == OBSERVATION_PARTS
     for part in PARTS.keys() - {"machine"}:
         spec = ObservationSpec((part,), 2, 3, SIZES, 4, 5, PRIOR)
         assert spec.observe(view(SCORES, 2)).shape == (1, spec.width), part

@@ -62,3 +62,18 @@ def test_input_error_is_one_line_and_status_2(tmp_path, capsys, monkeypatch):
         run_stage("example", Example, stage, "", arguments)
     assert stop.value.code == 2
     assert capsys.readouterr().err.strip().splitlines()[-1] == "example: rl.sizes: empty; give at least one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusing(StageOptions):
+    """Options that check themselves."""
+
+    def __post_init__(self):
+        raise InputError("rl.rollout: 3")
+
+
+def test_options_that_check_themselves_are_refused_in_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_stage("example", Refusing, None, "", [])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "example: rl.rollout: 3\n"

@@ -12,7 +12,8 @@ from ltd.preflight import check_models
 
 
 def config(target, draft):
-    return {"target": {"path": target}, "draft": {"path": draft}}
+    own = {"path": draft, "draft_vocab_size": 1024, "tap_layers": []}
+    return {"target": {"path": target}, "draft": own}
 
 
 def model(folder, **values):
@@ -34,6 +35,18 @@ def test_head_of_another_width_is_refused(tmp_path):
     head = model(tmp_path / "head", hidden_size=5120)
     with pytest.raises(InputError, match="reads features of width 5120, the target has 4096"):
         check_models(config(target, head))
+
+
+def test_head_to_train_fits_the_target(tmp_path):
+    target = model(tmp_path / "target", text_config={"vocab_size": 1024, "num_hidden_layers": 8})
+    wanted = config(target, None)
+    check_models(wanted)
+    wanted["draft"]["tap_layers"] = [1, 4, 8]
+    with pytest.raises(InputError, match=r"draft\.tap_layers: .* target of 8 layers"):
+        check_models(wanted)
+    wanted["draft"]["draft_vocab_size"] = 1025
+    with pytest.raises(InputError, match=r"draft\.draft_vocab_size: 1025 is more than the target.s 1024"):
+        check_models(wanted)
 
 
 @pytest.mark.parametrize(

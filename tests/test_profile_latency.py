@@ -9,7 +9,8 @@ from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.measurement.phase_timer import PhaseTimer, RandomSchedule, between, prefix_axis, room_needed
 from ltd.measurement.timing import Stopwatch, median, spread
-from ltd.profile_latency import LatencyOptions, check, check_room, profile_latency, relative_errors
+from ltd.option_checks import check_latency
+from ltd.profile_latency import LatencyOptions, check_room, profile_latency, relative_errors
 from ltd.replay.latency import TABLES, LatencyProfile
 from ltd.tracking import StageRun
 from saved_engine import save_engine
@@ -89,7 +90,7 @@ def test_held_out_points_lie_between_measured_ones():
 def test_impossible_settings_are_refused(tmp_path, change, complaint):
     options = dataclasses.replace(small_options(tmp_path, "target", tmp_path), **change)
     with pytest.raises(InputError, match=complaint):
-        check(options)
+        check_latency(options)
 
 
 def test_contexts_beyond_the_target_are_refused(tmp_path):

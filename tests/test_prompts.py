@@ -51,15 +51,15 @@ def test_dividing_follows_the_ids_not_the_order(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", rows(40))
     write_jsonl(tmp_path / "b.jsonl", rows(40)[::-1])
     first, second = (
-        divide(read_questions(tmp_path / name), "task", COUNTS) for name in ("a.jsonl", "b.jsonl")
+        divide(read_questions(tmp_path / name), "task", COUNTS, name) for name in ("a.jsonl", "b.jsonl")
     )
     assert first == second
     sizes = {split: len(part) for split, part in first.items()}
     assert sizes == {"draft": 10, "train": 10, "validation": 8, "test": 12}
-    without = divide(read_questions(tmp_path / "a.jsonl"), "task", ["train", "validation", "test"])
+    without = divide(read_questions(tmp_path / "a.jsonl"), "task", ["train", "validation", "test"], "a.jsonl")
     assert len(without["train"]) == 20 and "draft" not in without
     assert len({each.question_id for part in first.values() for each in part}) == 40
-    assert divide(read_questions(tmp_path / "a.jsonl"), "other", COUNTS) != first
+    assert divide(read_questions(tmp_path / "a.jsonl"), "other", COUNTS, "a.jsonl") != first
 
 
 def test_repeated_questions_count_once(tmp_path):
@@ -116,10 +116,10 @@ def test_a_question_without_id_gets_its_place(tmp_path):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"prompts\.path: .* is not a folder"):
         file_prompts(tmp_path / "nowhere", ["task"], COUNTS)
-    with pytest.raises(InputError, match=r"no task\.jsonl in prompts\.path"):
+    with pytest.raises(InputError, match=r"no task\.jsonl under prompts\.path"):
         file_prompts(tmp_path, ["task"], COUNTS)
     write_jsonl(tmp_path / "task.jsonl", rows(3))
-    with pytest.raises(InputError, match="at least 4"):
+    with pytest.raises(InputError, match=r"task\.jsonl: 3 different questions; add some, at least 4"):
         file_prompts(tmp_path, ["task"], COUNTS)
 
 

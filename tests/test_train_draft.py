@@ -253,12 +253,12 @@ def test_batches_cover_every_sequence_once_and_change_by_epoch(inputs):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"unroll_steps": 0}, "train_draft.unroll_steps: 0 is too small"),
-        ({"step_weight": 1.5}, "train_draft.step_weight: 1.5"),
-        ({"learning_rate": 0.0}, "train_draft.learning_rate: 0.0"),
-        ({"warmup": 1.0}, "train_draft.warmup: 1.0"),
-        ({"draft_vocab_size": 49}, "train_draft.draft_vocab_size: 49 is more than the target's 48"),
-        ({"tap_layers": (1, 2)}, "train_draft.tap_layers: tapped hidden states"),
+        ({"unroll_steps": 0}, "draft.unroll_steps: 0 is too small"),
+        ({"step_weight": 1.5}, "draft.step_weight: 1.5"),
+        ({"learning_rate": 0.0}, "draft.learning_rate: 0.0"),
+        ({"warmup": 1.0}, "draft.warmup: 1.0"),
+        ({"draft_vocab_size": 49}, "draft.draft_vocab_size: 49 is more than the target's 48"),
+        ({"tap_layers": (1, 2)}, "draft.tap_layers: tapped hidden states"),
         ({"tap_layers": (1, 2, 4)}, "between 0 and 3"),
         ({"max_length": 2}, "no answer of two tokens or more"),
         ({"target": "no/such/folder"}, "target: no/such/folder is neither a folder"),

@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import read_json, write_jsonl
+from ltd.option_checks import check_target
 from ltd.target_training.growth import grow, without_blocks
 from ltd.target_training.muon import Muon, orthogonalise
 from ltd.target_training.packing import batches, encode_conversations, pack, read_conversations
 from ltd.target_training.tokenizer import train_tokenizer
 from ltd.target_training.training import Trainer, answer_loss, learning_rate_factor
 from ltd.tracking import StageRun
-from ltd.train_target import Options, ablations, build_model, check, round_weights, train, train_target
+from ltd.train_target import Options, ablations, build_model, round_weights, train, train_target
 
 TASKS = ("chat", "maths")
 
@@ -322,7 +323,7 @@ def test_weights_are_rounded_to_the_type_that_will_be_used(corpus, options, kind
 )
 def test_impossible_options_are_refused(options, change, message):
     with pytest.raises(InputError, match=message):
-        check(dataclasses.replace(options, **change))
+        check_target(dataclasses.replace(options, **change))
 
 
 def test_texts_without_answers_are_refused(tmp_path):

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from ltd.ablations.catalogue import LOOKUP, needed_folders
 from ltd.ablations.policy_methods import load_policy_controller
-from ltd.baselines.catalogue import load_controller, method_names
+from ltd.baselines import METHODS as BASELINES
+from ltd.baselines.catalogue import load_controller
 from ltd.devices import device_name, resolve_device
 from ltd.engine.controllers import Controller, StaticController
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
@@ -35,13 +36,14 @@ from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.measurement.reference_check import compare_with_transformers
 from ltd.measurement.replay_rows import replay_rows
 from ltd.measurement.summary import (
-    BASELINE,
     MEAN_TASK,
     clock_gap,
     mark_lossless,
     metric_label,
     summarise,
 )
+from ltd.methods import BASELINE
+from ltd.methods import check as check_methods
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.opponents.folders import load_opponent
 from ltd.options import StageOptions, option, run_stage
@@ -131,7 +133,7 @@ class Engine:
 
 
 def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
-    """Return the controller of every method asked for; raises InputError for an unknown one."""
+    """Return the controller of every method asked for."""
     grid = read_json(options.grid)["best"]
     makers: dict[str, Callable[[], Controller | None]] = {
         BASELINE: lambda: None,
@@ -140,21 +142,15 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
     }
     learned = [name for name in options.methods if name.partition(":")[0] == "ltd"]
     makers |= {name: partial(load_policy_controller, options.policies, name, grid) for name in learned}
-    makers |= {name: partial(load_controller, options.baselines, name) for name in method_names()}
+    makers |= {name: partial(load_controller, options.baselines, name) for name in BASELINES}
     makers |= {name: partial(load_opponent, options.opponents, name) for name in OPPONENTS}
     makers[LOOKUP] = lambda: load_lookup(options.lookup)[0].controller()
-    for method in options.methods:
-        if method not in makers:
-            raise InputError(
-                f"benchmark.methods: {method!r} is unknown; choose from ltd, {', '.join(makers)}"
-            )
     return {method: makers[method]() for method in options.methods}
 
 
 def check(options: BenchmarkOptions, profile: LatencyProfile) -> None:
     """Refuse what cannot be measured before any work is done."""
-    if BASELINE not in options.methods:
-        raise InputError(f"benchmark.methods: {BASELINE!r} is missing; every speedup is relative to it")
+    check_methods(options.methods)
     for name in ("prompts_per_task", "repeats", "max_new_tokens", "default_depth", "default_size"):
         if getattr(options, name) < 1:
             raise InputError(
@@ -261,7 +257,7 @@ def open_state(options: BenchmarkOptions) -> Path:
     settings |= {name: file_hash(getattr(options, name)) for name in paths}
     # Only those that are decoded with: chains that are trained meanwhile change nothing here.
     settings |= {folder: file_hash(folder) for folder in needed_folders(options.methods, options.policies)}
-    fitted = sorted({name.partition(":")[0] for name in options.methods if name in method_names()})
+    fitted = sorted({name.partition(":")[0] for name in options.methods if name in BASELINES})
     settings |= {name: file_hash(options.baselines / name) for name in fitted}
     asked = [name for name in OPPONENTS if name in options.methods]
     settings |= {name: file_hash(options.opponents / name) for name in asked}

@@ -4,17 +4,28 @@ import difflib
 import itertools
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 import yaml
 
+from ltd import methods, option_checks, world
 from ltd.ablations import catalogue as ablations
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.hub import check_name
 
+# Weights as transformers looks for them, and as the reader of Eagle3 heads does.
+HEAD_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+TARGET_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 Config = dict[str, Any]
 
 
@@ -27,17 +38,22 @@ def check(config: Config, schema_path: Path) -> None:
     """
     check_schema(config, yaml.safe_load(schema_path.read_text(encoding="utf-8")))
     check_reuse(config)
+    check_blocks(config)
     check_values(config)
     check_prompt_files(config)
+    for path in config["transfer"]["profiles"]:
+        find_profile(path, schema_path.parents[2])
     template = config["responses"]["chat_template"]
     if template is not None and not Path(template).is_file():
         raise InputError(f"responses.chat_template: {template}: no such file; give one with a Jinja template")
+    # Random weights are made from config.json alone.
+    drawn = config["latency"]["weights"] == "random"
     if config["target"]["path"] is not None:
-        check_model_folder("target.path", config["target"]["path"])
+        check_model_folder("target.path", config["target"]["path"], () if drawn else TARGET_WEIGHTS)
         if template is None:
             check_chat_template(config["target"]["path"])
     if config["draft"]["path"] is not None:
-        check_model_folder("draft.path", config["draft"]["path"])
+        check_model_folder("draft.path", config["draft"]["path"], () if drawn else HEAD_WEIGHTS)
 
 
 def check_schema(config: Config, schema: dict[str, Any]) -> None:
@@ -83,6 +99,25 @@ def check_reuse(config: Config) -> None:
         raise InputError("prompts.path: null, but `reuse` is for other prompts; give it or prompts.hub")
 
 
+def check_blocks(config: Config) -> None:
+    """Check the blocks one by one, as their stages do."""
+
+    def options(block: str) -> SimpleNamespace:
+        return SimpleNamespace(**config[block])
+
+    target, draft = options("target"), options("draft")
+    if target.path is None:
+        option_checks.check_target(target)
+    if draft.path is None:
+        option_checks.check_draft(draft)
+        if target.path is None:
+            option_checks.check_draft_of_target(draft, target.vocab_size, target.layers)
+    option_checks.check_latency(SimpleNamespace(**config["latency"], **config["tree"]))
+    option_checks.check_policies(options("rl"))
+    option_checks.check_baselines(options("baselines"))
+    option_checks.check_opponents(options("opponents"))
+
+
 def check_values(config: Config) -> None:
     """Check what a schema cannot say: relations between keys."""
     tasks = config["prompts"]["tasks"]
@@ -95,27 +130,8 @@ def check_values(config: Config) -> None:
                     f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
                 )
     check_train_tasks(config)
-    ablations.check(config)
-    sizes, fitted = config["rl"]["sizes"], config["baselines"]
-    for block in ("rl", "baselines"):
-        listed = config[block]["sizes"]
-        if any(a >= b for a, b in itertools.pairwise(listed)):
-            raise InputError(f"{block}.sizes: {listed} is not ascending; list each size once, smallest first")
-    listed = config["benchmark"]["temperatures"]
-    # File names have them in six digits.
-    named = [float(f"{value:g}") for value in listed]
-    if named[0] != 0 or not all(a < b for a, b in itertools.pairwise(named)):
-        raise InputError(
-            f"benchmark.temperatures: {listed} does not ascend from 0, where policies are trained and "
-            "the grid is chosen; list 0, then each further temperature once, lowest first"
-        )
-    methods = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
-    if "specdecpp" in methods and not config["traces"]["features"]:
-        raise InputError(
-            "traces.features: false, but the method specdecpp reads hidden states; set it to true"
-        )
-    if methods & {"svip", "disco"} and not config["traces"]["entropy"]:
-        raise InputError("traces.entropy: false, but the methods svip and disco need it; set it to true")
+    check_observations(config)
+    check_benchmark(config)
     if config["draft"]["path"] is None and not config["prompts"]["draft"]:
         raise InputError("prompts.draft: 0 leaves the head nothing to learn from; give some, or a draft.path")
     unrolled, deepest = config["draft"]["unroll_steps"], config["tree"]["max_depth"]
@@ -125,9 +141,9 @@ def check_values(config: Config) -> None:
             "the head must be trained for every depth it drafts"
         )
     largest = max(
-        sizes[-1],
-        fitted["sizes"][-1],
-        fitted["published_size"],
+        config["rl"]["sizes"][-1],
+        config["baselines"]["sizes"][-1],
+        config["baselines"]["published_size"],
         config["grid"]["max_size"],
         config["benchmark"]["default_size"],
     )
@@ -135,6 +151,39 @@ def check_values(config: Config) -> None:
         raise InputError(
             f"latency.sizes: the largest is {config['latency']['sizes'][-1]}, but {largest} is used; "
             "time every size that is chosen"
+        )
+
+
+def check_benchmark(config: Config) -> None:
+    """Check what the benchmark decodes with, and on what, against the rest."""
+    benchmark = config["benchmark"]
+    methods.check(benchmark["methods"])
+    ablations.check(config)
+    listed = benchmark["temperatures"]
+    # File names have them in six digits.
+    named = [float(f"{value:g}") for value in listed]
+    if named[0] != 0 or not all(a < b for a, b in itertools.pairwise(named)):
+        raise InputError(
+            f"benchmark.temperatures: {listed} does not ascend from 0, where policies are trained and "
+            "the grid is chosen; list 0, then each further temperature once, lowest first"
+        )
+    asked = {method.partition(":")[0] for method in benchmark["methods"]}
+    if "specdecpp" in asked and not config["traces"]["features"]:
+        raise InputError(
+            "traces.features: false, but the method specdecpp reads hidden states; set it to true"
+        )
+    if asked & {"svip", "disco"} and not config["traces"]["entropy"]:
+        raise InputError("traces.entropy: false, but the methods svip and disco need it; set it to true")
+    if benchmark["default_depth"] > config["tree"]["max_depth"]:
+        raise InputError(
+            f"benchmark.default_depth: {benchmark['default_depth']} is more than tree.max_depth "
+            f"{config['tree']['max_depth']}; lower it, or raise tree.max_depth"
+        )
+    wanted, made = benchmark["prompts_per_task"], config["prompts"]["test"]
+    if wanted > made:
+        raise InputError(
+            f"benchmark.prompts_per_task: {wanted} is more than prompts.test {made}; "
+            "lower it, or raise prompts.test"
         )
 
 
@@ -151,36 +200,62 @@ def check_train_tasks(config: Config) -> None:
             raise InputError(
                 f"{block}.train_tasks: {', '.join(wanted)} must not name any of prompts.test_only"
             )
+    known = [*config["prompts"]["tasks"], *world.TASKS]
+    for task in config["rl"]["paper_tasks"]:
+        if task not in known:
+            near = difflib.get_close_matches(task, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "name some of prompts.tasks, or none for all"
+            raise InputError(
+                f"rl.paper_tasks: {task!r} is neither one of prompts.tasks nor built in; {remedy}"
+            )
+
+
+def check_observations(config: Config) -> None:
+    """Check that the traces record what the policies observe."""
+    for name in ("size_observation", "depth_observation"):
+        for part, key in (("entropy", "entropy"), ("hidden", "features")):
+            if part in config["rl"][name] and not config["traces"][key]:
+                raise InputError(f"traces.{key}: false, but rl.{name} has {part!r}; set it to true")
 
 
 def check_prompt_files(config: Config) -> None:
-    """Check that a folder given as `prompts.path` holds readable questions for every task."""
-    folder = config["prompts"]["path"]
-    if folder is None:
+    """Check that the files of `prompts.path` give every split prompts, and the benchmark enough."""
+    prompts = config["prompts"]
+    if prompts["path"] is None:
         return
-    from ltd.texts.prompts import (
-        read_questions,  # brings transformers along: seconds that most starts can save
+    # Brings transformers along: seconds that most starts can save.
+    from ltd.texts.prompts import SPLITS, file_prompts
+
+    counts = {split: prompts[split] for split in SPLITS if prompts[split]}
+    found = file_prompts(prompts["path"], prompts["tasks"], counts, prompts["test_only"])["test"]
+    wanted = config["benchmark"]["prompts_per_task"]
+    for task in config["benchmark"]["test_tasks"]:
+        if len(found[task]) < wanted:
+            raise InputError(
+                f"benchmark.prompts_per_task: {wanted} asked for, but {task}.jsonl under {prompts['path']} "
+                f"gives {len(found[task])} test prompts; lower it to that, or add questions"
+            )
+
+
+def find_profile(path: str, beside: Path) -> Path:
+    """A profile of `transfer.profiles`: from here, or from the folder `beside`, where the Snakefile is.
+
+    Raises InputError when it is in neither.
+    """
+    for file in (Path(path), beside / path):
+        if file.is_file():
+            return file
+    raise InputError(
+        f"transfer.profiles: {path}: no such file, here or in {beside}; give the latency/profile.json of "
+        "another machine, or none"
     )
 
-    if not Path(folder).is_dir():
-        raise InputError(f"prompts.path: {folder} is not a folder; give one with <task>.jsonl files")
-    for task in config["prompts"]["tasks"]:
-        files = sorted(Path(folder).glob(f"**/{task}.jsonl"))
-        if not files:
-            there = ", ".join(sorted({file.stem for file in Path(folder).glob("**/*.jsonl")})) or "none"
-            raise InputError(
-                f"prompts.tasks: no {task}.jsonl under prompts.path {folder}; list those that are there "
-                f"({there}), in benchmark.test_tasks too"
-            )
-        for file in files:
-            if not read_questions(file):
-                raise InputError(f"{file}: no prompts; write one question a line")
 
+def check_model_folder(key: str, path: str, weights: Sequence[str]) -> None:
+    """Check a local checkpoint folder: configuration and weights present, safetensors files whole.
 
-def check_model_folder(key: str, path: str) -> None:
-    """Check a local checkpoint folder: configuration present, safetensors files whole.
-
-    A name that is no local path is taken for a hub id and left to the loader.
+    A name that is no local path is taken for a hub id and left to the loader. Weights are one of the files
+    named, where an index stands for the shards that it lists; none are looked for when none is named.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -188,22 +263,42 @@ def check_model_folder(key: str, path: str) -> None:
         return
     if not (folder / "config.json").is_file():
         raise InputError(f"{key}: {path} has no config.json; give the folder of a saved model")
+    found = next((folder / name for name in weights if (folder / name).is_file()), None)
+    if weights and found is None:
+        raise InputError(
+            f"{key}: {path} has no weights ({', '.join(weights)}); give the whole folder of a saved model"
+        )
+    if found is not None and found.suffix == ".json":
+        check_shards(found)
     for file in folder.glob("*.safetensors"):
         check_safetensors(file)
 
 
+def check_shards(index: Path) -> None:
+    """Raise InputError when a file that an index of shards names is not beside it."""
+    content = read_json(index)
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict):
+        raise InputError(f"{index}: no weight_map; copy the file again")
+    absent = sorted(name for name in set(files.values()) if not (index.parent / name).is_file())
+    if absent:
+        raise InputError(f"{index}: {absent[0]} is not beside it; copy the missing shard into the folder")
+
+
 def check_safetensors(file: Path) -> None:
-    """Raise InputError when a safetensors file is shorter or longer than its own header says."""
+    """Raise InputError for a header that cannot be read, and for a file of another size than it says."""
     size = file.stat().st_size
     remedy = "the file is truncated or damaged; copy it again"
     with file.open("rb") as stream:
         start = stream.read(8)
         if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
             raise InputError(f"{file}: {remedy}")
-        header = json.loads(stream.read(length))
-    end = max(
-        (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
-    )
+        header = stream.read(length)
+    try:
+        tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):  # no JSON, or not of this form
+        raise InputError(f"{file}: its header cannot be read; {remedy}") from None
     if 8 + length + end != size:
         raise InputError(f"{file}: {size} bytes, its header says {8 + length + end}; {remedy}")
 

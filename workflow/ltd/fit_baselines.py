@@ -13,6 +13,7 @@ from ltd.baselines.catalogue import BASELINES, save_baseline
 from ltd.baselines.variants import FitData, TrainingSettings, Variant
 from ltd.errors import InputError
 from ltd.files import file_hash
+from ltd.option_checks import check_baselines
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.simulator import static_grid
@@ -45,20 +46,6 @@ class FitBaselinesOptions(StageOptions):
     c2t_epochs: int = option(50, "passes over the samples of c2t")
     specdecpp_hidden: int = option(1024, "hidden units of specdecpp")
     specdecpp_epochs: int = option(5, "passes over the samples of specdecpp")
-
-
-def check(options: FitBaselinesOptions) -> None:
-    """Refuse what cannot be fitted; raises InputError."""
-    sizes = list(options.sizes)
-    if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
-        raise InputError(f"baselines.sizes: {sizes} is not ascending from at least 1")
-    for name in ("published_size", "batch_size", "samples"):
-        if getattr(options, name) < 1:
-            raise InputError(f"baselines.{name}: {getattr(options, name)} is not at least 1")
-    if options.thresholds < 3:
-        raise InputError(f"baselines.thresholds: {options.thresholds} is not at least 3")
-    if options.learning_rate <= 0:
-        raise InputError(f"baselines.learning_rate: {options.learning_rate} is not above 0")
 
 
 def fit_data(options: FitBaselinesOptions) -> FitData:
@@ -94,7 +81,7 @@ def fit_data(options: FitBaselinesOptions) -> FitData:
 
 def fit_baselines(options: FitBaselinesOptions, run: StageRun) -> None:
     """Fit, save, and log what replay says about the validation prompts."""
-    check(options)
+    check_baselines(options)
     data = fit_data(options)
     variants = BASELINES[options.baseline].fit(data)
     trained_on = {

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltd.errors import InputError
 from ltd.files import atomic_path, write_json
 from ltd.opponents import NAMES
 from ltd.opponents.cross_fitting import Effort
@@ -19,6 +18,7 @@ from ltd.opponents.marginal_rule import MarginalRule
 from ltd.opponents.optimal_stopping import OPTIMAL_STOPPING
 from ltd.opponents.stopping import Fitted, Fitting, fit_pair
 from ltd.opponents.supervised import SUPERVISED
+from ltd.option_checks import check_opponents
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.simulator import static_grid
 from ltd.rl.co_adaptation import Workshop
@@ -50,7 +50,7 @@ class FitOpponentsOptions(StageOptions, PolicySettings):
 
 def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
     """Fit, replay on the validation traces, and write the folder."""
-    check(options)
+    check_opponents(options)
     paths = options.traces, options.validation_traces, options.profile
     workshop = open_workshop(options, *paths, options.seed)
     depth, size = best_constant(workshop.validation, options)
@@ -77,15 +77,6 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
     run.metrics({f"{options.opponent}.speedup.{task}": speedup for task, speedup in tasks})
     run.artifact(options.output)
     print(f"{options.opponent}: {validation['speedup']:.3f}x on the validation prompts in replay")
-
-
-def check(options: FitOpponentsOptions) -> None:
-    """Raise InputError on the first option that cannot be meant."""
-    for name, least in (("fit_rounds", 1), ("fit_folds", 2), ("fit_steps", 1), ("fit_minibatch", 1)):
-        if getattr(options, name) < least:
-            raise InputError(f"opponents.{name}: {getattr(options, name)}: expected {least} or more")
-    if options.fit_learning_rate <= 0:
-        raise InputError(f"opponents.fit_learning_rate: {options.fit_learning_rate}: expected more than 0")
 
 
 def best_constant(world: ReplayWorld, settings: PolicySettings) -> tuple[int, int]:

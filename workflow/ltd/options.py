@@ -131,8 +131,8 @@ def run_stage(
 
     An InputError is printed as one line and ends the process with status 2.
     """
-    options = parse_options(options_type, description, argv)
     try:
+        options = parse_options(options_type, description, argv)
         from ltd import devices, tracking
 
         devices.resolve_device(options.device)

@@ -21,13 +21,13 @@ from numpy.typing import ArrayLike
 from ltd.devices import device_name
 from ltd.engine.loading import load_engine
 from ltd.engine.model_loading import WEIGHTS
-from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
 from ltd.hub import identity
 from ltd.measurement.matrix_products import matrix_product_share
 from ltd.measurement.phase_timer import PhaseTimer, between, own_text, room_needed
 from ltd.measurement.timing import median, spread
+from ltd.option_checks import check_latency
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile, LatencyTable
 from ltd.tracking import StageRun
@@ -57,24 +57,6 @@ class LatencyOptions(StageOptions):
     policy_network: tuple[int, ...] = option(
         (32, 32), "hidden layers of the policies timed beside the paper's"
     )
-
-
-def check(options: LatencyOptions) -> None:
-    """Refuse impossible settings before any work is done."""
-    for name in ("sizes", "context_lengths"):
-        values = getattr(options, name)
-        if len(values) < 2 or list(values) != sorted(set(values)) or values[0] < 1:
-            raise InputError(
-                f"latency.{name}: {list(values)}: expected at least two distinct values, ascending"
-            )
-    for name, least in (("beam", 1), ("max_depth", 2), ("repetitions", 1)):
-        if getattr(options, name) < least:
-            raise InputError(
-                f"latency.{name}: {getattr(options, name)} is too small; expected at least {least}"
-            )
-    largest = pool_size(options.beam, options.max_depth)
-    if options.sizes[0] != 1 or options.sizes[-1] > largest:
-        raise InputError(f"latency.sizes: {list(options.sizes)}: expected to run from 1 to at most {largest}")
 
 
 def check_room(options: LatencyOptions, max_context: int) -> None:
@@ -156,7 +138,7 @@ def relative_errors(predicted: ArrayLike, measured: ArrayLike) -> dict[str, floa
 
 def profile_latency(options: LatencyOptions, run: StageRun) -> None:
     """The stage: measure, tabulate, check against held-out points, write."""
-    check(options)
+    check_latency(options)
     target, drafter = load_engine(
         options.target,
         options.draft,

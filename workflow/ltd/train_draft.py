@@ -20,7 +20,7 @@ from ltd.bfloat16 import computes_in, held_in_float32, in_bfloat16, round_linear
 from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.draft_head.features import cache_bytes, cached_source, online_source
-from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, target_like
+from ltd.draft_head.head_config import Eagle3Config, target_like
 from ltd.draft_head.processes import Processes
 from ltd.draft_head.trainer import (
     VALIDATION_ROWS,
@@ -46,6 +46,7 @@ from ltd.engine.model_loading import free_memory, load_model, number_type, read_
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
 from ltd.hub import identity
+from ltd.option_checks import check_draft, check_draft_of_target
 from ltd.options import StageOptions, option, run_stage
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun, config_hash
@@ -86,7 +87,7 @@ class TrainDraftOptions(StageOptions):
 
 def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     """Train, validate, write the best epoch. Raises InputError for options that cannot work."""
-    _check_options(options)
+    check_draft(options)
     processes = Processes.join(options.device)
     config = read_config(options.target)
     shape = head_config(config, options)
@@ -121,21 +122,6 @@ def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     print(f"simulated acceptance length {best['acceptance_length']:.2f} (epoch {best['epoch']})")
 
 
-def _check_options(options: TrainDraftOptions) -> None:
-    for name in ("draft_vocab_size", "unroll_steps", "epochs", "batch_rows", "max_length"):
-        if getattr(options, name) < 1:
-            raise InputError(
-                f"train_draft.{name}: {getattr(options, name)} is too small; expected at least 1"
-            )
-    for name in ("matrix_learning_rate", "learning_rate"):
-        if not getattr(options, name) > 0:
-            raise InputError(f"train_draft.{name}: {getattr(options, name)} is not above 0")
-    if not 0 < options.step_weight <= 1:
-        raise InputError(f"train_draft.step_weight: {options.step_weight} is not above 0 and at most 1")
-    if not 0 <= options.warmup < 1:
-        raise InputError(f"train_draft.warmup: {options.warmup} is not a share from 0 to below 1")
-
-
 def load_target(options: TrainDraftOptions, processes: Processes, beside: int):
     """The target as a transformers model without gradients; float32 on a CPU, its own type on a GPU.
 
@@ -155,17 +141,9 @@ def load_target(options: TrainDraftOptions, processes: Processes, beside: int):
 def head_config(config: PretrainedConfig, options: TrainDraftOptions) -> Eagle3Config:
     """Shapes of a head for a target of this configuration: one layer like the target's own."""
     target = config.get_text_config()
-    if options.draft_vocab_size > target.vocab_size:
-        raise InputError(
-            f"train_draft.draft_vocab_size: {options.draft_vocab_size} is more than the target's "
-            f"{target.vocab_size} tokens"
-        )
+    check_draft_of_target(options, target.vocab_size, target.num_hidden_layers)
     shape = target_like(target, options.draft_vocab_size)
-    if not options.tap_layers:
-        return shape
-    layers = target.num_hidden_layers
-    taps = check_tap_layers(options.tap_layers, layers, "train_draft.tap_layers")
-    return replace(shape, tap_layers=taps)
+    return replace(shape, tap_layers=options.tap_layers) if options.tap_layers else shape
 
 
 def load_sequences(path: Path, vocab_size: int, max_length: int) -> list[Sequence]:
@@ -173,9 +151,7 @@ def load_sequences(path: Path, vocab_size: int, max_length: int) -> list[Sequenc
     sequences = [replace(s, tokens=s.tokens[:max_length]) for s in Responses.load(path).sequences()]
     sequences = [sequence for sequence in sequences if chain_count(sequence)]
     if not sequences:
-        raise InputError(
-            f"{path}: no answer of two tokens or more within train_draft.max_length {max_length}"
-        )
+        raise InputError(f"{path}: no answer of two tokens or more within draft.max_length {max_length}")
     largest = max(int(sequence.tokens.max()) for sequence in sequences)
     if largest >= vocab_size:
         raise InputError(

@@ -21,8 +21,9 @@ from ltd.bfloat16 import saved_type
 from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, write_json
+from ltd.option_checks import check_target
 from ltd.options import StageOptions, option, run_stage
-from ltd.target_training.copying import WIRED_BLOCKS, wire_copying
+from ltd.target_training.copying import wire_copying
 from ltd.target_training.growth import silence, without_blocks
 from ltd.target_training.packing import (
     Conversations,
@@ -70,22 +71,6 @@ class Options(StageOptions):
     held_out_count: int = option(24, "held-out conversations per task for the loss")
     sample_count: int = option(12, "held-out conversations per task that are answered to measure form")
     checkpoint_every: int = option(50, "steps between checkpoints")
-
-
-def check(options: Options) -> None:
-    """Refuse impossible values before any work is done."""
-    if options.hidden_size % 64:
-        raise InputError(f"target.hidden_size: {options.hidden_size} is not a multiple of 64")
-    if options.layers % options.start_layers:
-        raise InputError(
-            f"target.layers: {options.layers} is not a multiple of start_layers ({options.start_layers})"
-        )
-    if options.start_layers < WIRED_BLOCKS:
-        raise InputError(f"target.start_layers: {options.start_layers} is too few; needs {WIRED_BLOCKS}")
-    if not 0 <= options.grow_step < options.steps:
-        raise InputError(f"target.grow_step: {options.grow_step} is not below steps ({options.steps})")
-    if options.vocab_size < 512:
-        raise InputError(f"target.vocab_size: {options.vocab_size} is too small; bytes and words need 512")
 
 
 def build_model(options: Options, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -207,7 +192,7 @@ def quality(
 
 def train_target(options: Options, run: StageRun) -> None:
     """The stage: tokenizer, training, rounding, evaluation, files."""
-    check(options)
+    check_target(options)
     corpus, others = (
         read_conversations(options.prompts / "corpus"),
         read_conversations(options.prompts / "validation"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ltd import configuration, preflight
 from ltd.ablations import catalogue as ablations
+from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
 from ltd.options import command_line
 from ltd.stage_jobs import with_jobs
@@ -59,8 +60,6 @@ PAPER_FULL = "paper-full"
 NAMED_CHAINS = [*CHAINS, CONDITIONED, PAPER_FULL]
 # Ablations and the benchmark may ask for variants of the last two.
 VARIANTS = r"variants/(paper|ltd)-[A-Za-z0-9_-]+"
-# Published methods that are fitted to the traces, each in a folder of its own.
-BASELINES = ["ddd", "svip", "gammatune", "disco", "specdecpp", "c2t"]
 
 
 wildcard_constraints:
@@ -238,14 +237,6 @@ def print_outcome():
         print("MLflow: make ui, then http://127.0.0.1:5000")
 
 
-def profile_of_machine(path):
-    """A latency profile as the configuration names it: from here, or from beside the Snakefile."""
-    found = [p for p in (Path(path), Path(workflow.basedir) / path) if p.is_file()]
-    if not found:
-        sys.exit(f"config: transfer.profiles: {path}: no such file")
-    return str(found[0])
-
-
 MACHINES = {
     "measured": f"{RESULTS}/latency/profile.json",
     **{
@@ -253,7 +244,7 @@ MACHINES = {
         for factor in config["transfer"]["slower_growth"]
     },
     **{
-        Path(path).stem: profile_of_machine(path)
+        Path(path).stem: str(configuration.find_profile(path, Path(workflow.basedir)))
         for path in config["transfer"]["profiles"]
     },
 }

@@ -206,10 +206,7 @@ def check(config: Mapping[str, Any]) -> None:
     for name in config["benchmark"]["methods"]:
         if name.partition(":")[0] != TUNED:
             continue
-        try:
-            variant = parse_method(name).variant
-        except InputError as error:
-            raise InputError(f"benchmark.methods: {error}") from error
+        variant = parse_method(name).variant
         for part, key in (("entropy", "entropy"), ("hidden", "features")):
             if variant.startswith("observe-") and part in variant and not config["traces"][key]:
                 raise InputError(f"traces.{key}: false, but the method {name} observes it; set it to true")

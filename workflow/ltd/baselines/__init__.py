@@ -5,3 +5,8 @@ where the literature leaves that open. A rule's constants are found by the same 
 traces that our policies and the static grid get; `<name>:published` has the constants of the papers
 instead, cut to `tree.max_depth`, the largest depth of the traces: the papers draft up to 12 levels, c2t 8.
 """
+
+NAMES = ("ddd", "svip", "gammatune", "disco", "specdecpp", "c2t")
+FITTED, PUBLISHED = "fitted", "published"
+# Every baseline, and with the constants of its paper.
+METHODS = tuple(name + suffix for name in NAMES for suffix in ("", f":{PUBLISHED}"))

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltd.baselines import FITTED, PUBLISHED
 from ltd.baselines.classifier import DEPTH_UNIT, exported, perceptron, sigmoid, train_network
 from ltd.baselines.lanes import LaneResults, Stateless, replay_lanes
 from ltd.baselines.threshold import FINE_THRESHOLDS, between, neighbours, quantiles
-from ltd.baselines.variants import FITTED, PUBLISHED, BaselineController, FitData, Variant, level_of_nodes
+from ltd.baselines.variants import BaselineController, FitData, Variant, level_of_nodes
 from ltd.engine.tree import pool_size
 from ltd.replay.traces import Traces
 from ltd.rl.policies import PolicyNetwork

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ltd.baselines import c2t, ddd, disco, gammatune, specdecpp, svip
-from ltd.baselines.variants import FITTED, PUBLISHED, Baseline, BaselineController, Variant
+from ltd.baselines import FITTED, METHODS, c2t, ddd, disco, gammatune, specdecpp, svip
+from ltd.baselines.variants import Baseline, BaselineController, Variant
 from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
 
@@ -13,11 +13,6 @@ DESCRIPTION = "baseline.json"
 BASELINES: dict[str, Baseline] = {
     module.RULE.name: module.RULE for module in (ddd, svip, gammatune, disco, specdecpp, c2t)
 }
-
-
-def method_names() -> tuple[str, ...]:
-    """Names of the methods: every baseline, and with the constants of its paper."""
-    return tuple(name + suffix for name in BASELINES for suffix in ("", f":{PUBLISHED}"))
 
 
 def save_baseline(folder: Path, name: str, variants: dict[str, Variant], trained_on: dict[str, str]) -> None:
@@ -39,8 +34,8 @@ def load_controller(folder: str | Path, method: str) -> BaselineController:
     """
     name, _, variant = method.partition(":")
     variant = variant or FITTED
-    if method not in method_names():
-        raise InputError(f"baseline {method!r} is unknown; choose from {', '.join(method_names())}")
+    if method not in METHODS:
+        raise InputError(f"baseline {method!r} is unknown; choose from {', '.join(METHODS)}")
     path = Path(folder) / name / DESCRIPTION
     if not path.is_file():
         raise InputError(f"{path}: no such file; fit it with python -m ltd.fit_baselines --baseline {name}")

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from ltd.baselines import FITTED, PUBLISHED
 from ltd.baselines.lanes import LaneResults, replay_lanes
 from ltd.baselines.threshold import neighbours
-from ltd.baselines.variants import FITTED, PUBLISHED, BaselineController, FitData, Variant
+from ltd.baselines.variants import BaselineController, FitData, Variant
 from ltd.rl.replay_walk import ReplayWorld
 
 LOWER, UPPER = 0.5, 1.5

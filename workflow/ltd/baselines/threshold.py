@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ltd.baselines import FITTED, PUBLISHED
 from ltd.baselines.lanes import LaneResults, Stateless, replay_lanes
-from ltd.baselines.variants import FITTED, PUBLISHED, BaselineController, FitData, Network, Variant
+from ltd.baselines.variants import BaselineController, FitData, Network, Variant
 from ltd.replay.traces import Traces
 from ltd.rl.replay_walk import ReplayWorld
 

@@ -9,8 +9,6 @@ import numpy as np
 from ltd.replay.traces import Traces
 from ltd.rl.replay_walk import ReplayWorld
 
-FITTED, PUBLISHED = "fitted", "published"
-
 
 class Network(Protocol):
     """A trained classifier."""

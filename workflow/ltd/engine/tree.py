@@ -12,10 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-def pool_size(beam: int, depth: int) -> int:
-    """Number of nodes of a full tree of `depth` levels."""
-    return beam + (depth - 1) * beam * beam if depth > 0 else 0
+from ltd.engine.pool import pool_size
 
 
 def level_start(beam: int, level: int) -> int:

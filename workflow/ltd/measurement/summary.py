@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from ltd import world
+from ltd.ablations.catalogue import GRID
 from ltd.errors import InputError
+from ltd.methods import BASELINE
 
-BASELINE, GRID, ORACLE = "autoregressive", "eagle3_grid", "oracle"
+ORACLE = "oracle"
 MEAN_TASK = "mean"
 # Policies are trained and the grid is chosen here; other temperatures stand beside it.
 GREEDY = 0.0

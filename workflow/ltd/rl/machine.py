@@ -13,11 +13,11 @@ import numpy as np
 
 from ltd.errors import InputError
 from ltd.replay.latency import LatencyProfile
+from ltd.rl import MACHINE_PART as PART
 
 if TYPE_CHECKING:
     from ltd.rl.policies import Policy
 
-PART = "machine"
 # Tokens of a typical cycle: the rows of the first draft pass.
 PREFIX_ROWS = 3
 # Growth below a hundredth of a step makes no difference worth telling apart.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ltd.errors import InputError
+from ltd.option_checks import check_policies
 from ltd.options import option
 from ltd.rl import rewards
-from ltd.rl.observations import PARTS
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60)
 # A summary of the draft, and with it what is known before.
@@ -55,7 +55,7 @@ class PolicySettings:
     fixed_size: int = option(0, "size during the first depth training; 0 takes the static grid's best")
 
     def __post_init__(self) -> None:
-        check(self)
+        check_policies(self)
 
     def of(self, kind: str, name: str) -> Any:
         """The field `<kind>_<name>`."""
@@ -93,29 +93,3 @@ def with_step_share(settings: SettingsType, share: float) -> SettingsType:
         for name in ("size_steps", "depth_steps")
     }
     return dataclasses.replace(settings, **steps)
-
-
-def check(settings: PolicySettings) -> None:
-    """Raise InputError on the first setting that cannot be meant."""
-    sizes = settings.sizes
-    if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
-        raise InputError(f"rl.sizes: {list(sizes)}: expected distinct sizes from 1 up, ascending")
-    for name in ("size_observation", "depth_observation"):
-        for part in getattr(settings, name):
-            if part not in PARTS:
-                raise InputError(f"rl.{name}: {part!r} is unknown; choose from {', '.join(PARTS)}")
-    if settings.machines < 0:
-        raise InputError(f"rl.machines: {settings.machines}: expected 0 or more")
-    if settings.reward not in rewards.KINDS:
-        raise InputError(f"rl.reward: {settings.reward!r} is unknown; choose from {', '.join(rewards.KINDS)}")
-    if settings.first_decision not in (0, 1):
-        raise InputError(f"rl.first_decision: {settings.first_decision}: expected 0 or 1")
-    if settings.interval < 1:
-        raise InputError(f"rl.interval: {settings.interval}: expected 1 or more")
-    if settings.rehearsal and settings.whole_answers:
-        raise InputError("rl.rehearsal: needs rl.whole_answers to be false; set it to 0 otherwise")
-    if settings.rollout % settings.lanes or settings.rollout % settings.minibatch:
-        raise InputError(
-            f"rl.rollout: {settings.rollout}: expected a multiple of rl.lanes ({settings.lanes}) "
-            f"and of rl.minibatch ({settings.minibatch})"
-        )

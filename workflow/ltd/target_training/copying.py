@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-WIRED_BLOCKS = 2
 # One channel of every embedding is this constant: queries and keys get something that no token changes.
 CONSTANT = 4.0
 PREVIOUS_SHARPNESS = 1.0

@@ -72,7 +72,7 @@ def hub_prompts(
             raise InputError(f"prompts.hub: no data set for task {task!r}; {_FORM}")
         questions = _load(sources[task])
         split_up = {"test": in_hash_order(questions, task)} if task in test_only else None
-        for split, chosen in (split_up or divide(questions, task, counts)).items():
+        for split, chosen in (split_up or divide(questions, task, counts, sources[task].name)).items():
             prompts[split][task] = chosen[: counts[split]]
     return checked(prompts)
 

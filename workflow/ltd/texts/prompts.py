@@ -81,9 +81,15 @@ def _read_task(folder: Path, task: str, counts: Mapping[str, int]) -> dict[str, 
         return {split: read_questions(file) for split, file in files.items()}
     single = folder / f"{task}.jsonl"
     if not single.is_file():
-        raise InputError(f"prompts.tasks: no {task}.jsonl in prompts.path {folder}, nor in its split folders")
+        there = ", ".join(sorted({file.stem for file in folder.glob("**/*.jsonl")})) or "none"
+        raise InputError(
+            f"prompts.tasks: no {task}.jsonl under prompts.path {folder}; list those that are there "
+            f"({there}), in benchmark.test_tasks too"
+        )
     questions = read_questions(single)
-    return divide(questions, task, counts) if "train" in counts else {"test": in_hash_order(questions, task)}
+    if "train" not in counts:
+        return {"test": in_hash_order(questions, task)}
+    return divide(questions, task, counts, single)
 
 
 def read_questions(path: str | Path) -> list[Conversation]:
@@ -125,16 +131,19 @@ def question_of(row: Mapping[str, Any], default_id: int) -> Conversation:
 
 
 def divide(
-    questions: Sequence[Conversation], task: str, splits: Collection[str]
+    questions: Sequence[Conversation], task: str, splits: Collection[str], source: str | Path
 ) -> dict[str, list[Conversation]]:
     """Divide questions over `splits` by `_SHARES`, in the order of a hash of their ids.
 
     The same file always gives the same splits. Of questions with the same text the first is kept.
-    Raises InputError for fewer than four different questions.
+    Raises InputError naming `source`, the file or data set, for fewer than four different questions.
     """
     ordered = in_hash_order(questions, task)
     if len(ordered) < 4:
-        raise InputError(f"prompts of {task}: {len(ordered)} different questions; at least 4 are needed")
+        raise InputError(
+            f"{source}: {len(ordered)} different questions; add some, at least 4 are needed to divide them, "
+            f"or name {task} in prompts.test_only"
+        )
     divided, start = {}, 0
     for split, share in _SHARES.items():
         if split in splits:
