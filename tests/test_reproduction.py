@@ -130,7 +130,7 @@ def test_mlflow_holds_curves_figures_speedups_and_where_they_come_from(reproduct
     summary = pandas.read_csv(results / "benchmark/summary.csv").set_index(["source", "method", "task"])
     speedup = summary.loc[("measured", "ltd", "mean"), "speedup"]
     parent = runs.loc[runs["tags.stage"] == "reproduction"].iloc[0]
-    assert parent["metrics.ltd/mean"] == pytest.approx(speedup)
+    assert parent["metrics.speedup/ltd/mean"] == pytest.approx(speedup)
     assert history("benchmark benchmark/t0", "speedup/ltd/mean") == [pytest.approx(speedup)]
     assert "acceptance.png" in files(draft) and "depth_training.png" in files(policy)
     assert {"tradeoff.png", "acceptance.png", "target_loss.png"} <= files("report report")
