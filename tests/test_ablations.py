@@ -183,6 +183,8 @@ def test_table_is_relative_to_plain_decoding_reference_and_oracle(world, policie
     assert np.allclose(table.loc[GRID, "gap_share"], 0) and np.allclose(table.loc[ORACLE, "gap_share"], 1)
     sums = runs[runs["task"] == "chat"].groupby("method")[["tokens", "seconds"]].sum()
     rates = sums["tokens"] / sums["seconds"]
+    plain = world.profile.autoregressive_step(world.traces.context_length).sum()
+    assert runs.loc[runs["method"] == BASELINE, "seconds"].sum() == pytest.approx(plain)
     assert table.loc[("ltd", "chat"), "speedup"] == pytest.approx(rates["ltd"] / rates[BASELINE])
     assert table.loc[("ltd:no-depth", "chat"), "ratio"] == pytest.approx(rates["ltd:no-depth"] / rates["ltd"])
     assert table.loc[(GRID, "chat"), "mean_depth"] == 2 and table.loc[(GRID, "chat"), "mean_size"] == 4

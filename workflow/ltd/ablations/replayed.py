@@ -11,7 +11,7 @@ from ltd.ablations.policy_methods import load_choices
 from ltd.measurement.summary import BASELINE
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
-from ltd.replay.simulator import Simulation
+from ltd.replay.simulator import Simulation, simulate
 from ltd.replay.traces import Traces
 from ltd.rl.evaluation import Evaluation, evaluate
 from ltd.rl.policies import Policy
@@ -36,13 +36,12 @@ def replay(
         policies, depth_policy and size_policy.
     """
     world = ReplayWorld(traces, profile, tuple(range(1, profile.max_size + 1)))
-    choices: dict[str, tuple[Policy | int, Policy | int]] = {
-        BASELINE: (0, 1),
-        GRID: (grid["depth"], grid["size"]),
-    }
-    choices |= {name: load_choices(policies, name, grid) for name in methods if name not in choices}
-    logs = {name: _cycles(_charged(world, *pair), *pair) for name, pair in choices.items()}
-    logs[ORACLE] = _oracle_cycles(oracle(traces, profile, world.sizes))
+    choices: dict[str, tuple[Policy | int, Policy | int]] = {GRID: (grid["depth"], grid["size"])}
+    others = [name for name in methods if name not in (BASELINE, GRID)]
+    choices |= {name: load_choices(policies, name, grid) for name in others}
+    logs = {BASELINE: _simulated_cycles(simulate(None, traces, profile))}
+    logs |= {name: _cycles(_charged(world, *pair), *pair) for name, pair in choices.items()}
+    logs[ORACLE] = _simulated_cycles(oracle(traces, profile, world.sizes))
     cycles = pd.concat([log.assign(method=name) for name, log in logs.items()], ignore_index=True)
     labels = pd.DataFrame(
         [{"task": s["task"], "prompt": str(s["question_id"]), "turn": s["turn"]} for s in traces.sequences]
@@ -76,7 +75,7 @@ def depth_seconds(log: Evaluation, depth: Policy | int) -> np.ndarray:
     return decisions[np.minimum(log.depth + 1, log.world.max_depth)] * log.world.latency.depth_policy
 
 
-def _oracle_cycles(simulation: Simulation) -> pd.DataFrame:
+def _simulated_cycles(simulation: Simulation) -> pd.DataFrame:
     names = ("depth", "verified", "tokens", "seconds")
     table = pd.DataFrame({name: getattr(simulation.log, name) for name in names})
     return table.assign(answer=simulation.log.sequence, depth_policy=0.0, size_policy=0.0)
