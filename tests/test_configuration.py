@@ -46,7 +46,7 @@ def test_the_default_is_accepted(config):
         ("latency", "sizes", [1, 8], "latency.sizes: the largest is 8"),
         ("rl", "sizes", [4, 2], "rl.sizes: [4, 2]: expected distinct sizes"),
         ("baselines", "sizes", [2, 2], "baselines.sizes: [2, 2] is not ascending"),
-        ("baselines", "sizes", [1, 90], "latency.sizes: the largest is 60, but 90 is used"),
+        ("baselines", "sizes", [1, 90], "latency.sizes: the largest is 38, but 90 is used"),
         ("traces", "features", False, "traces.features: false, but the method specdecpp reads hidden states"),
         ("benchmark", "temperatures", [1], "benchmark.temperatures: [1] does not ascend from 0"),
         (
@@ -95,8 +95,8 @@ def test_the_default_is_accepted(config):
         ("benchmark", "test_tasks", [], "benchmark.test_tasks: [] is not allowed; expected a list of one"),
         ("prompts", "tasks", [], "prompts.tasks: [] is not allowed; expected a list of one or more"),
         ("latency", "sizes", [1, 60, 8], "latency.sizes: [1, 60, 8]: expected at least two distinct values"),
-        ("latency", "sizes", [2, 60], "latency.sizes: [2, 60]: expected to run from 1 to at most 148"),
-        ("latency", "sizes", [1, 149], "latency.sizes: [1, 149]: expected to run from 1 to at most 148"),
+        ("latency", "sizes", [2, 38], "latency.sizes: [2, 38]: expected to run from 1 to at most 38"),
+        ("latency", "sizes", [1, 39], "latency.sizes: [1, 39]: expected to run from 1 to at most 38"),
         ("latency", "sizes", [], "latency.sizes: [] is not allowed; expected a list of at least two"),
         ("latency", "context_lengths", [96, 32], "latency.context_lengths: [96, 32]: expected at least two"),
         ("latency", "context_lengths", [], "latency.context_lengths: [] is not allowed; expected a list of"),
@@ -242,8 +242,7 @@ def test_the_readmes_example_of_an_own_model_is_accepted(config, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     folder = Path(mine["prompts"]["path"])
     folder.mkdir()
-    for task in mine["prompts"]["tasks"]:
-        (folder / f"{task}.jsonl").write_text('{"question_id": 1, "turns": ["hello"]}\n')
+    write_questions(folder, mine["prompts"]["tasks"], 80)
     mine["target"]["path"] = str(saved_model(tmp_path / "model"))
     mine["draft"]["path"] = str(saved_model(tmp_path / "head"))
     for key, value in mine.items():

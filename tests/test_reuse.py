@@ -120,6 +120,12 @@ def test_what_does_not_fit_is_named(own, tmp_path, monkeypatch, over, said):
     assert str(refusal.value).startswith(said)
 
 
+def test_every_question_counts_as_a_test_prompt(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own[0]["prompts"]["test"] = own[0]["benchmark"]["prompts_per_task"] = 6
+    configuration.check(merged(ROOT / "tests/config.yaml", written(own)), SCHEMA)
+
+
 @pytest.mark.skipif(
     not (ROOT.parent / "shared/data/prompts").is_dir(), reason="the real prompts are not beside this checkout"
 )

@@ -227,7 +227,9 @@ def check_prompt_files(config: Config) -> None:
     from ltd.texts.prompts import SPLITS, file_prompts
 
     counts = {split: prompts[split] for split in SPLITS if prompts[split]}
-    found = file_prompts(prompts["path"], prompts["tasks"], counts, prompts["test_only"])["test"]
+    # Beside models and policies of another experiment all prompts are test prompts.
+    test_only = prompts["tasks"] if config["reuse"] else prompts["test_only"]
+    found = file_prompts(prompts["path"], prompts["tasks"], counts, test_only)["test"]
     wanted = config["benchmark"]["prompts_per_task"]
     for task in config["benchmark"]["test_tasks"]:
         if len(found[task]) < wanted:
