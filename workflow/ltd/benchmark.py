@@ -99,7 +99,7 @@ class BenchmarkOptions(StageOptions):
     repeats: int = option(2, "times that every method decodes every prompt; at least 2 for the A/A spread")
     max_new_tokens: int = option(128, "largest number of tokens of an answer")
     default_depth: int = option(8, "depth of `eagle3`, the published static setting")
-    default_size: int = option(60, "size of `eagle3`, the published static setting")
+    default_size: int = option(30, "size of `eagle3`, the published static setting")
 
 
 @dataclass(frozen=True)

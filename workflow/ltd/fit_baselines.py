@@ -33,10 +33,10 @@ class FitBaselinesOptions(StageOptions):
     output: Path = option(help="folder of the fitted baseline")
     train_tasks: tuple[str, ...] = option((), "tasks to fit to; none: all")
     sizes: tuple[int, ...] = option(
-        (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60), "sizes to try, ascending; then all around the best"
+        (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 38), "sizes to try, ascending; then all around the best"
     )
     thresholds: int = option(24, "thresholds to try, spread evenly over what occurs; then finer ones")
-    published_size: int = option(60, "size of `<name>:published`, and of the trees that c2t learns to prune")
+    published_size: int = option(38, "size of `<name>:published`, and of the trees that c2t learns to prune")
     learning_rate: float = option(1e-4, "learning rate of the classifiers")
     batch_size: int = option(256, "samples of a gradient step of the classifiers")
     samples: int = option(50_000, "accepted draft tokens to learn from at most, and as many rejected ones")

@@ -25,7 +25,7 @@ class GridSearchOptions(StageOptions):
     traces: tuple[Path, ...] = option(help="trace files of the validation prompts, one a beam width")
     profiles: tuple[Path, ...] = option(help="latency profiles, in the order of the trace files")
     output: Path = option(help="JSON file of the winners and bounds")
-    max_size: int = option(60, "largest tree of the grid; every size from 1 to this one is tried")
+    max_size: int = option(38, "largest tree of the grid; every size from 1 to this one is tried")
 
 
 def search_grid(traces: Traces, profile: LatencyProfile, max_size: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ltd.option_checks import check_policies
 from ltd.options import option
 from ltd.rl import rewards
 
-SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60)
+SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 38)
 # A summary of the draft, and with it what is known before.
 COMPACT = ("levels", "one_hot_depth", "length")
 OBSERVED = (*COMPACT, "root")
