@@ -4,12 +4,35 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from engine_models import ARCHITECTURES, FORWARDS, random_drafter, random_model, random_target
+from engine_models import (
+    ARCHITECTURES,
+    FORWARDS,
+    RandomController,
+    random_drafter,
+    random_model,
+    random_target,
+)
+from ltd.engine.controllers import StaticController
+from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.model_forward import ModelForward
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 
 PROMPT = torch.tensor([3, 14, 15, 9, 2, 6, 5, 3])
+
+BASE = {"rope_theta": 1000.0}
+ROPES = {
+    "linear": BASE | {"rope_type": "linear", "factor": 4.0},
+    "yarn": BASE | {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+    "dynamic": BASE | {"rope_type": "dynamic", "factor": 2.0},
+    "longrope": BASE
+    | {
+        "rope_type": "longrope",
+        "factor": 2.0,
+        "short_factor": [1.0 + 0.1 * i for i in range(10)],
+        "long_factor": [3.0] * 10,
+    },
+}
 
 
 def random_tree(target, seed=2, size=60, depth=4):
@@ -21,6 +44,20 @@ def random_tree(target, seed=2, size=60, depth=4):
     for _ in range(depth - 1):
         drafter.expand()
     return drafter.select(size)
+
+
+def random_gpt2():
+    """A model that the lean forward does not know, with learned positions."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_embd=24, n_head=3, n_layer=5, vocab_size=23, n_positions=64, bos_token_id=None, eos_token_id=None
+    )
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.normal_(std=24**-0.5)
+    return model
 
 
 def path_to(tree, row):
@@ -44,6 +81,22 @@ def test_the_forward_computes_the_model(architecture, compiled):
             rows.append(row)
         torch.testing.assert_close(logits, expected.logits[0, -1], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(torch.cat(rows), taps, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", ROPES)
+def test_scaled_rotations_are_those_of_transformers(kind, compiled):
+    """In the last steps that the context has room for, and in the nodes of a tree behind them."""
+    target = random_target(max_context=471, max_tree=40, compiled=compiled, rope_parameters=ROPES[kind])
+    tokens = torch.randint(0, 23, (480,), generator=torch.Generator().manual_seed(5))
+    expected = random_model(rope_parameters=ROPES[kind])(tokens[None]).logits[0]
+    target.prefill(tokens[:450])
+    for position in range(450, 471):
+        logits, _ = target.step(tokens[position : position + 1])
+        torch.testing.assert_close(logits, expected[position], rtol=1e-4, atol=1e-4)
+    chain = torch.ones(9, 9, dtype=torch.bool).tril()
+    logits, _ = target.verify(tokens[471:], torch.arange(9), chain)
+    torch.testing.assert_close(logits, expected[471:], rtol=1e-4, atol=1e-4)
 
 
 def test_packed_layers_compute_the_same_model():
@@ -187,35 +240,51 @@ def test_other_layer_types_are_refused_by_name():
         TargetModel(model)
 
 
-def test_rope_that_changes_with_length_is_refused():
-    rope = {
-        "rope_type": "dynamic",
-        "factor": 2.0,
-        "rope_theta": 1000.0,
-        "original_max_position_embeddings": 64,
-    }
-    model = random_model("llama", rope_parameters=rope)
-    with pytest.raises(InputError, match="rope type 'dynamic'"):
-        TargetModel(model, max_context=100)
+@pytest.mark.parametrize("original", [{}, {"original_max_position_embeddings": 200}])
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rope_that_changes_with_length_is_refused(kind, original):
+    """Trees stand behind the context, and tables of angles are made for them, too."""
+    model = random_model(rope_parameters=ROPES[kind] | original)
+    room = original.get("original_max_position_embeddings", 512) - 40 - 1
+    for context in (1000, room + 1):
+        with pytest.raises(
+            InputError, match=f"max_context: rope type '{kind}' .*; use at most {room}, which"
+        ):
+            TargetModel(model, max_context=context, max_tree=40)
+    TargetModel(model, max_context=room, max_tree=40)
 
 
-def test_models_that_ignore_the_mask_are_refused():
-    model = random_model("qwen3")
+@pytest.mark.parametrize("ignored", ["attention_mask", "position_ids"])
+@pytest.mark.parametrize("make", [random_gpt2, lambda: random_model("qwen3")], ids=["gpt2", "qwen3"])
+def test_models_that_ignore_masks_or_positions_are_refused(make, ignored):
+    model = make()
     own_forward = model.forward
-    model.forward = lambda *args, attention_mask=None, **named: own_forward(*args, **named)
-    with pytest.raises(InputError, match="4D attention mask"):
+    model.forward = lambda *args, **named: own_forward(*args, **named | {ignored: None})
+    with pytest.raises(InputError, match="4D attention mask or position ids"):
         TargetModel(model, lean=False).prefill(PROMPT)
 
 
 def test_other_architectures_go_through_their_own_forward():
-    torch.manual_seed(0)
-    config = GPT2Config(n_embd=24, n_head=3, n_layer=5, vocab_size=23, n_positions=64)
-    target = TargetModel(GPT2LMHeadModel(config), max_context=64, max_tree=32)
+    target = TargetModel(random_gpt2(), max_context=64, max_tree=32)
     tree = random_tree(target)
     logits, _ = target.verify(tree.tokens, tree.depths, tree.ancestors)
     row = tree.depths.argmax().item()
     expected, _ = target.prefill(torch.cat([PROMPT, tree.tokens[path_to(tree, row)]]))
     torch.testing.assert_close(logits[row], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_other_architectures_decode_the_tokens_of_transformers():
+    """To the last position that there is."""
+    target = TargetModel(random_gpt2(), max_context=64, max_tree=64)
+    drafter = random_drafter(target, beam=8, draft_vocab=15)
+    answer = target.model.generate(PROMPT[None], max_new_tokens=56, do_sample=False)
+    expected, accepted = answer[0, len(PROMPT) :].tolist(), 0
+    assert decode_autoregressive(target, PROMPT, max_new_tokens=56).tokens == expected
+    for controller in (StaticController(1, 1), StaticController(5, 64), RandomController()):
+        result = decode(target, drafter, controller, PROMPT, max_new_tokens=56)
+        assert result.tokens == expected
+        accepted += sum(cycle.accepted for cycle in result.cycles)
+    assert accepted > 10
 
 
 def test_missing_and_damaged_folders_are_named(tmp_path):

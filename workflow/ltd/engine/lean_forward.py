@@ -165,15 +165,16 @@ def _norm(module: nn.Module) -> nn.Module:
     return RowNorm(module.weight, module.variance_epsilon)
 
 
-def check_rope(config, positions: int) -> None:
-    """Refuse rotary embeddings that change with the sequence's length within the first `positions`
-    positions.
+def check_rope(config, max_context: int, max_tree: int) -> None:
+    """Refuse rotary embeddings that change with the sequence's length within `max_context` tokens and the
+    positions of a tree behind them: tables are computed once, for all of them.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     kind = rope.get("rope_type", "default")
     original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-    if kind in LENGTH_DEPENDENT_ROPE and positions > original:
+    room = original - max_tree - 1  # a tree is its root and its nodes
+    if kind in LENGTH_DEPENDENT_ROPE and max_context > room:
         raise InputError(
-            f"max_context: rope type {kind!r} rotates all positions anew beyond {original} tokens, "
-            f"which a cache cannot follow; use at most {original} tokens, trees included"
+            f"max_context: rope type {kind!r} rotates all positions anew beyond {original} tokens, which a "
+            f"cache cannot follow; use at most {room}, which leaves room for trees of {max_tree} nodes"
         )

@@ -67,7 +67,7 @@ class TargetModel:
         self.max_context = min(max_context, config.max_position_embeddings)
         self.eos_ids = _end_tokens(model)
         _check_layer_types(model, self.max_context)
-        check_rope(config, self.max_context)
+        check_rope(config, self.max_context, max_tree)
         self._packed = packed
         self._compiled = compiled and self.device.type == "cpu" and self.dtype == torch.float32
         self._lean = lean and supports_lean(model)
