@@ -1,11 +1,16 @@
 """Small random models for the engine's tests: odd sizes, and heads whose drafts are often accepted."""
 
 import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -14,6 +19,7 @@ from transformers import (
 
 from ltd.bfloat16 import in_bfloat16, to_bfloat16
 from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head
+from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.compiled.drafting import CompiledDrafter
 from ltd.engine.drafting import Drafter
 from ltd.engine.target import TargetModel
@@ -52,6 +58,12 @@ CLASSES = {
     "mistral": (MistralForCausalLM, MistralConfig),
 }
 ARCHITECTURES = tuple(SHAPES)
+# The heads do not divide the hidden size, where a configuration allows it (Llama's does not).
+UNEVEN = {
+    "qwen2": dict(hidden_size=37, num_attention_heads=5, num_key_value_heads=1, head_dim=14),
+    "qwen3": dict(hidden_size=37, num_attention_heads=5, num_key_value_heads=5, head_dim=10),
+    "mistral": dict(hidden_size=37, num_attention_heads=6, num_key_value_heads=2, head_dim=8),
+}
 
 
 def random_model(
@@ -81,8 +93,14 @@ def random_model(
     return to_bfloat16(model) if bfloat16 else model
 
 
-# How a target may compute on a CPU: options of `random_target`, compiled ones for the drafter, too.
-FORWARDS = {"compiled": {"compiled": True}, "lean": {}, "model": {"lean": False}}
+# How a target may compute on a CPU: options of `random_target`, and the drafter that goes with it.
+FORWARDS = {
+    "compiled": {"compiled": True},
+    "lean": {},
+    "bucketed": {"bucketed": True},
+    "model": {"lean": False},
+}
+DRAFTERS = {"compiled": CompiledDrafter, "lean": Drafter, "bucketed": BucketedDrafter, "model": Drafter}
 
 
 def random_target(
@@ -92,11 +110,14 @@ def random_target(
     max_tree=64,
     lean=True,
     compiled=False,
+    bucketed=False,
+    dtype=torch.float32,
     **changes,
 ):
-    """A `TargetModel` over `random_model`."""
-    model = random_model(architecture, seed, **changes)
-    return TargetModel(model, max_context=max_context, max_tree=max_tree, lean=lean, compiled=compiled)
+    """A `TargetModel` over `random_model`, in another number type if asked for."""
+    model = random_model(architecture, seed, **changes).to(dtype)
+    ways = {"lean": lean, "compiled": compiled, "bucketed": bucketed}
+    return TargetModel(model, max_context=max_context, max_tree=max_tree, **ways)
 
 
 def random_head(target, seed=1, draft_vocab=None):
@@ -128,6 +149,52 @@ def random_drafter(target, seed=1, beam=5, max_depth=5, draft_vocab=None, compil
     head = random_head(target, seed, draft_vocab)
     kind = CompiledDrafter if compiled else Drafter
     return kind(head, beam=beam, max_depth=max_depth, max_context=target.max_context)
+
+
+def suited_drafter(forward, target, beam=5, max_depth=5, draft_vocab=None, known=()):
+    """The drafter that goes with one of the ways of `FORWARDS`; `known` tokens come first in its vocabulary,
+    so that it drafts them often.
+    """
+    head = random_head(target, draft_vocab=draft_vocab)
+    if known:
+        first = list(dict.fromkeys([*known, *range(target.vocab_size)]))[:draft_vocab]
+        head.set_draft_vocabulary(torch.tensor(sorted(first)))
+    return DRAFTERS[forward](head, beam=beam, max_depth=max_depth, max_context=target.max_context)
+
+
+def random_engine(forward, architecture="llama", seed=0, beam=5, draft_vocab=None, **changes):
+    """Target and drafter that compute in one of the ways of `FORWARDS`."""
+    target = random_target(architecture, seed, **FORWARDS[forward], **changes)
+    return target, suited_drafter(forward, target, beam, draft_vocab=draft_vocab)
+
+
+def trained_tokenizer():
+    """A byte-level tokenizer whose words are those of a sentence."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["The quick brown fox jumps over the lazy dog."] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
+
+
+# Roundings of the largest number that two ways of computing in 16 bits may differ by: 2.2 were seen.
+MARGIN = 4
+
+
+def margin(numbers):
+    """How far numbers of 16 bits may be from those of another way of computing."""
+    return (MARGIN * torch.finfo(numbers.dtype).eps * numbers.abs().max()).item()
+
+
+def check_equal_but_for_near_ties(target, prompt, tokens, expected):
+    """The first token that differs has a logit within the margin of the expected one's."""
+    pairs = enumerate(zip(tokens, expected, strict=True))
+    first = next((i for i, (token, other) in pairs if token != other), None)
+    if first is not None:
+        logits, _ = target.prefill([*prompt, *expected[:first]])
+        gap = (logits[expected[first]] - logits[tokens[first]]).abs()
+        assert gap <= margin(logits)
 
 
 class RandomController:
