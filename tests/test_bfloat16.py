@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine_models import FORWARDS, RandomController, random_drafter, random_model, random_target
-from ltd.bfloat16 import computes_in, in_bfloat16, saved_type, to_bfloat16
+from ltd.bfloat16 import computes_in, in_bfloat16, saved_type, to_bfloat16, without_rounding
 from ltd.engine.compiled.drafting import CompiledDrafter
 from ltd.engine.compiled.forward import CompiledForward
 from ltd.engine.controllers import StaticController
@@ -50,6 +50,17 @@ def test_tied_weights_stay_tied():
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_the_model_without_rounding_shares_its_weights():
+    rounding, tokens = random_model("qwen2", bfloat16=True), PROMPT[None]
+    plain, expected = without_rounding(rounding), random_model("qwen2")
+    with torch.no_grad():
+        for weight in expected.parameters():
+            weight.copy_(weight.bfloat16())
+    assert torch.equal(plain(tokens).logits, expected(tokens).logits)
+    assert not in_bfloat16(plain) and in_bfloat16(rounding)
+    assert all(one is other for one, other in zip(plain.parameters(), rounding.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("forward", FORWARDS)
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 def test_every_forward_computes_the_same(architecture, forward):
@@ -65,7 +76,7 @@ def test_every_forward_computes_the_same(architecture, forward):
     target = TargetModel(model, max_context=64, max_tree=16, **{"compiled": False} | FORWARDS[forward])
     assert isinstance(target.forward, CompiledForward) == (forward == "compiled")
     target.prefill(tokens[:1])
-    found = torch.stack([target.step(token[None])[0] for token in tokens[1:]])
+    found = torch.stack([target.step(token[None])[0].clone() for token in tokens[1:]])
     error = (found - expected[1:]).abs()
     assert noise.median() > 2e-3 and error.median() < noise.median() / 2 and error.max() < noise.max()
 

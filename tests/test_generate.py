@@ -1,14 +1,17 @@
 """The command and the transformers interface, with a small saved model and head."""
 
+import re
+
 import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast, StoppingCriteriaList, TextIteratorStreamer
+from transformers import GenerationMixin, PreTrainedTokenizerFast, StoppingCriteriaList, TextIteratorStreamer
 
 from engine_models import VOCAB, random_head, random_model
 from ltd.benchmark_engine import main as benchmark_engine
+from ltd.bfloat16 import in_bfloat16
 from ltd.draft_head.eagle3 import save_head
 from ltd.engine.controllers import StaticController
 from ltd.engine.custom_generate import ltd_generate
@@ -24,7 +27,7 @@ CONTROLLER = StaticController(3, 12)
 def folders(tmp_path_factory):
     """An experiment's folder with `target` and `draft`."""
     experiment = tmp_path_factory.mktemp("experiment")
-    model = random_model("qwen3", half_weights=True)
+    model = random_model("qwen3", half_weights=True, max_position_embeddings=2048)
     model.save_pretrained(experiment / "target")
     words = Tokenizer(WordLevel({f"w{index}": index for index in range(VOCAB)}, unk_token="w0"))
     words.pre_tokenizer = Whitespace()
@@ -149,18 +152,25 @@ def test_command_says_what_is_wrong(folders, capsys, arguments, message):
     assert stopped.value.code == 2 and errors[-1].startswith("generate: ") and message in errors[-1]
 
 
-def test_engine_benchmark_prints_every_phase(folders, capsys, monkeypatch):
+@pytest.mark.parametrize(("dtype", "context"), [("float32", 1100), ("bfloat16", 20)])
+def test_engine_benchmark_prints_every_phase(folders, capsys, monkeypatch, dtype, context):
     # Its steps and verifications are those of decoding, which on a CPU takes another way than these.
     for name in ("step", "verify"):
         monkeypatch.delattr(TargetModel, name)
-    models = {"target": folders / "target", "draft": folders / "draft", "device": "cpu"}
-    sizes = {"context": 20, "rounds": 1, "repetitions": 2, "beam": 4, "depth": 2, "size": 3, "threads": 1}
-    flags = [word for name, value in (models | sizes).items() for word in (f"--{name}", str(value))]
+    rounding, generate = [], GenerationMixin.generate
+
+    def watched(model, *args, **options):
+        rounding.append(in_bfloat16(model))
+        return generate(model, *args, **options)
+
+    monkeypatch.setattr(GenerationMixin, "generate", watched)
+    models = {"target": folders / "target", "draft": folders / "draft", "device": "cpu", "dtype": dtype}
+    sizes = {"rounds": 1, "repetitions": 2, "beam": 4, "depth": 2, "size": 3, "threads": 1}
+    options = models | sizes | {"context": context}
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     benchmark_engine([*flags, "--sizes", "1", "3"])
     table = capsys.readouterr().out
     for phase in (
-        "transformers generate",
-        "autoregressive step",
         "draft prefix pass, 1 row",
         "draft step",
         "verification of 1",
@@ -170,4 +180,12 @@ def test_engine_benchmark_prints_every_phase(folders, capsys, monkeypatch):
         "rest of autoregressive cycle",
     ):
         assert f"| {phase} | " in table
+    # A prefill more and one less may take longer than two tokens of so small a model.
+    numbers = r"\| -?[\d.]+ \| -?[\d.]+ \| -?[\d.]+ \| -?[1-9]\d* \|"
+    for phase in ("transformers generate", "autoregressive step", "autoregressive step, float32 layers"):
+        assert re.search(rf"\| {phase} {numbers}", table), phase
+    assert f", torch.{dtype}, 36 packed layers, context {context}" in table
+    assert re.search(r"copy bandwidth [\d.]+ GB/s: at least [\d.]+ ms a step", table)
+    assert re.search(r"autoregressive step: -?[\d.]+x faster than transformers, [\d.]+x the bandwidth", table)
     assert "; rest of cycle of depth 1, size 1: " in table
+    assert rounding and not any(rounding)  # plain transformers spends no time on roundings

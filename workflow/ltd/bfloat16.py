@@ -10,6 +10,8 @@ first, every addition rounded). On a GPU bfloat16 is PyTorch's own number type, 
 rounded, too.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,6 +43,16 @@ def to_bfloat16(module: nn.Module) -> nn.Module:
     for weight in module.parameters():
         weight.copy_(weight.bfloat16())
     return round_linear_inputs(module)
+
+
+def without_rounding(model: nn.Module) -> nn.Module:
+    """A float32 model of the same weights, not copied, whose linear layers do not round their inputs."""
+    weights = (*model.parameters(), *model.buffers())
+    plain = copy.deepcopy(model, {id(weight): weight for weight in weights})
+    for layer in plain.modules():
+        if isinstance(layer, RoundingLinear):
+            layer.__class__ = nn.Linear
+    return plain
 
 
 def in_bfloat16(module: nn.Module) -> bool:
