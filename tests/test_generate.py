@@ -7,9 +7,15 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import GenerationMixin, PreTrainedTokenizerFast, StoppingCriteriaList, TextIteratorStreamer
+from transformers import (
+    GenerationMixin,
+    PreTrainedTokenizerFast,
+    StoppingCriteriaList,
+    StopStringCriteria,
+    TextIteratorStreamer,
+)
 
-from engine_models import VOCAB, random_head, random_model
+from engine_models import VOCAB, random_head, random_model, trained_tokenizer
 from ltd.benchmark_engine import main as benchmark_engine
 from ltd.bfloat16 import in_bfloat16
 from ltd.draft_head.eagle3 import save_head
@@ -55,6 +61,19 @@ def generate(target, folders, ids, **options):
     )
 
 
+def random_engine_options(model):
+    """What `model.generate` needs to decode with a random head."""
+    head = random_head(TargetModel(model, max_context=64), draft_vocab=15)
+    return {
+        "custom_generate": ltd_generate,
+        "draft": head,
+        "controller": CONTROLLER,
+        "beam": 5,
+        "max_depth": 3,
+        "do_sample": False,
+    }
+
+
 def test_generate_gives_the_tokens_of_transformers(target, folders):
     ids = torch.tensor([[3, 4, 5, 9]])
     for options in ({"max_new_tokens": 30}, {"max_length": 20}, {"max_new_tokens": 30, "eos_token_id": 7}):
@@ -73,6 +92,21 @@ def test_generate_samples_repeatably(target, folders):
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.parametrize("options", [{"temperature": 0.6}, {"temperature": 1.4, "top_p": 0.6}, {"top_k": 3}])
+def test_generate_samples_as_the_call_says(target, folders, options):
+    ids = torch.tensor([[3, 4, 5, 9]])
+    torch.manual_seed(1)
+    seed = int(torch.randint(2**62, ()))
+    plain = {"temperature": 1.0} | options
+    expected = decode_autoregressive(target, ids, max_new_tokens=40, seed=seed, **plain).tokens
+    assert (
+        expected != decode_autoregressive(target, ids, max_new_tokens=40, seed=seed, temperature=1.0).tokens
+    )
+    torch.manual_seed(1)
+    answer = generate(target, folders, ids, do_sample=True, max_new_tokens=40, **{"top_k": 0} | options)
+    assert answer[0, 4:].tolist() == expected
+
+
 def test_generate_streams_and_obeys_stopping_criteria(target, folders):
     ids = torch.tensor([[3, 4, 5, 9]])
     full = generate(target, folders, ids, max_new_tokens=20)[0, 4:].tolist()
@@ -82,6 +116,35 @@ def test_generate_streams_and_obeys_stopping_criteria(target, folders):
     criteria = StoppingCriteriaList([lambda ids, scores: ids[:, -1] == full[6]])
     stopped = generate(target, folders, ids, max_new_tokens=20, stopping_criteria=criteria)
     assert stopped[0, 4:].tolist() == full[: full.index(full[6]) + 1]
+
+
+def test_generate_stops_at_strings():
+    """One that spans tokens ends the answer at the token that completes it."""
+    tokenizer = trained_tokenizer()
+    model = random_model("qwen3", vocab=len(tokenizer))
+    prompt, engine = tokenizer("The quick", return_tensors="pt")["input_ids"], random_engine_options(model)
+    full = model.generate(prompt, **engine, max_new_tokens=20)[0, prompt.shape[1] :].tolist()
+    stopped = 0
+    for last in range(2, 12):
+        strings = [tokenizer.decode(full[last - 2 : last])]
+        usual = {"stop_strings": strings, "tokenizer": tokenizer, "do_sample": False}
+        expected = model.generate(prompt, max_new_tokens=20, **usual)
+        criteria = StoppingCriteriaList([StopStringCriteria(tokenizer, strings)])
+        found = model.generate(prompt, **engine, max_new_tokens=20, stopping_criteria=criteria)
+        assert found.tolist() == expected.tolist()
+        stopped += found.shape[1] < prompt.shape[1] + 20
+    assert stopped  # not every pair of bytes is a text
+
+
+def test_generate_within_a_sliding_window():
+    model, prompt = random_model("mistral", sliding_window=64), torch.tensor([[3, 4, 5, 9]])
+    engine = random_engine_options(model)
+    with pytest.raises(InputError, match="use max_context of at most 64"):
+        model.generate(prompt, **engine, max_new_tokens=40)
+    expected = model.generate(prompt, max_new_tokens=40, do_sample=False)
+    found = model.generate(prompt, **engine, max_new_tokens=40, max_context=64)
+    assert found.tolist() == expected.tolist()
+    assert model.generate(prompt, **engine, max_new_tokens=80, max_context=64).shape[1] == 65
 
 
 def test_generate_ignores_left_padding(target, folders):

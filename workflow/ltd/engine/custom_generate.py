@@ -45,10 +45,19 @@ def ltd_generate(
     controller: Controller,
     beam: int = 10,
     max_depth: int = 12,
+    max_context: int | None = None,
     **prepared,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """The callable for `custom_generate`; `draft` (an Eagle3 head or its folder) and `controller` are
     passed on.
+
+    Prompt and answer have room for `max_context` tokens (None: for what the call may generate, 1024 at
+    least); a model with a sliding window needs one that is not larger than the window. On a CPU load the
+    model with `dtype=torch.float32`: transformers keeps a file of 16 bits in 16 bits, for which the engine
+    is not compiled, and where tokens may differ from those of plain decoding at near-ties.
+
+    Give `stop_strings` as a `StopStringCriteria` among the stopping criteria: transformers 5.23 hands no
+    tokenizer on to a callable's call.
 
     input_ids [1, n]. Returns ids [1, n + new], or the model output when `return_dict_in_generate`. With
     `do_sample` the seed comes from torch's global generator, so `torch.manual_seed` makes answers repeat.
@@ -59,7 +68,8 @@ def ltd_generate(
     mask = prepared.get("attention_mask")
     prompt = input_ids[0] if mask is None else input_ids[0][mask[0].bool()]
     limit = generation_config.max_length - input_ids.shape[1]
-    target, drafter = _engine(model, draft, beam, max_depth, len(prompt) + limit)
+    context = max_context or max(DEFAULT_CONTEXT, 1 << (len(prompt) + limit - 1).bit_length())
+    target, drafter = _engine(model, draft, beam, max_depth, context)
     sampling = {}
     if generation_config.do_sample:
         sampling = {
@@ -119,13 +129,12 @@ def _check(input_ids: Tensor, processors: LogitsProcessorList, config: Generatio
 
 
 def _engine(
-    model: nn.Module, draft: str | Path | Eagle3Head, beam: int, max_depth: int, tokens: int
+    model: nn.Module, draft: str | Path | Eagle3Head, beam: int, max_depth: int, context: int
 ) -> Engine:
-    """Target and drafter for `tokens` tokens; the model keeps them, for packing takes longer than an
+    """Target and drafter for `context` tokens; the model keeps them, for packing takes longer than an
     answer.
     """
     source = draft if isinstance(draft, Eagle3Head) else str(draft)
-    context = max(DEFAULT_CONTEXT, 1 << (tokens - 1).bit_length())
     key = (source, beam, max_depth, context)
     known_key, engine = getattr(model, "_ltd_engine", (None, None))
     if known_key != key:
