@@ -5,8 +5,13 @@ import json
 import mlflow
 import pandas
 import pytest
+import torch
 
+from ltd.engine.controllers import StaticController
+from ltd.engine.decoding import decode
+from ltd.engine.loading import load_engine
 from ltd.files import read_json
+from ltd.generate import encode
 from ltd.tracking import git_commit
 from pipeline import killed, snakemake
 
@@ -77,6 +82,19 @@ def test_every_method_is_measured_and_lossless(results):
     assert {"autoregressive", "eagle3", "eagle3_grid", "ltd:paper", "ltd"} <= set(measured["method"])
     assert measured["lossless"].all()
     assert "oracle" in set(summary.loc[summary["source"] == "replay", "method"])
+
+
+def test_the_trained_models_decode_losslessly_in_float32(results):
+    """Whatever number type they were measured in: in this one plain transformers computes the same."""
+    models, sizes = (results / "target", results / "draft"), {"beam": 4, "max_depth": 4}
+    target, drafter = load_engine(*models, **sizes, device="cpu", dtype="float32")
+    prompts = [line for file in (results / "prompts/test").glob("*.jsonl") for line in file.open()]
+    assert prompts
+    for prompt in prompts:
+        ids = encode(target.tokenizer, json.loads(prompt)["turns"][0])
+        answer = target.model.generate(torch.tensor([ids]), max_new_tokens=32, do_sample=False)
+        result = decode(target, drafter, StaticController(4, 16), ids, max_new_tokens=32)
+        assert ids + result.tokens == answer[0].tolist()
 
 
 def test_parts_of_a_cycle_add_up_to_the_wall_time(results):
