@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ltd.devices import mixed_precision
+from ltd.devices import mixed_precision, multiplies_bfloat16
 
 
 @pytest.mark.parametrize("capabilities", [{"avx512_bf16": True}, {"avx512_bf16": False}, {}])
@@ -16,3 +16,9 @@ def test_training_takes_bfloat16_only_where_it_is_an_instruction(monkeypatch, ca
     assert product.dtype == (torch.bfloat16 if native else torch.float32)
     product.float().sum().backward()
     assert weight.grad.dtype == torch.float32
+
+
+def test_older_torch_does_not_tell_about_the_processor(monkeypatch):
+    monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
+    assert not multiplies_bfloat16(torch.device("cpu"))
+    assert multiplies_bfloat16(torch.device("cuda"))

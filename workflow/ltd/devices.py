@@ -30,8 +30,14 @@ def set_threads(threads: int) -> int:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are an instruction of the device; elsewhere they are emulated, slowly."""
-    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    """Whether products in bfloat16 are an instruction of the device; elsewhere they are emulated, slowly.
+
+    Versions of torch that do not tell about the processor are taken for one without.
+    """
+    if device.type == "cuda":
+        return True
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16", False))
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

@@ -111,13 +111,14 @@ def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     if not processes.main:
         return
     best = trainer.best_epoch()
-    run.figure(acceptance_figure(history, best), "acceptance.png")
     _write(
         options,
         trainer.best_folder,
         {"best": best, "epochs": history, "coverage": coverage(validation, head)},
     )
     run.artifact(options.output / "training.json")
+    if run.active:  # without tracking there may be no matplotlib either
+        run.figure(acceptance_figure(history, best), "acceptance.png")
     print(f"acceptance per step {[round(value, 3) for value in best['acceptance']]}, ", end="")
     print(f"simulated acceptance length {best['acceptance_length']:.2f} (epoch {best['epoch']})")
 
