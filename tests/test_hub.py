@@ -17,6 +17,10 @@ class LocalEntryNotFoundError(OSError):
     """Likewise."""
 
 
+class OfflineModeIsEnabled(ConnectionError):
+    """Likewise."""
+
+
 def test_revisions(tmp_path):
     assert split_revision("owner/name@abc") == ("owner/name", "abc")
     assert split_revision("owner/name") == ("owner/name", None)
@@ -29,17 +33,34 @@ def test_revisions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind, said", [(GatedRepoError, "accept its licence"), (LocalEntryNotFoundError, "hf download o/n")]
+    "kind, model, data_set",
+    [
+        (
+            GatedRepoError,
+            "accept its licence at https://huggingface.co/o/n,",
+            "accept its licence at https://huggingface.co/datasets/o/n,",
+        ),
+        (
+            LocalEntryNotFoundError,
+            "`hf download o/n --revision main`",
+            "`hf download o/n --repo-type dataset --revision main`",
+        ),
+        (
+            OfflineModeIsEnabled,
+            "HF_HUB_OFFLINE is set; `hf download o/n --revision main`",
+            "HF_HUB_OFFLINE is set; `hf download o/n --repo-type dataset --revision main`",
+        ),
+    ],
 )
-def test_remedies_are_found_through_wrapped_errors(kind, said):
+def test_remedies_are_found_through_wrapped_errors(kind, model, data_set):
     try:
         try:
             raise kind("long\ntext")
         except kind as inner:
             raise OSError("We could not connect\nand more") from inner
     except OSError as error:
-        line = explain(error, "o/n@main")
-    assert said in line and "\n" not in line
+        lines = explain(error, "o/n@main"), explain(error, "o/n@main", "dataset")
+    assert model in lines[0] and data_set in lines[1] and "\n" not in "".join(lines)
     assert explain(ValueError("first\nsecond"), "o/n") == "first"
 
 

@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
 
 from ltd import world
 from ltd.errors import InputError
@@ -153,13 +154,15 @@ class Rows(list):
 def hub(monkeypatch):
     """A stand-in for the package `datasets`; holds what is asked for and what is returned."""
     module = types.ModuleType("datasets")
-    module.asked = []
+    module.asked, module.refused = [], None
     module.rows = Rows({"question": f"How many is {i}?", "answer": f"#### {i}"} for i in range(20))
 
     def load_dataset(name, config, split, revision):
         module.asked.append((name, config, split, *([revision] if revision else [])))
         if name == "no/such":
             raise FileNotFoundError("Dataset 'no/such' doesn't exist\nmore")
+        if module.refused is not None:
+            raise ConnectionError("Couldn't reach it\nand more") from module.refused
         return module.rows
 
     module.load_dataset = load_dataset
@@ -248,13 +251,30 @@ def test_chat_formats(tokenizer, tmp_path):
         ("maths=me/mine", "columns of me/mine are not known"),
         ("maths=me/mine:a:b", "expected <task>="),
         ("other=openai/gsm8k", "no data set for task 'maths'"),
-        ("maths=me/mine::train:text", "no column 'text'; it has question, answer"),
+        (
+            "maths=me/mine::train:text",
+            "no column 'text'; name one of question, answer: <task>=me/mine:<config>:<split>:<column>",
+        ),
         ("maths=no/such::train:text", "cannot be loaded .Dataset 'no/such' doesn't exist"),
     ],
 )
 def test_hub_mistakes_are_named(hub, entry, complaint):
     with pytest.raises(InputError, match=r"^prompts\.hub: .*" + complaint):
         hub_prompts([entry], ["maths"], COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("refused", "remedy"),
+    [
+        (GatedRepoError, "accept its licence at https://huggingface.co/datasets/openai/gsm8k, then `hf auth"),
+        (OfflineModeIsEnabled, "`hf download openai/gsm8k --repo-type dataset` where there is a network"),
+    ],
+)
+def test_gated_data_sets_and_no_network_have_their_remedy(hub, refused, remedy):
+    hub.refused = refused.__new__(refused)
+    with pytest.raises(InputError, match=r"^prompts\.hub: openai/gsm8k cannot be loaded") as refusal:
+        hub_prompts(["maths=openai/gsm8k"], ["maths"], COUNTS)
+    assert remedy in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_the_hub_needs_its_package(monkeypatch):

@@ -14,15 +14,15 @@ from ltd.files import file_hash
 _ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 # By class name: huggingface_hub and what wraps it raise these under several types.
 _REMEDIES = {
-    "GatedRepoError": "access is restricted; accept its licence at https://huggingface.co/{name}, then "
+    "GatedRepoError": "access is restricted; accept its licence at https://huggingface.co/{page}, then "
     "`hf auth login` or set HF_TOKEN",
     "RevisionNotFoundError": "there is no revision {revision}; take a commit from its page on the hub",
     "RepositoryNotFoundError": "the hub has none of this name; check the spelling, and `hf auth login` if it "
     "is private",
-    "OfflineModeIsEnabled": "it is not in the local cache and HF_HUB_OFFLINE is set; `hf download {name}` "
+    "OfflineModeIsEnabled": "it is not in the local cache and HF_HUB_OFFLINE is set; `hf download {files}` "
     "where there is a network",
     "LocalEntryNotFoundError": "it is not in the local cache and the hub cannot be reached; `hf download "
-    "{name}` where there is a network, or give a folder",
+    "{files}` where there is a network, or give a folder",
 }
 
 
@@ -46,13 +46,18 @@ def check_name(key: str, name: str | Path) -> None:
         raise InputError(f"{key}: {name} is neither a folder nor a hub id (owner/name)")
 
 
-def explain(error: BaseException, name: str | Path) -> str:
-    """One line that says why `name` could not be fetched, and what to do about it."""
+def explain(error: BaseException, name: str | Path, kind: str = "model") -> str:
+    """One line that says why the model or data set (`kind`: model, dataset) `name` could not be fetched, and
+    what to do about it.
+    """
     plain, revision = split_revision(name)
+    of_kind = {"model": ("", ""), "dataset": ("datasets/", " --repo-type dataset")}
+    folder, flag = of_kind[kind]
+    files = f"{plain}{flag}" + (f" --revision {revision}" if revision else "")
     causes = {type(cause).__name__ for cause in _causes(error)}
-    for kind, remedy in _REMEDIES.items():
-        if kind in causes:
-            return remedy.format(name=plain, revision=revision)
+    for cause, remedy in _REMEDIES.items():
+        if cause in causes:
+            return remedy.format(page=folder + plain, files=files, revision=revision)
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 

@@ -47,7 +47,7 @@ class MemoryPlan:
 def weight_bytes(config: PretrainedConfig, dtype: torch.dtype, quantisation: str = "none") -> int:
     """Bytes of a causal language model's weights, counted on a model without storage."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     total = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     if quantisation != "none":
         inner = (module for module in model.base_model.modules() if isinstance(module, nn.Linear))

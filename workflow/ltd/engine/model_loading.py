@@ -27,7 +27,7 @@ def read_config(name: str | Path) -> PretrainedConfig:
         raise InputError(f"{name}: no config.json; expected a Hugging Face model folder")
     plain, revision = split_revision(name)
     try:
-        return AutoConfig.from_pretrained(plain, revision=revision)
+        return AutoConfig.from_pretrained(plain, revision=revision, trust_remote_code=False)
     except Exception as error:  # whatever the hub, the file or an unknown model type raises
         raise _refusal(name, error) from error
 
@@ -92,7 +92,9 @@ def load_model(
         settings |= _placement(limits, quantised=quantisation != "none")
     plain, revision = split_revision(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(plain, revision=revision, dtype=held, **settings)
+        model = AutoModelForCausalLM.from_pretrained(
+            plain, revision=revision, dtype=held, trust_remote_code=False, **settings
+        )
     except Exception as error:  # transformers raises whatever its many readers raise
         raise _refusal(name, error) from error
     if "device_map" not in settings:
@@ -107,7 +109,7 @@ def load_tokenizer(name: str | Path):
     """The tokenizer of a model folder or hub id; raises InputError when it cannot be read."""
     plain, revision = split_revision(name)
     try:
-        return AutoTokenizer.from_pretrained(plain, revision=revision)
+        return AutoTokenizer.from_pretrained(plain, revision=revision, trust_remote_code=False)
     except Exception as error:  # as above
         raise InputError(f"{name}: its tokenizer cannot be loaded: {explain(error, name)}") from error
 
@@ -116,7 +118,7 @@ def load_tokenizer(name: str | Path):
 def random_model(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """A model with random weights, made on its device: as fast as a trained one."""
     with device:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     return half_values(model)
 
 

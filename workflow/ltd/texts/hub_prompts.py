@@ -1,5 +1,6 @@
 """Prompts from data sets of the Hugging Face hub, through the optional package `datasets`."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,11 @@ class HubSource:
     reference: str | None = None
     lead: str = ""
     revision: str | None = None
+
+    @property
+    def whole_name(self) -> str:
+        """Name and revision, as an entry has them."""
+        return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
 # The data sets behind the paper's five tasks (section 5.1).
@@ -94,6 +100,8 @@ def parse_entry(entry: str) -> tuple[str, HubSource]:
 
 
 def _load(source: HubSource) -> list[Conversation]:
+    # Read when the package is imported: older versions would ask at the terminal, newer ones run no code.
+    os.environ["HF_DATASETS_TRUST_REMOTE_CODE"] = "0"
     try:
         import datasets
     except ImportError:
@@ -103,14 +111,15 @@ def _load(source: HubSource) -> list[Conversation]:
     try:
         rows = datasets.load_dataset(source.name, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # whatever the hub, the network and the file formats raise
-        reason = explain(error, source.name)
+        reason = explain(error, source.whole_name, "dataset")
         raise InputError(
             f"prompts.hub: {source.name} cannot be loaded ({reason}); check its name, config and split"
         ) from error
     missing = [column for column in source.columns if column not in rows.column_names]
     if missing:
         raise InputError(
-            f"prompts.hub: {source.name} has no column {missing[0]!r}; it has {', '.join(rows.column_names)}"
+            f"prompts.hub: {source.name} has no column {missing[0]!r}; name one of "
+            f"{', '.join(rows.column_names)}: <task>={source.name}:<config>:<split>:<column>"
         )
     questions = (_question(row, index, source) for index, row in enumerate(rows))
     return [question for question in questions if any(turn.strip() for turn in question.turns)]
