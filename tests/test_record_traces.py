@@ -74,6 +74,22 @@ def test_scores_never_rise_along_a_path_and_entropy_is_of_the_pass(engine, answe
     assert ((traces.entropy > 0) & (traces.entropy < np.log(12))).all()
 
 
+def test_hidden_states_beyond_half_precision_are_refused(engine, answers, monkeypatch):
+    """Those of large heads in bfloat16 may be; infinities in a trace would train specdecpp on nonsense."""
+    drafted = stage.draft_trees
+
+    def larger(*arguments):
+        trees = drafted(*arguments)
+        return dataclasses.replace(trees, features=trees.features * 1e6)
+
+    monkeypatch.setattr(stage, "draft_trees", larger)
+    with pytest.raises(
+        InputError, match=r"^traces\.features: .* leave the range of float16, 65504; use false"
+    ):
+        TraceRecorder(*engine, make_options()).record(answers, HASHES)
+    TraceRecorder(*engine, make_options(features=False)).record(answers, HASHES)
+
+
 def test_features_are_those_that_the_drafter_shows(engine, answers):
     target, head = engine
     traces = TraceRecorder(*engine, make_options()).record(answers, HASHES)

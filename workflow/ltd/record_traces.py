@@ -109,8 +109,19 @@ class TraceRecorder:
         if self.options.entropy:
             columns["entropy"] = trees.entropy.numpy(force=True)
         if self.options.features:
-            columns["features"] = trees.features.to(torch.float16).numpy(force=True)
+            columns["features"] = _halves(trees.features).numpy(force=True)
         return columns
+
+
+def _halves(features: Tensor) -> Tensor:
+    """The head's hidden states in the type of the traces; InputError where it is too small for them."""
+    halves = features.to(torch.float16)
+    if not halves.isfinite().all():
+        raise InputError(
+            f"traces.features: hidden states of the head leave the range of float16, "
+            f"{torch.finfo(torch.float16).max:.0f}; use false, without the method specdecpp"
+        )
+    return halves
 
 
 def _roots(prompts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
