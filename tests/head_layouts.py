@@ -49,12 +49,12 @@ def specforge(values, tensors):
     """Layer ids count outputs; norm_output only says that a norm stands before the output head."""
     own = {key: values[key] for key in (*SHAPE_KEYS, "draft_vocab_size", "head_dim", "eagle_config")}
     own |= {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", "norm_output": True}
-    return own | {"rope_theta": 10000.0, "torch_dtype": "bfloat16"}, tensors
+    return own | {"rope_theta": values["rope_theta"], "torch_dtype": "bfloat16"}, tensors
 
 
 def modelopt(values, tensors):
     """layers.0, no t2d, layer ids in eagle_config beside switches."""
-    own = {key: values[key] for key in (*SHAPE_KEYS, "draft_vocab_size", "head_dim")}
+    own = {key: values[key] for key in (*SHAPE_KEYS, "draft_vocab_size", "head_dim", "rope_theta")}
     ids = values["eagle_config"]["eagle_aux_hidden_state_layer_ids"]
     switches = {
         "use_aux_hidden_state": True,
@@ -68,7 +68,7 @@ def modelopt(values, tensors):
 def speculators(values, tensors):
     """The layer's shapes in a block, rotary parameters as transformers 5 has them, the embedding inside."""
     layer = {key: values[key] for key in (*SHAPE_KEYS, "head_dim")} | {"model_type": "llama"}
-    layer["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+    layer["rope_parameters"] = {"rope_type": "default", "rope_theta": values["rope_theta"]}
     ids = values["eagle_config"]["eagle_aux_hidden_state_layer_ids"]
     own = {
         "architectures": ["Eagle3Speculator"],

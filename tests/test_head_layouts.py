@@ -29,10 +29,15 @@ CONFIG = Eagle3Config(
     rms_norm_eps=1e-6,
     vocab_size=VOCAB,
     draft_vocab_size=DRAFT_VOCAB,
-    rope_theta=10000.0,
+    rope_theta=7000.0,  # not 10000, which stands for none
     max_position_embeddings=128,
-    tap_layers=(2, 4, 5),
+    tap_layers=(1, 3, 6),  # not (2, 4, 5), the published rule for 8 layers
 )
+# What a layout has no words for is the published rule's.
+UNSAID = {
+    "SafeAILab": {"rope_theta": 10000.0, "tap_layers": (2, 4, 5)},
+    "AngelSlim": {"rope_theta": 1e6, "tap_layers": (2, 4, 5)},
+}
 NORMS = {
     "norm_before_residual": {"norm_before_residual": True},
     "norm_output": {"norm_output": True},
@@ -88,10 +93,55 @@ def test_every_layout_gives_the_same_head(layout, target, tmp_path):
     if layout == "speculators":
         assert not loaded.embed_tokens.weight.any()  # its own embedding is used
         loaded.embed_tokens.weight.copy_(head.embed_tokens.weight)
-    expected = {"AngelSlim": 1e6}.get(layout, 10000.0)
-    assert loaded.config == dataclasses.replace(CONFIG, rope_theta=expected)
+    assert loaded.config == dataclasses.replace(CONFIG, **UNSAID.get(layout, {}))
     loaded.config = CONFIG
     assert same(loaded, head) and torch.equal(loaded.d2t, head.d2t) and torch.equal(loaded.t2d, head.t2d)
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("claimed", [16, None], ids=["claims 16", "says nothing"])
+def test_size_of_the_attention_heads_is_that_of_the_weights(claimed, target, tmp_path):
+    """As AngelSlim's 32B: 128 in the file, 80 in the weights. Here 10, and neither is 48 / 6."""
+    head = make_head(target)
+    save_head(head, tmp_path / "head")
+    edit_config(tmp_path / "head", head_dim=claimed)
+    loaded = load_head(tmp_path / "head", target)
+    assert loaded.config == CONFIG and same(loaded, head)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only silu is supported"),
+        ({"sliding_window": 64}, "a sliding window is set; only full attention"),
+        ({"sliding_window": 64, "use_sliding_window": True}, "a sliding window is set"),
+        ({"layer_types": ["sliding_attention"]}, "a sliding window is set"),
+    ],
+)
+def test_layers_of_other_kinds_are_refused(change, said, target, tmp_path):
+    save_head(make_head(target), tmp_path / "head")
+    edit_config(tmp_path / "head", **change)
+    with pytest.raises(InputError, match=said):
+        load_head(tmp_path / "head", target)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_act": "swish"},
+        {"sliding_window": 64, "use_sliding_window": False},
+        {"sliding_window": None},
+        {"sliding_window": 64, "layer_types": ["full_attention"]},
+    ],
+)
+def test_windows_that_are_switched_off_change_nothing(change, target, tmp_path):
+    save_head(make_head(target), tmp_path / "head")
+    edit_config(tmp_path / "head", **change)
+    assert load_head(tmp_path / "head", target).config == CONFIG
 
 
 def test_equal_vocabularies_ignore_whatever_tables_the_file_has(target, tmp_path):
@@ -227,7 +277,7 @@ def test_speculators_files_have_the_keys_of_that_project(target, target_folder, 
     export_draft(options)
     values = json.loads((tmp_path / "out/config.json").read_text())
     assert values["speculators_model_type"] == "eagle3" and values["architectures"] == ["Eagle3Speculator"]
-    assert values["eagle_aux_hidden_state_layer_ids"] == [2, 4, 5]
+    assert values["eagle_aux_hidden_state_layer_ids"] == [1, 3, 6]
     assert (values["norm_before_residual"], values["norm_output"], values["fc_norm"]) == (True, True, True)
     assert values["norm_before_fc"] is False
     layer = values["transformer_layer_config"]
@@ -241,9 +291,33 @@ def test_speculators_files_have_the_keys_of_that_project(target, target_folder, 
     assert not any(name.startswith("midlayer") for name in names)
 
 
-def test_speculators_own_configuration_reads_our_export(target, target_folder, tmp_path):
-    project = pytest.importorskip("speculators.models.eagle3.config", reason="speculators is not installed")
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "nothing"])
+def test_speculators_files_hold_the_targets_embedding(kind, target, target_folder, tmp_path):
+    """That project's loader would take whatever memory holds for it."""
+    weights = target_folder / "model.safetensors"
+    if kind != "safetensors":
+        tensors = load_file(weights)
+        weights.unlink()
+    if kind == "bin":
+        torch.save(tensors, target_folder / "pytorch_model-00001-of-00001.bin")
     save_head(make_head(target), tmp_path / "head")
+    options = ExportDraftOptions(
+        draft=str(tmp_path / "head"), target=str(target_folder), output=tmp_path / "out", layout="speculators"
+    )
+    if kind == "nothing":
+        with pytest.raises(InputError, match=r"no embed_tokens\.weight in its weights"):
+            export_draft(options)
+        return
+    export_draft(options)
+    embedding = load_file(tmp_path / "out/model.safetensors")["embed_tokens.weight"]
+    assert torch.equal(embedding, target.model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("norms", [{}, NORMS["all"]], ids=["plain", "norms"])
+def test_speculators_own_loader_reads_our_export(norms, target, target_folder, tmp_path):
+    """Configuration and every tensor, in that project's model."""
+    project = pytest.importorskip("speculators.models.eagle3", reason="speculators is not installed")
+    save_head(make_head(target, **norms), tmp_path / "head")
     options = ExportDraftOptions(
         draft=str(tmp_path / "head"), target=str(target_folder), output=tmp_path / "out", layout="speculators"
     )
@@ -251,3 +325,8 @@ def test_speculators_own_configuration_reads_our_export(target, target_folder, t
     config = project.Eagle3SpeculatorConfig.from_pretrained(tmp_path / "out")
     assert config.draft_vocab_size == DRAFT_VOCAB and config.target_vocab_size == VOCAB
     assert config.transformer_layer_config.head_dim == 10
+    loaded = project.Eagle3DraftModel.from_pretrained(tmp_path / "out").state_dict()
+    written = load_file(tmp_path / "out/model.safetensors")
+    assert {name for name in loaded if not name.startswith("verifier_")} == written.keys()
+    for name, tensor in written.items():
+        assert torch.equal(loaded[name], tensor.to(loaded[name].dtype)), name

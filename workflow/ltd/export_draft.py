@@ -4,7 +4,8 @@
         --layout speculators --output exported
 
 `published` is the layout of the first Eagle3 heads (SGLang and most loaders), `speculators` that of the
-speculators project (vLLM). The weights are the same.
+speculators project (vLLM), which holds the target's embedding as well: its loader takes what memory holds for
+a missing one. The weights are the same.
 """
 
 import sys
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from torch import Tensor
 
 from ltd.draft_head.checkpoint import EMBEDDING, read_checkpoint, write_checkpoint, write_speculators
 from ltd.engine.model_loading import read_config
@@ -38,7 +41,6 @@ def export_draft(options: ExportDraftOptions) -> None:
     target = read_config(options.target)
     text = target.get_text_config()
     config, tensors = read_checkpoint(local_folder(options.draft), text.num_hidden_layers)
-    tensors.pop(EMBEDDING, None)  # it is the target's
     if "d2t" in tensors and "t2d" not in tensors:
         ids = tensors["d2t"] + torch.arange(config.draft_vocab_size)
         tensors["t2d"] = torch.zeros(config.vocab_size, dtype=torch.bool).index_fill(0, ids, True)
@@ -50,6 +52,8 @@ def export_draft(options: ExportDraftOptions) -> None:
             )
         write_checkpoint(options.output, config, tensors, dtype)
         return
+    if EMBEDDING not in tensors:
+        tensors[EMBEDDING] = target_embedding(options.target)
     write_speculators(
         options.output,
         config,
@@ -59,6 +63,22 @@ def export_draft(options: ExportDraftOptions) -> None:
         architectures=tuple(target.architectures or ()),
         speculative_tokens=options.speculative_tokens,
     )
+
+
+def target_embedding(name: str) -> Tensor:
+    """Input embedding [vocab_size, hidden_size] of a target, from its files without the rest of the model."""
+    folder = local_folder(name)
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (no mapping)
+                if key.endswith(EMBEDDING):
+                    return tensors.get_tensor(key)
+    for file in sorted(folder.glob("pytorch_model*.bin")):
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        for key, tensor in tensors.items():
+            if key.endswith(EMBEDDING):
+                return tensor
+    raise InputError(f"{name}: no {EMBEDDING} in its weights; use the folder of a whole model")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,6 +17,7 @@ PUBLISHED_DRAFT_VOCABULARY = 32000
 # Rotary scalings whose angles depend on the position alone.
 ROPE_SCALINGS = ("linear", "llama3", "yarn")
 REFUSED = ("attention_bias", "bias")
+ACTIVATIONS = ("silu", "swish")  # two names of one function
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,20 @@ def _refuse_variants(values: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"{path}: {', '.join(switches)} is set; Eagle3 layers with biases are not supported")
     if values.get("num_hidden_layers", 1) != 1:
         raise InputError(f"{path}: num_hidden_layers is {values['num_hidden_layers']}; an Eagle3 head has 1")
+    activation = values.get("hidden_act", ACTIVATIONS[0])
+    if activation not in ACTIVATIONS:
+        raise InputError(
+            f"{path}: hidden_act is {activation!r}; only {ACTIVATIONS[0]} is supported for heads"
+        )
+    if _slides(values):
+        raise InputError(f"{path}: a sliding window is set; only full attention is supported for heads")
+
+
+def _slides(values: Mapping[str, Any]) -> bool:
+    """Whether the layer sees a window of the context: Qwen's configurations have one that is switched off."""
+    if values.get("layer_types"):
+        return "sliding_attention" in values["layer_types"]
+    return bool(values.get("sliding_window")) and bool(values.get("use_sliding_window", True))
 
 
 def _feature_norm(values: Mapping[str, Any], path: Path) -> str:
