@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+import transformers
 from transformers import AutoConfig
 
 from engine_models import random_model
@@ -84,6 +85,51 @@ def test_quantisation_needs_a_gpu(folder):
         load_model(folder / "target", device="cpu", quantisation="4bit")
 
 
+@pytest.fixture
+def quantised(folder, monkeypatch):
+    """A machine that seems to have one GPU and the packages; holds the settings that the weights are asked
+    for with, and gives the small target as it is.
+    """
+    asked = {}
+
+    def from_pretrained(name, **settings):
+        asked.update(settings)
+        model = random_model("llama")
+        model.hf_device_map = settings["device_map"]
+        return model
+
+    monkeypatch.setattr(model_loading, "resolve_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(model_loading, "free_memory", lambda device, gpus: {0: 1 << 40})
+    monkeypatch.setattr(model_loading, "find_spec", lambda package: package)
+    monkeypatch.setattr(transformers.BitsAndBytesConfig, "post_init", lambda settings: None)
+    monkeypatch.setattr(model_loading.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    return asked
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_of_few_bits_come_through_transformers_own_settings(folder, quantised, bits):
+    load_model(folder / "target", dtype="bfloat16", quantisation=f"{bits}bit")
+    chosen = quantised["quantization_config"]
+    assert (chosen.load_in_8bit, chosen.load_in_4bit) == (bits == 8, bits == 4)
+    assert chosen.bnb_4bit_compute_dtype == quantised["dtype"] == torch.bfloat16
+    assert quantised["device_map"] == {"": 0} and quantised["trust_remote_code"] is False
+
+
+@pytest.mark.parametrize("package", ["bitsandbytes", "accelerate"])
+def test_package_that_few_bits_need_is_named(folder, quantised, monkeypatch, package):
+    monkeypatch.setattr(model_loading, "find_spec", lambda name: None if name == package else name)
+    with pytest.raises(InputError, match=f"quantisation 8bit needs the package {package}; `pip install"):
+        load_model(folder / "target", quantisation="8bit")
+    assert not quantised, "nothing was loaded"
+
+
+def test_profile_names_the_precision(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_loading, "_quantisation", lambda *_: {})  # the weights as they are
+    options = profile_options(folder / "target", tmp_path, draft=str(folder / "draft"), dtype="float32")
+    profile_latency(dataclasses.replace(options, quantisation="4bit"), StageRun())
+    assert LatencyProfile.load(options.output).dtype == "float32+4bit"
+
+
 @pytest.mark.parametrize("draft", [True, False], ids=["head's shape", "target's shape"])
 def test_random_weights_need_the_configurations_alone(shapes, draft):
     target, drafter = load_engine(
@@ -107,11 +153,10 @@ def test_a_head_must_be_named(folder):
         load_engine(folder / "target", None, beam=3, max_depth=3, device="cpu")
 
 
-def test_profile_with_random_weights(shapes, tmp_path):
-    options = LatencyOptions(
-        target=str(shapes),
-        output=tmp_path / "profile.json",
-        weights="random",
+def profile_options(target, folder, **more):
+    return LatencyOptions(
+        target=str(target),
+        output=folder / "profile.json",
         device="cpu",
         beam=3,
         max_depth=3,
@@ -119,7 +164,12 @@ def test_profile_with_random_weights(shapes, tmp_path):
         context_lengths=(24, 48),
         repetitions=2,
         policy_network=(8,),
+        **more,
     )
+
+
+def test_profile_with_random_weights(shapes, tmp_path):
+    options = profile_options(shapes, tmp_path, weights="random")
     profile_latency(options, StageRun())
     written = read_json(tmp_path / "profile.json")
     assert written["weights"] == "random" and written["date"] and written["draft_hash"] == "random"
@@ -145,8 +195,10 @@ def options_for(folder, draft, answers, output, **changes):
     )
 
 
-def test_the_better_rotary_base_is_kept(folder, answers, tmp_path):
+def test_the_better_rotary_base_is_kept(folder, answers, tmp_path, monkeypatch, capsys):
     """A head whose configuration claims a base that it does not draft well with, as AngelSlim's do."""
+    logged = {}
+    monkeypatch.setattr(StageRun, "metrics", lambda run, values: logged.update(values))
     target = TargetModel.load(folder / "target", device="cpu")
     head = load_head(folder / "draft", target)
     lengths = {}
@@ -160,6 +212,11 @@ def test_the_better_rotary_base_is_kept(folder, answers, tmp_path):
     assert set(lengths) == {10000.0, 3.0} and all(length >= 1 for length in lengths.values())
     best = max(lengths, key=lengths.get)
     assert report["rope_theta"] == best == load_head(output, target).config.rope_theta
+    printed = capsys.readouterr().out
+    for theta, length in lengths.items():
+        assert logged[f"acceptance_length/rope_theta_{theta:g}"] == pytest.approx(length, abs=1e-4)
+        assert f"rotary base {theta:g}: acceptance length {length:.3f}" in printed
+    assert printed.endswith(f"kept rotary base {best:g}\n")
 
 
 def test_a_given_rotary_base_is_not_questioned(folder, answers, tmp_path):
