@@ -1,5 +1,8 @@
 """The files of the five real targets: valid over config.yaml, and shapes that fit together."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,14 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from ltd import configuration
 from ltd.draft_head.head_config import shape_of_head
 from ltd.engine.memory import plan_memory
+from ltd.errors import InputError
 from ltd.hub import is_hub_id, split_revision
+from ltd.preflight import check_models
 from ltd.prepare_prompts import Options, check
 from ltd.target_training.tokenizer import train_tokenizer
 from ltd.texts.hub_prompts import parse_entry
 from ltd.texts.prompts import ChatFormat, render
+from pipeline import environment
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "workflow/experiments"
@@ -26,6 +32,18 @@ EXPECTED = {
     "deepseek-r1-llama-8b": (8.03, (2, 16, 29)),
     "qwen3-14b": (14.8, (2, 20, 37)),
     "qwen3-32b": (32.8, (2, 32, 61)),
+}
+# Their commits could not be looked up; docs/real-models.md has the same list.
+UNPINNED = {
+    "yuhuili/EAGLE3-DeepSeek-R1-Distill-LLaMA-8B",
+    "AngelSlim/Qwen3-14B_eagle3",
+    "AngelSlim/Qwen3-32B_eagle3",
+    "openai/openai_humaneval",
+    "HuggingFaceH4/mt_bench_prompts",
+    "openai/gsm8k",
+    "tatsu-lab/alpaca",
+    "google-research-datasets/nq_open",
+    "cais/mmlu",
 }
 
 
@@ -62,8 +80,6 @@ def test_experiment_is_valid(name, layers):
     assert set(config["benchmark"]["test_tasks"]) == set(config["prompts"]["test_only"])
     for path in (config["target"]["path"], config["draft"]["path"]):
         assert is_hub_id(path)
-        revision = split_revision(path)[1]
-        assert revision is None or len(revision) == 40
     entries = dict(map(parse_entry, config["prompts"]["hub"]))
     assert set(entries) == set(config["prompts"]["tasks"])
     blocks = {key: value for key, value in config["prompts"].items()}
@@ -71,6 +87,59 @@ def test_experiment_is_valid(name, layers):
         Options(output=Path("out"), **{k: tuple(v) if isinstance(v, list) else v for k, v in blocks.items()})
     )
     assert len(entries) == (58 if layers else 5)
+    # Hidden states are twenty times the rest of a trace: recorded where a method reads them alone.
+    assert config["traces"]["features"] == ("specdecpp" in config["benchmark"]["methods"]) == (not layers)
+
+
+def test_what_follows_the_hubs_main_branch_is_known_and_documented():
+    """A new id without a commit must be pinned, or stand here and in the documentation."""
+    pinned, unpinned = set(), set()
+    for layers in ((), ("mmlu",)):
+        for name in NAMES:
+            config = merged(*(FOLDER / f"{each}.yaml" for each in (name, *layers)))
+            sources = [parse_entry(entry)[1].whole_name for entry in config["prompts"]["hub"]]
+            for path in (config["target"]["path"], config["draft"]["path"], *sources):
+                plain, revision = split_revision(path)
+                (unpinned if revision is None else pinned).add(plain)
+                assert revision is None or re.fullmatch("[0-9a-f]{40}", revision)
+    assert unpinned == UNPINNED and len(pinned) == 7
+    section = (ROOT / "docs/real-models.md").read_text().split("### What is not pinned")[1].split("\n#")[0]
+    assert {name for name in re.findall(r"`([\w.-]+/[\w.-]+)`", section)} == UNPINNED
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dry_run_plans_the_reproduction_with_the_published_head(name, tmp_path):
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")  # paths start where Snakemake is started
+    plan, rules = dry_run(tmp_path, FOLDER / f"{name}.yaml")
+    assert {"import_draft", "profile_latency", "benchmark_at_temperature", "report"} <= rules
+    assert not rules & {"train_draft", "train_target"}
+    config = merged(FOLDER / f"{name}.yaml")
+    target, head = config["target"]["path"], config["draft"]["path"]
+    assert f"ltd.import_draft --target {target} --draft {head}" in plan
+    assert f"ltd.benchmark --target {target} --draft results/{name}/draft" in plan
+    assert "responses/draft-t0" not in plan, "no answers to train a head on"
+
+
+def test_dry_run_with_a_head_of_ones_own(tmp_path):
+    """A head in a folder takes the place of training."""
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head/config.json").write_text("{}")
+    (tmp_path / "mine.yaml").write_text("draft: {path: head}\n")
+    plan, rules = dry_run(tmp_path, ROOT / "tests/config.yaml", tmp_path / "mine.yaml")
+    assert {"import_draft", "train_target"} <= rules and "train_draft" not in rules
+    assert "ltd.import_draft --target results/smoke/target --draft head" in plan
+    _, rules = dry_run(tmp_path, ROOT / "tests/config.yaml")
+    assert "train_draft" in rules and "import_draft" not in rules
+
+
+def dry_run(folder, *files):
+    """Commands and names of the rules that Snakemake plans in `folder`."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "all"]
+    command += ["--dry-run", "--printshellcmds", "--configfile", *files]
+    ended = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    plan = ended.stdout + ended.stderr
+    return plan, set(re.findall(r"^(?:local)?rule (\w+):", plan, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,6 +157,18 @@ def test_shapes_fit_together(name):
     small = plan_memory(config, dtype=torch.bfloat16, quantisation="4bit", context=2048, tree=240)
     assert 0.25 < small.weights / plan.weights < 0.45 and small.draft == 0
     assert str(plan).endswith(")") and "weights" in str(plan)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_pass_the_look_before_the_first_stage(name):
+    config = merged(FOLDER / f"{name}.yaml")
+    config["target"]["path"] = str(FOLDER / "shapes" / name)
+    config["draft"]["path"] = str(FOLDER / "shapes" / name / "draft")
+    check_models(config)
+    limit = AutoConfig.from_pretrained(config["target"]["path"]).max_position_embeddings
+    config["latency"]["context_lengths"][-1] = limit - 100
+    with pytest.raises(InputError, match=rf"{limit - 100} leaves no room .* allows {limit - 168}"):
+        check_models(config)
 
 
 def test_vicunas_template_writes_its_conversation_format():
