@@ -132,6 +132,15 @@ def test_every_size_has_its_turn_after_an_ordinary_cycle():
     assert 0.4 < sum(turn.plain_steps > 0 for turn in turns) / len(turns) < 0.6
 
 
+def test_every_repetition_has_a_plain_step_to_time():
+    """With few sizes none may be drawn: the table would have a cell without a sample."""
+    target = tiny_target()
+    timer = PhaseTimer(
+        target, tiny_drafter(tiny_head(target), 3, 3), torch.arange(1, 40), (1, 2), (32,), (8,), seed=0
+    )
+    assert all(any(turn.plain_steps for turn in timer._turns()) for _ in range(50))
+
+
 def test_stopwatch_keeps_keys_apart_and_forgets_the_warm_up():
     watch = Stopwatch(torch.device("cpu"))
     assert watch.time(("a", 1), lambda: 7) == 7

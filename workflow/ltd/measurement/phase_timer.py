@@ -188,6 +188,8 @@ class PhaseTimer:
         smaller = sorted(self.sizes)[: (number + 1) // 2]
         before = self._shapes(range(1, (deepest + 1) // 2 + 1), smaller)
         plain_steps = np.minimum(self.random.geometric(0.5, number) - 1, MOST_PLAIN_STEPS).tolist()
+        if not any(plain_steps):
+            plain_steps[0] = 1  # every repetition has some to time at every context
         counted = self._shapes(range(deepest, 0, -1), self.sizes)
         return [Turn(*parts) for parts in zip(before, plain_steps, counted, strict=True)]
 
