@@ -72,7 +72,9 @@ def test_summary_has_measured_and_replayed_rows(options, results):
     assert set(table.loc[table["source"] == "measured", "method"]) == set(METHODS)
     assert set(table.loc[table["source"] == "replay", "method"]) == {*METHODS, "oracle"}
     replay = table[(table["source"] == "replay") & (table["task"] == "chat")].set_index("method")
-    assert (replay["speedup"] <= replay.loc["oracle", "speedup"] + 1e-9).all()
+    # A bound on whoever has a draft head: a plain step between drafts may take longer than one without.
+    drafting = replay.drop(index="autoregressive")
+    assert (drafting["speedup"] <= replay.loc["oracle", "speedup"] + 1e-9).all()
     # Replay is exact about what is accepted, so the cycles agree with the live ones.
     live = table[(table["source"] == "measured") & (table["task"] == "chat")].set_index("method")
     for method in METHODS:
