@@ -124,6 +124,7 @@ def test_dry_run_with_a_head_of_ones_own(tmp_path):
     """A head in a folder takes the place of training."""
     (tmp_path / "head").mkdir()
     (tmp_path / "head/config.json").write_text("{}")
+    (tmp_path / "head/model.safetensors").touch()
     (tmp_path / "mine.yaml").write_text("draft: {path: head}\n")
     plan, rules = dry_run(tmp_path, ROOT / "tests/config.yaml", tmp_path / "mine.yaml")
     assert {"import_draft", "train_target"} <= rules and "train_draft" not in rules

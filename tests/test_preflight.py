@@ -10,42 +10,70 @@ from ltd.errors import InputError
 from ltd.options import StageOptions, run_stage
 from ltd.preflight import check_models
 
-
-def config(target, draft):
-    own = {"path": draft, "draft_vocab_size": 1024, "tap_layers": []}
-    return {"target": {"path": target}, "draft": own}
+TARGET = {"hidden_size": 64, "vocab_size": 500, "num_hidden_layers": 8, "max_position_embeddings": 2048}
+HEAD = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 4, "vocab_size": 500}
 
 
-def model(folder, **values):
+def config(target, draft, longest=1024):
+    return {
+        "target": {"path": target},
+        "draft": {"path": draft, "draft_vocab_size": 400, "tap_layers": []},
+        "tree": {"max_depth": 12},
+        "latency": {"sizes": [1, 2, 4, 8, 12], "context_lengths": [128, longest]},
+    }
+
+
+def model(folder, values):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(values))
     return str(folder)
 
 
 def test_models_that_fit_and_models_trained_here_pass(tmp_path):
-    target = model(tmp_path / "target", text_config={"hidden_size": 64})
-    check_models(config(target, model(tmp_path / "own", hidden_size=32, target_hidden_size=64)))
-    check_models(config(target, model(tmp_path / "same", transformer_layer_config={"hidden_size": 64})))
+    target = model(tmp_path / "target", {"text_config": TARGET})
+    own = HEAD | {"hidden_size": 32, "target_hidden_size": 64, "draft_vocab_size": 100}
+    check_models(config(target, model(tmp_path / "own", own)))
+    check_models(config(target, model(tmp_path / "same", {"transformer_layer_config": HEAD})))
     check_models(config(target, None))
     check_models(config(None, None))
+    other = model(tmp_path / "gpt2", {"n_embd": 8, "n_layer": 2})
+    check_models(config(other, model(tmp_path / "unknown", HEAD)))
 
 
-def test_head_of_another_width_is_refused(tmp_path):
-    target = model(tmp_path / "target", hidden_size=4096)
-    head = model(tmp_path / "head", hidden_size=5120)
-    with pytest.raises(InputError, match="reads features of width 5120, the target has 4096"):
-        check_models(config(target, head))
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_size": 5120}, r"head reads features of width 5120, the target has 64; use a head trained"),
+        ({"vocab_size": 499}, r"head drafts from a vocabulary of 499 tokens, the target has 500; use a head"),
+        ({"draft_vocab_size": 501}, "head drafts 501 tokens, more than the target's 500; use a head"),
+        ({"eagle_aux_hidden_state_layer_ids": [2, 4, 9]}, "do not fit a target of 8 layers"),
+        ({"num_hidden_layers": 2}, "an Eagle3 head has 1"),
+    ],
+)
+def test_head_of_another_target_is_refused(tmp_path, change, said):
+    target = model(tmp_path / "target", TARGET)
+    with pytest.raises(InputError, match=said) as refusal:
+        check_models(config(target, model(tmp_path / "head", HEAD | change)))
+    assert "\n" not in str(refusal.value)
+
+
+def test_contexts_to_profile_must_leave_room(tmp_path):
+    """Five sizes and two held-out ones are 7 visits, over 5 row counts twice: 2 * (1 + 2 + 4 + 8 + 13)."""
+    target = model(tmp_path / "target", TARGET)
+    check_models(config(target, None, longest=2048 - 56))
+    with pytest.raises(InputError, match=r"1993 leaves no room .* context of 2048 allows 1992"):
+        check_models(config(target, None, longest=1993))
 
 
 def test_head_to_train_fits_the_target(tmp_path):
-    target = model(tmp_path / "target", text_config={"vocab_size": 1024, "num_hidden_layers": 8})
+    target = model(tmp_path / "target", {"text_config": TARGET})
     wanted = config(target, None)
     check_models(wanted)
     wanted["draft"]["tap_layers"] = [1, 4, 8]
     with pytest.raises(InputError, match=r"draft\.tap_layers: .* target of 8 layers"):
         check_models(wanted)
-    wanted["draft"]["draft_vocab_size"] = 1025
-    with pytest.raises(InputError, match=r"draft\.draft_vocab_size: 1025 is more than the target.s 1024"):
+    wanted["draft"]["draft_vocab_size"] = 501
+    with pytest.raises(InputError, match=r"draft\.draft_vocab_size: 501 is more than the target.s 500"):
         check_models(wanted)
 
 
@@ -64,7 +92,7 @@ def test_hub_is_asked_for_one_small_file(tmp_path, monkeypatch, error, said):
         asked.append((name, file, revision))
         if name == "owner/name":
             raise error.__new__(error, "no config")
-        return model(tmp_path / "cached", hidden_size=64) + "/config.json"
+        return model(tmp_path / "cached", TARGET) + "/config.json"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(InputError, match=r"draft\.path: owner/name@abc: ") as refusal:

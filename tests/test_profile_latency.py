@@ -7,10 +7,11 @@ import torch
 
 from ltd.errors import InputError
 from ltd.files import read_json
-from ltd.measurement.phase_timer import PhaseTimer, RandomSchedule, between, prefix_axis, room_needed
+from ltd.measurement.phase_timer import PhaseTimer, RandomSchedule
 from ltd.measurement.timing import Stopwatch, median, spread
+from ltd.measurement.visits import between, check_room, prefix_axis, room_needed
 from ltd.option_checks import check_latency
-from ltd.profile_latency import LatencyOptions, check_room, profile_latency, relative_errors
+from ltd.profile_latency import LatencyOptions, profile_latency, relative_errors
 from ltd.replay.latency import TABLES, LatencyProfile
 from ltd.tracking import StageRun
 from saved_engine import save_engine
@@ -93,9 +94,10 @@ def test_impossible_settings_are_refused(tmp_path, change, complaint):
         check_latency(options)
 
 
-def test_contexts_beyond_the_target_are_refused(tmp_path):
+def test_contexts_beyond_the_target_are_refused():
     with pytest.raises(InputError, match=r"latency\.context_lengths: 96 .* allows 60"):
-        check_room(small_options(tmp_path, "target", tmp_path), 100)
+        check_room((24, 48, 96), (1, 2, 4, 8), 3, 100)
+    check_room((24, 48, 60), (1, 2, 4, 8), 3, 100)
 
 
 def test_visits_and_answers_stay_within_the_room(monkeypatch):

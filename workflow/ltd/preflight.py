@@ -2,35 +2,57 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
-from ltd.draft_head.head_config import read_values
+from ltd.draft_head.head_config import read_values, shape_of_head
 from ltd.errors import InputError
 from ltd.hub import explain, is_hub_id, split_revision
+from ltd.measurement.visits import check_room
 from ltd.option_checks import check_draft_of_target
 
 
 def check_models(config: dict[str, Any]) -> None:
-    """Raise InputError for a model that cannot be had, and for a head that does not fit the target.
+    """Raise InputError for a model that cannot be had, a head that does not fit the target, and contexts to
+    profile that the target has no room for.
 
     Needs the network only for models of the hub whose config.json is not in the cache yet.
     """
     paths = {f"{block}.path": config[block]["path"] for block in ("target", "draft")}
-    found = {key: read_values(_folder(key, path)) for key, path in paths.items() if path is not None}
-    if "target.path" not in found:
+    folders = {key: _folder(key, path) for key, path in paths.items() if path is not None}
+    values = {key: read_values(folder) for key, folder in folders.items()}
+    if "target.path" not in values:
         return
-    target = found["target.path"].get("text_config", found["target.path"])
-    if "draft.path" not in found:
+    target = values["target.path"]
+    target = target.get("text_config", target)
+    _check_contexts(config, target)
+    if "draft.path" in folders:
+        _check_fit(paths["draft.path"], folders["draft.path"], target)
+    else:
         _check_head_to_train(SimpleNamespace(**config["draft"]), target)
-        return
-    head = found["draft.path"]
-    width = target.get("hidden_size")
-    reads = head.get("target_hidden_size") or head.get("hidden_size")
-    if width is not None and reads is not None and width != reads:
-        raise InputError(
-            f"draft.path: {paths['draft.path']} reads features of width {reads}, the target has {width}; "
-            "use a head trained for this target, or none to train one"
-        )
+
+
+def _check_contexts(config: dict[str, Any], target: dict[str, Any]) -> None:
+    longest, latency = target.get("max_position_embeddings"), config["latency"]
+    if longest is not None:
+        check_room(latency["context_lengths"], latency["sizes"], config["tree"]["max_depth"], longest)
+
+
+def _check_fit(name: str, folder: Path, target: dict[str, Any]) -> None:
+    """Refuse a head that this project does not compute, or whose files speak of another target."""
+    width, tokens, layers = (target.get(k) for k in ("hidden_size", "vocab_size", "num_hidden_layers"))
+    if None in (width, tokens, layers):
+        return  # configurations that have other words for these are looked at when the target is loaded
+    head = shape_of_head(folder, layers)
+    if head.target_hidden_size != width:
+        _refuse(name, f"reads features of width {head.target_hidden_size}, the target has {width}")
+    if head.vocab_size != tokens:
+        _refuse(name, f"drafts from a vocabulary of {head.vocab_size} tokens, the target has {tokens}")
+    if head.draft_vocab_size > tokens:
+        _refuse(name, f"drafts {head.draft_vocab_size} tokens, more than the target's {tokens}")
+
+
+def _refuse(name: str, what: str) -> NoReturn:
+    raise InputError(f"draft.path: {name} {what}; use a head trained for this target, or none to train one")
 
 
 def _check_head_to_train(draft: SimpleNamespace, target: dict[str, Any]) -> None:

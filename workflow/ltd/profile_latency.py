@@ -21,12 +21,12 @@ from numpy.typing import ArrayLike
 from ltd.devices import device_name
 from ltd.engine.loading import load_engine
 from ltd.engine.model_loading import WEIGHTS
-from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
 from ltd.hub import identity
 from ltd.measurement.matrix_products import matrix_product_share
-from ltd.measurement.phase_timer import PhaseTimer, between, own_text, room_needed
+from ltd.measurement.phase_timer import PhaseTimer, own_text
 from ltd.measurement.timing import median, spread
+from ltd.measurement.visits import between, check_room, room_needed
 from ltd.option_checks import check_latency
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile, LatencyTable
@@ -57,16 +57,6 @@ class LatencyOptions(StageOptions):
     policy_network: tuple[int, ...] = option(
         (32, 32), "hidden layers of the policies timed beside the paper's"
     )
-
-
-def check_room(options: LatencyOptions, max_context: int) -> None:
-    """Refuse contexts in which the target cannot go on decoding."""
-    room = max_context - room_needed(options.sizes, options.max_depth)
-    if options.context_lengths[-1] > room:
-        raise InputError(
-            f"latency.context_lengths: {options.context_lengths[-1]} leaves no room to decode; "
-            f"the target's context of {max_context} allows {room}"
-        )
 
 
 def tables(options: LatencyOptions, timer: PhaseTimer) -> dict[str, LatencyTable]:
@@ -151,7 +141,7 @@ def profile_latency(options: LatencyOptions, run: StageRun) -> None:
         max_context=options.context_lengths[-1] + room_needed(options.sizes, options.max_depth),
         max_tree=options.sizes[-1],
     )
-    check_room(options, target.max_context)
+    check_room(options.context_lengths, options.sizes, options.max_depth, target.max_context)
     text = own_text(target, options.context_lengths[-1] + 1, options.seed)
     timer = PhaseTimer(
         target, drafter, text, options.sizes, options.context_lengths, options.policy_network, options.seed

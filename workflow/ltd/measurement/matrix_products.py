@@ -13,7 +13,7 @@ from ltd.engine.target import TargetModel
 STEPS = 24
 # Operators whose own time is a product of matrices; fused attention is counted as something else.
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
-PRODUCT_KERNELS = ("gemm", "gemv", "cutlass")
+PRODUCT_KERNELS = ("gemm", "gemv", "cutlass", "nvjet", "splitk")  # nvjet: cuBLAS's own on Hopper and later
 
 
 def matrix_product_share(target: TargetModel, prompt: Tensor) -> float:
@@ -36,12 +36,24 @@ def matrix_product_share(target: TargetModel, prompt: Tensor) -> float:
     microseconds = [
         event.self_device_time_total if on_gpu else event.self_cpu_time_total
         for event in recorded.events()
-        if event.name in PRODUCTS or (on_gpu and any(word in event.name for word in PRODUCT_KERNELS))
+        if event.name in PRODUCTS or (on_gpu and is_product_kernel(event.name))
     ]
-    # Every step makes the same products in the same order.
-    by_step = np.reshape(microseconds, (STEPS, -1))
-    products = np.median(by_step, axis=0).sum() / 1e6
-    return float(min(products / np.median(seconds), 1.0))
+    return float(min(_typical(microseconds) / 1e6 / np.median(seconds), 1.0))
+
+
+def is_product_kernel(name: str) -> bool:
+    """Whether a GPU's kernel of this name multiplies matrices."""
+    return any(word in name.lower() for word in PRODUCT_KERNELS)
+
+
+def _typical(microseconds: list[float]) -> float:
+    """Time of all products of a step; every step makes the same ones in the same order.
+
+    A profiler may lose events of a GPU, or be given none there; then the mean has to do.
+    """
+    if not microseconds or len(microseconds) % STEPS:
+        return sum(microseconds) / STEPS
+    return float(np.median(np.reshape(microseconds, (STEPS, -1)), axis=0).sum())
 
 
 def _step_seconds(target: TargetModel, token: Tensor) -> float:

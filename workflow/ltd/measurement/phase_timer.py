@@ -10,7 +10,6 @@ tree of sixty nodes a small one takes a tenth longer, and a plain step after a t
 decoding.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -28,6 +27,7 @@ from ltd.engine.target import TargetModel
 from ltd.engine.tree import pool_size
 from ltd.engine.verification import make_verification
 from ltd.measurement.timing import Stopwatch
+from ltd.measurement.visits import LIVE_TOKENS, between, prefix_axis
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
 from ltd.rl.policy_settings import OBSERVED
@@ -38,7 +38,6 @@ WARM_UP = 2  # repetitions that are not counted
 PLAIN_STEPS = 16  # autoregressive steps a repetition and context
 # The first steps after a prompt find other things in the caches: on a CPU they take up to 1.3 times as long.
 SETTLING_STEPS = 8
-LIVE_TOKENS = 40  # tokens of an answer with live cycles
 MOST_PLAIN_STEPS = 3  # in a turn
 PLAIN = (0, 1)  # a plain step in a schedule
 
@@ -59,27 +58,6 @@ def own_text(target: TargetModel, length: int, seed: int) -> Tensor:
         target, start, max_new_tokens=length - 1, temperature=1.0, seed=seed, eos_ids=()
     )
     return torch.tensor([*start, *answer.tokens], device=target.device)
-
-
-def between(points: tuple[int, ...]) -> tuple[int, ...]:
-    """Points to hold out: the middles of every second gap that has one."""
-    middles = [(a + b) // 2 for a, b in pairwise(points) if b - a > 1]
-    return tuple(middles[::2])
-
-
-def prefix_axis(max_depth: int) -> tuple[int, ...]:
-    """Row counts of the prefix pass to time: a cycle of depth D brings 1 to D + 1 rows."""
-    return tuple(sorted({1, 2, 4, 8, max_depth + 1}))
-
-
-def room_needed(sizes: tuple[int, ...], max_depth: int) -> int:
-    """Tokens that visits and answers add to the caches beyond a context length, at most.
-
-    Counted visits bring the rows of their prefix pass to the head's cache, those of plain steps among them;
-    the ordinary trees before bring one row each, and the prompt is shorter by more.
-    """
-    visits, rows = len(sizes) + len(between(sizes)), prefix_axis(max_depth)
-    return max(LIVE_TOKENS, math.ceil(visits / len(rows)) * sum(rows))
 
 
 def shallowest(beam: int, size: int) -> int:

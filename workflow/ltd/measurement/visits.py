@@ -1,0 +1,45 @@
+"""What a profile visits: held-out points, rows of the prefix pass, and the room in the caches for all of it.
+
+Needs no torch: an experiment's settings are checked with it before any stage starts.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from ltd.errors import InputError
+
+LIVE_TOKENS = 40  # tokens of an answer with live cycles
+
+
+def between(points: Sequence[int]) -> tuple[int, ...]:
+    """Points to hold out: the middles of every second gap that has one."""
+    middles = [(a + b) // 2 for a, b in pairwise(points) if b - a > 1]
+    return tuple(middles[::2])
+
+
+def prefix_axis(max_depth: int) -> tuple[int, ...]:
+    """Row counts of the prefix pass to time: a cycle of depth D brings 1 to D + 1 rows."""
+    return tuple(sorted({1, 2, 4, 8, max_depth + 1}))
+
+
+def room_needed(sizes: Sequence[int], max_depth: int) -> int:
+    """Tokens that visits and answers add to the caches beyond a context length, at most.
+
+    Counted visits bring the rows of their prefix pass to the head's cache, those of plain steps among them;
+    the ordinary trees before bring one row each, and the prompt is shorter by more.
+    """
+    visits, rows = len(sizes) + len(between(sizes)), prefix_axis(max_depth)
+    return max(LIVE_TOKENS, math.ceil(visits / len(rows)) * sum(rows))
+
+
+def check_room(
+    context_lengths: Sequence[int], sizes: Sequence[int], max_depth: int, max_context: int
+) -> None:
+    """Raise InputError for contexts in which a target of `max_context` tokens cannot go on decoding."""
+    room = max_context - room_needed(sizes, max_depth)
+    if context_lengths[-1] > room:
+        raise InputError(
+            f"latency.context_lengths: {context_lengths[-1]} leaves no room to decode; "
+            f"the target's context of {max_context} allows {room}"
+        )
