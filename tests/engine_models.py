@@ -19,6 +19,7 @@ from transformers import (
 
 from ltd.bfloat16 import in_bfloat16, to_bfloat16
 from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head
+from ltd.engine import lean_layers
 from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.compiled.drafting import CompiledDrafter
 from ltd.engine.drafting import Drafter
@@ -195,6 +196,45 @@ def check_equal_but_for_near_ties(target, prompt, tokens, expected):
         logits, _ = target.prefill([*prompt, *expected[:first]])
         gap = (logits[expected[first]] - logits[tokens[first]]).abs()
         assert gap <= margin(logits)
+
+
+def flat(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [tensor for part in value for tensor in flat(part)] if isinstance(value, tuple | list) else []
+
+
+def fusable(rows, heads, kv_heads, head_dim, device="cpu", dtype=torch.float32):
+    """The functions that a GPU fuses, with random arguments."""
+
+    def random(*shape):
+        return torch.randn(*shape, device=device).to(dtype)
+
+    width, both, eps = heads * head_dim, heads + 2 * kv_heads, 1e-5
+    rotation = torch.randn(rows, 2, both, 2, head_dim // 2, device=device)
+    slots = random(2 * kv_heads, 70, head_dim)[:, :rows]
+    norm = random(heads + kv_heads, head_dim)
+    mask = torch.zeros(rows, 90, device=device, dtype=dtype).masked_fill_(random(rows, 90) > 1, float("-inf"))
+    return (
+        (lean_layers.normalise, (random(rows, 2, width), random(2, width), eps)),
+        (lean_layers.add_and_normalise, (random(rows, width), random(rows, width), random(width), eps)),
+        (lean_layers.rotate_and_store, (random(rows, both, head_dim), rotation, slots, None, eps)),
+        (lean_layers.rotate_and_store, (random(rows, both, head_dim), rotation, slots, norm, eps)),
+        (lean_layers.attention_weights, (random(kv_heads, heads // kv_heads, rows, 90), mask, 0.25)),
+        (lean_layers.gated, (random(rows, 2 * width),)),
+    )
+
+
+def check_same(function, other, arguments):
+    """Both return the same and leave the same in their arguments, within the margin of the number type."""
+    given = [[a.clone() if isinstance(a, torch.Tensor) else a for a in arguments] for _ in range(2)]
+    results = function(*given[0]), other(*given[1])
+    ours, theirs = (flat([result, *after]) for result, after in zip(results, given, strict=True))
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.dtype == two.dtype and one.shape == two.shape
+        finite = two.isfinite()
+        assert torch.equal(one[~finite], two[~finite])
+        assert torch.allclose(one[finite], two[finite], atol=margin(two[finite]), rtol=0)
 
 
 class RandomController:

@@ -8,6 +8,9 @@ from engine_models import (
     ARCHITECTURES,
     RandomController,
     check_equal_but_for_near_ties,
+    check_same,
+    flat,
+    fusable,
     margin,
     random_head,
     random_target,
@@ -43,12 +46,6 @@ class Recorder(TorchDispatchMode):
             for old, new in zip(flat(result), flat(again), strict=True):
                 if old.data_ptr() != new.data_ptr():
                     old.copy_(new)
-
-
-def flat(value):
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [tensor for part in value for tensor in flat(part)] if isinstance(value, tuple | list) else []
 
 
 class RecordedPasses(Passes):
@@ -178,3 +175,11 @@ def test_buckets():
     assert [bucket(count, (1, 4, 8)) for count in (0, 1, 2, 8)] == [1, 1, 4, 8]
     with pytest.raises(InputError, match="9 rows or tokens exceed the 8"):
         bucket(9, (1, 4, 8))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_what_a_gpu_fuses_is_one_graph(rows):
+    """Compilation finds no operation that it must leave to Python; what a GPU makes of it is in test_gpu."""
+    for function, arguments in fusable(rows, 4, 2, 16):
+        compiled = torch.compile(function.__wrapped__, backend="aot_eager", fullgraph=True)
+        check_same(compiled, function, arguments)

@@ -61,7 +61,7 @@ class DraftNetwork(nn.Module):
         inputs = self.input_norm(inputs)
         if self.norm_before_residual:
             features = inputs[:, 1]
-        hidden = self.layer(
+        hidden, update = self.layer(
             inputs.view(rows, -1),
             features,
             self.rotation(positions),
@@ -72,8 +72,8 @@ class DraftNetwork(nn.Module):
             causal,
         )
         if parent_scores is None:
-            hidden = hidden[-1:]
-        normed = self.final_norm(hidden)
+            hidden, update = hidden[-1:], update[-1:]
+        hidden, normed = self.final_norm.add(hidden, update)
         if self.norm_output:
             hidden = normed
         logits = self.output(normed).float()

@@ -53,12 +53,15 @@ class LeanNetwork(nn.Module):
         super().__init__()
         inner = model.model
         self.embedding, self.tap_layers = inner.embed_tokens.weight.detach(), list(tap_layers)
-        self.input_norms = nn.ModuleList(_norm(layer.input_layernorm) for layer in inner.layers)
+        # Before every layer, and before the output head.
+        self.norms = nn.ModuleList(
+            _norm(norm) for norm in (*(layer.input_layernorm for layer in inner.layers), inner.norm)
+        )
         self.layers = nn.ModuleList(
             LeanLayer(layer.self_attn, layer.mlp, _norm(layer.post_attention_layernorm))
             for layer in inner.layers
         )
-        self.final_norm, self.head = _norm(inner.norm), FusedLinear(model.lm_head)
+        self.head = FusedLinear(model.lm_head)
         first = self.layers[0]
         cos, sin = inner.rotary_emb(self.embedding[:1].float(), positions[None])
         self.rotation = HeadRotation(cos[0], sin[0], first.query_heads + first.kv_heads, first.kv_heads)
@@ -77,16 +80,16 @@ class LeanNetwork(nn.Module):
         """Logits [R, vocab] ([1, vocab] of the last row if `last_only`) and taps [R, 3 * H]."""
         rotation = self.rotation(positions)
         hidden = self.embedding.index_select(0, tokens)
-        taps: list[Tensor] = []
-        for index, (norm, layer) in enumerate(zip(self.input_norms, self.layers, strict=True)):
+        inputs, taps = self.norms[0](hidden), []
+        for index, layer in enumerate(self.layers):
             if index in self.tap_layers:
                 taps.append(hidden)
-            hidden = layer(
-                norm(hidden), hidden, rotation, slots[index], keys[index], values[index], mask, causal
-            )
-        if last_only:
-            hidden = hidden[-1:]
-        return self.head(self.final_norm(hidden)), torch.cat(taps, dim=-1)
+            cache = slots[index], keys[index], values[index]
+            hidden, update = layer(inputs, hidden, rotation, *cache, mask, causal)
+            if last_only and index == len(self.layers) - 1:
+                hidden, update = hidden[-1:], update[-1:]
+            hidden, inputs = self.norms[index + 1].add(hidden, update)
+        return self.head(inputs), torch.cat(taps, dim=-1)
 
 
 class LeanForward:
@@ -161,7 +164,7 @@ class LeanForward:
         self.cache.keep(rows, tree_rows)
 
 
-def _norm(module: nn.Module) -> nn.Module:
+def _norm(module: nn.Module) -> RowNorm:
     return RowNorm(module.weight, module.variance_epsilon)
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltd.bfloat16 import RoundingLinear, round_inputs
+from ltd.engine.fusion import fused
 
 
 class FusedLinear(nn.Module):
@@ -34,6 +35,56 @@ class FusedLinear(nn.Module):
         return F.linear(rows, self.weight, self.bias)
 
 
+@fused
+def normalise(rows: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm over the last dimension of [..., size], weight [..., size]."""
+    return F.rms_norm(rows, [rows.shape[-1]], None, eps) * weight
+
+
+@fused
+def add_and_normalise(residual: Tensor, update: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The residual stream [R, H] with `update` added, and its norm."""
+    residual = residual + update
+    return residual, F.rms_norm(residual, [residual.shape[-1]], None, eps) * weight
+
+
+@fused
+def rotate_and_store(
+    heads: Tensor, rotation: Tensor, slots: Tensor, norm: Tensor | None, eps: float
+) -> Tensor:
+    """Turn queries and keys of heads [R, heads, head_dim], which are followed by the values.
+
+    Keys and values go to `slots` [2 * kv_heads, R, head_dim], queries [query_heads, R, head_dim] are returned.
+    norm [n, head_dim]: weights of a norm of the first n heads before (Qwen3). The factors, see
+    `HeadRotation`, are float32: in half precision only the result is rounded.
+    """
+    if norm is not None:
+        normed = F.rms_norm(heads[:, : len(norm)], [heads.shape[-1]], None, eps) * norm
+        heads = torch.cat([normed, heads[:, len(norm) :]], dim=1)
+    halves = heads.unflatten(2, (2, -1))
+    turned = torch.addcmul(halves * rotation[:, 0], halves.flip(2), rotation[:, 1])
+    turned = turned.to(heads.dtype).flatten(2).transpose(0, 1)
+    queries = len(turned) - len(slots)
+    slots.copy_(turned[queries:])
+    return turned[:queries].contiguous()
+
+
+@fused
+def attention_weights(scores: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Softmax in float32 over scores [kv_heads, groups, R, K], scaled, with `mask` [R, K] added."""
+    scaled = scores.float() * scale
+    if mask is not None:
+        scaled = scaled + mask
+    return scaled.softmax(dim=-1).to(scores.dtype)
+
+
+@fused
+def gated(gate_up: Tensor) -> Tensor:
+    """SwiGLU of [R, 2 * I]: gates, then what they gate."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
 class RowNorm(nn.Module):
     """Root-mean-square norm over the last dimension of [..., size], weight [..., size]."""
 
@@ -42,22 +93,11 @@ class RowNorm(nn.Module):
         self.weight, self.eps = weight.detach(), eps
 
     def forward(self, rows: Tensor) -> Tensor:
-        return F.rms_norm(rows, [rows.shape[-1]], None, self.eps) * self.weight
+        return normalise(rows, self.weight, self.eps)
 
-
-class HeadNorm(nn.Module):
-    """Normalises the first heads, queries and keys, of [R, heads, head_dim]; values stay (Qwen3)."""
-
-    def __init__(self, attention: nn.Module, query_heads: int, kv_heads: int) -> None:
-        super().__init__()
-        query, key = attention.q_norm, attention.k_norm
-        weights = [query.weight.expand(query_heads, -1), key.weight.expand(kv_heads, -1)]
-        self.norm = RowNorm(torch.cat(weights), query.variance_epsilon)
-        self.count = query_heads + kv_heads
-
-    def forward(self, heads: Tensor) -> Tensor:
-        heads[:, : self.count] = self.norm(heads[:, : self.count])
-        return heads
+    def add(self, residual: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream [R, H] with `update` added, and its norm."""
+        return add_and_normalise(residual, update, self.weight, self.eps)
 
 
 class HeadRotation(nn.Module):
@@ -88,11 +128,9 @@ def folded_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     mask [R, K] may start anywhere, which the fused kernels of a GPU do not allow.
     """
     kv_heads, groups, rows, head_dim = queries.shape
-    folded = queries.reshape(kv_heads, groups * rows, head_dim) * head_dim**-0.5
+    folded = queries.reshape(kv_heads, groups * rows, head_dim)
     scores = torch.bmm(folded, keys[:, 0].transpose(1, 2)).view(kv_heads, groups, rows, -1)
-    if mask is not None:
-        scores = scores + mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
+    weights = attention_weights(scores, mask, head_dim**-0.5)
     attended = torch.bmm(weights.view(kv_heads, groups * rows, -1), values[:, 0])
     return attended.view(kv_heads, groups, rows, head_dim)
 
@@ -100,7 +138,7 @@ def folded_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
 class LeanLayer(nn.Module):
     """One decoder layer: grouped-query attention and SwiGLU, each added to the residual stream."""
 
-    def __init__(self, attention: nn.Module, mlp: nn.Module, mlp_norm: nn.Module) -> None:
+    def __init__(self, attention: nn.Module, mlp: nn.Module, mlp_norm: RowNorm) -> None:
         super().__init__()
         self.head_dim = attention.head_dim
         self.kv_heads = attention.k_proj.out_features // self.head_dim
@@ -113,8 +151,11 @@ class LeanLayer(nn.Module):
         self.down = FusedLinear(mlp.down_proj)
         self.mlp_norm = mlp_norm
         self.fold = attention.q_proj.weight.device.type != "cpu"
-        normed = hasattr(attention, "q_norm")
-        self.head_norm = HeadNorm(attention, self.query_heads, self.kv_heads) if normed else nn.Identity()
+        self.head_norm, self.head_eps = None, 0.0
+        if hasattr(attention, "q_norm"):
+            query, key = attention.q_norm, attention.k_norm
+            weights = [query.weight.expand(self.query_heads, -1), key.weight.expand(self.kv_heads, -1)]
+            self.head_norm, self.head_eps = torch.cat(weights).detach(), query.variance_epsilon
 
     def forward(
         self,
@@ -126,27 +167,21 @@ class LeanLayer(nn.Module):
         values: Tensor,
         mask: Tensor | None,
         causal: bool,
-    ) -> Tensor:
-        """Residual stream [R, H] after the layer, from the attention's input [R, *] and the stream before it.
+    ) -> tuple[Tensor, Tensor]:
+        """Residual stream [R, H] before the layer's last addition and what is to be added, which the next
+        norm does; from the attention's input [R, *] and the stream before the layer.
 
         Writes the rows' keys and values to `slots` (see `KeyValueCache`), which lie inside `keys` and
         `values` [kv_heads, groups, K, head_dim]; `mask` [R, K] is added to the attention scores.
         """
-        rows, kv_heads, head_dim = inputs.shape[0], self.kv_heads, self.head_dim
-        heads = self.head_norm(self.qkv(inputs).view(rows, self.heads, head_dim)).view(
-            rows, self.heads, 2, -1
-        )
-        # The factors are float32: in half precision only the result is rounded.
-        turned = torch.addcmul(heads * rotation[:, 0], heads.flip(2), rotation[:, 1]).to(inputs.dtype)
-        turned = turned.view(rows, self.heads, head_dim)
-        slots.copy_(turned[:, self.query_heads :].transpose(0, 1))
-        queries = (
-            turned[:, : self.query_heads].view(rows, kv_heads, self.groups, head_dim).permute(1, 2, 0, 3)
-        )
+        rows = inputs.shape[0]
+        heads = self.qkv(inputs).view(rows, self.heads, self.head_dim)
+        queries = rotate_and_store(heads, rotation, slots, self.head_norm, self.head_eps)
+        queries = queries.view(self.kv_heads, self.groups, rows, self.head_dim)
         if self.fold and not causal:
             attended = folded_attention(queries, keys, values, mask)
         else:
             attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
-        residual = residual + self.output(attended.permute(2, 0, 1, 3).reshape(rows, -1))
-        gate, up = self.gate_up(self.mlp_norm(residual)).chunk(2, dim=-1)
-        return residual + self.down(F.silu(gate).mul_(up))
+        update = self.output(attended.permute(2, 0, 1, 3).reshape(rows, -1))
+        residual, inputs = self.mlp_norm.add(residual, update)
+        return residual, self.down(gated(self.gate_up(inputs)))
