@@ -14,6 +14,7 @@ STEPS = 24
 # Operators whose own time is a product of matrices; fused attention is counted as something else.
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 PRODUCT_KERNELS = ("gemm", "gemv", "cutlass", "nvjet", "splitk")  # nvjet: cuBLAS's own on Hopper and later
+ATTENTION_KERNELS = ("fmha", "flash")
 
 
 def matrix_product_share(target: TargetModel, prompt: Tensor) -> float:
@@ -38,15 +39,17 @@ def matrix_product_share(target: TargetModel, prompt: Tensor) -> float:
         for event in recorded.events()
         if event.name in PRODUCTS or (on_gpu and is_product_kernel(event.name))
     ]
-    return float(min(_typical(microseconds) / 1e6 / np.median(seconds), 1.0))
+    return float(min(per_step(microseconds) / 1e6 / np.median(seconds), 1.0))
 
 
 def is_product_kernel(name: str) -> bool:
     """Whether a GPU's kernel of this name multiplies matrices."""
-    return any(word in name.lower() for word in PRODUCT_KERNELS)
+    name = name.lower()
+    fused = any(word in name for word in ATTENTION_KERNELS)
+    return not fused and any(word in name for word in PRODUCT_KERNELS)
 
 
-def _typical(microseconds: list[float]) -> float:
+def per_step(microseconds: list[float]) -> float:
     """Time of all products of a step; every step makes the same ones in the same order.
 
     A profiler may lose events of a GPU, or be given none there; then the mean has to do.
