@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from ltd import configuration
@@ -124,7 +125,7 @@ def test_dry_run_with_a_head_of_ones_own(tmp_path):
     """A head in a folder takes the place of training."""
     (tmp_path / "head").mkdir()
     (tmp_path / "head/config.json").write_text("{}")
-    (tmp_path / "head/model.safetensors").touch()
+    save_file({"fc.weight": torch.zeros(1)}, tmp_path / "head/model.safetensors")
     (tmp_path / "mine.yaml").write_text("draft: {path: head}\n")
     plan, rules = dry_run(tmp_path, ROOT / "tests/config.yaml", tmp_path / "mine.yaml")
     assert {"import_draft", "train_target"} <= rules and "train_draft" not in rules

@@ -54,7 +54,7 @@ def rotate_and_store(
 ) -> Tensor:
     """Turn queries and keys of heads [R, heads, head_dim], which are followed by the values.
 
-    Keys and values go to `slots` [2 * kv_heads, R, head_dim], queries [query_heads, R, head_dim] are returned.
+    Keys and values go to `slots` [2 * kv_heads, R, head_dim]; returns queries [query_heads, R, head_dim].
     norm [n, head_dim]: weights of a norm of the first n heads before (Qwen3). The factors, see
     `HeadRotation`, are float32: in half precision only the result is rounded.
     """
