@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ltd.draft_head.eagle3 import Eagle3Head
-from ltd.engine.loading import load_engine
+from ltd.engine.loading import load_models
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
@@ -157,19 +157,18 @@ def record_traces(options: RecordTracesOptions, run: Any) -> None:
     """Record all parts that the state folder lacks, then join them."""
     _check_options(options)
     answers = _load_answers(options)
-    target, drafter = load_engine(
+    # No drafter of the engine: it drafts one tree at a time, and compiles for that.
+    target, head = load_models(
         options.target,
         options.draft,
-        beam=options.beam,
-        max_depth=options.max_depth,
         device=options.device,
         dtype=options.dtype,
         quantisation=options.quantisation,
     )
-    _check_tokens(options, drafter.head, answers)
+    _check_head(options, head, answers)
     header = _header(options)
     _prepare_state(options, header)
-    recorder = TraceRecorder(target, drafter.head, options)
+    recorder = TraceRecorder(target, head, options)
     parts = list(split_parts(answers, options.part_tokens))
     paths = [options.state / f"part-{number:05d}.safetensors" for number in range(len(parts))]
     begun, fresh = time.perf_counter(), 0
@@ -196,7 +195,11 @@ def _check_options(options: RecordTracesOptions) -> None:
         )
 
 
-def _check_tokens(options: RecordTracesOptions, head: Eagle3Head, answers: Answers) -> None:
+def _check_head(options: RecordTracesOptions, head: Eagle3Head, answers: Answers) -> None:
+    if options.beam > head.config.draft_vocab_size:
+        raise InputError(
+            f"beam: {options.beam} is more than the head's draft vocabulary of {head.config.draft_vocab_size}"
+        )
     largest = max(int(answer.tokens.max()) for answer in answers)
     if largest >= head.config.vocab_size:
         raise InputError(

@@ -1,6 +1,7 @@
 """Target and drafter from their folders, with the target's feature taps set as the head was trained for."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,18 +18,24 @@ from ltd.hub import local_folder
 
 
 def load_engine(
+    target: str | Path, draft: str | Path | None, *, beam: int, max_depth: int, **settings: Any
+) -> tuple[TargetModel, Drafter]:
+    """Load a target and the drafter of trees with its head; `settings` and errors as of `load_models`."""
+    model, head = load_models(target, draft, **settings)
+    return model, make_drafter(head, beam=beam, max_depth=max_depth, max_context=model.max_context)
+
+
+def load_models(
     target: str | Path,
     draft: str | Path | None,
     *,
-    beam: int,
-    max_depth: int,
     device: str = "auto",
     dtype: str = "auto",
     quantisation: str = "none",
     weights: str = "checkpoint",
     max_context: int = DEFAULT_CONTEXT,
     max_tree: int = DEFAULT_TREE,
-) -> tuple[TargetModel, Drafter]:
+) -> tuple[TargetModel, Eagle3Head]:
     """Load both for sequences of `max_context` tokens (the model's limit holds) and trees of `max_tree`
     nodes.
 
@@ -61,7 +68,7 @@ def load_engine(
             max_context=max_context,
             max_tree=max_tree,
         )
-    return model, make_drafter(head, beam=beam, max_depth=max_depth, max_context=model.max_context)
+    return model, head
 
 
 def make_drafter(head: Eagle3Head, *, beam: int, max_depth: int, max_context: int) -> Drafter:
