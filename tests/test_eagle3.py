@@ -8,7 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, default_tap_layers, load_head, rotary, save_head
+from ltd.draft_head.eagle3 import (
+    Eagle3Config,
+    Eagle3Head,
+    default_tap_layers,
+    folded_attention,
+    grouped_attention,
+    load_head,
+    rotary,
+    save_head,
+)
 from ltd.errors import InputError
 
 VOCAB, DRAFT_VOCAB, WIDTH = 40, 13, 24
@@ -126,6 +135,14 @@ def test_forward_with_past_equals_one_pass(head):
     rest, new = head(features[:, 4:], tokens[:, 4:], torch.arange(4, 6)[None], causal(6)[:, :, 4:], past)
     torch.testing.assert_close(rest, whole[:, 4:], rtol=0, atol=1e-12)
     assert new[0].shape == (1, CONFIG.num_key_value_heads, 2, CONFIG.head_dim)
+
+
+def test_attention_with_folded_heads_is_attention():
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(3, heads, rows, 8) for heads, rows in ((6, 4), (2, 9), (2, 9)))
+    mask = (torch.rand(3, 1, 4, 9) < 0.5).index_fill(3, torch.tensor(0), True)
+    expected = grouped_attention(queries, keys, values, mask)
+    torch.testing.assert_close(folded_attention(queries, keys, values, mask), expected)
 
 
 def test_rotary_depends_on_differences_only():

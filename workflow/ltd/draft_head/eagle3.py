@@ -65,6 +65,25 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return states * cos[:, None].to(states.dtype) + turned * sin[:, None].to(states.dtype)
 
 
+def grouped_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention [B, nh, S, hd] of queries [B, nh, S, hd] over keys and values [B, nkv, K, hd], mask bool
+    [B, 1, S, K].
+    """
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
+
+
+def folded_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """The same, with the query heads that share a key head as rows of one.
+
+    With a mask, torch's fused kernels for a GPU know no shared heads: it would repeat keys and values in memory.
+    """
+    groups = queries.shape[1] // keys.shape[1]
+    folded = queries.unflatten(1, (-1, groups)).flatten(2, 3)
+    mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
+    attended = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
+    return attended.unflatten(2, (groups, -1)).flatten(1, 2)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm, computed in float32 or better and scaled after the cast back, as Llama does."""
 
@@ -194,9 +213,8 @@ class Eagle3Head(nn.Module):
         all_keys, all_values = keys, values
         if past is not None:
             all_keys, all_values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-        attended = F.scaled_dot_product_attention(
-            queries, all_keys, all_values, attn_mask=mask, enable_gqa=True
-        )
+        attend = folded_attention if mask.is_cuda else grouped_attention
+        attended = attend(queries, all_keys, all_values, mask)
         hidden = self.midlayer.finish(features, attended)
         return self.norm(hidden) if self.config.norm_output else hidden, (keys, values)
 
