@@ -75,7 +75,7 @@ def grouped_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tenso
 def folded_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """The same, with the query heads that share a key head as rows of one.
 
-    With a mask, torch's fused kernels for a GPU know no shared heads: it would repeat keys and values in memory.
+    With a mask, torch's fused kernels for a GPU know no shared heads: keys and values would be repeated.
     """
     groups = queries.shape[1] // keys.shape[1]
     folded = queries.unflatten(1, (-1, groups)).flatten(2, 3)
