@@ -16,6 +16,7 @@ from engine_models import (
     random_target,
 )
 from ltd.engine.bucketed_drafting import BucketedDrafter
+from ltd.engine.bucketed_verification import TreePasses
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.graphs import Passes, bucket, context_buckets, row_buckets
@@ -83,6 +84,8 @@ def engines(
     settings = {"beam": beam, "max_depth": max_depth, "max_context": usual.max_context}
     drafters = Drafter(head, **settings), BucketedDrafter(head, **settings)
     fixed.forward.passes, drafters[1].passes = RecordedPasses(), RecordedPasses()
+    drafters[1].tree_passes = TreePasses(fixed.forward, drafters[1])
+    drafters[1].tree_passes.passes = RecordedPasses()
     for target in (usual, fixed):
         for layer in target.forward.network.layers:
             layer.fold = target is fixed

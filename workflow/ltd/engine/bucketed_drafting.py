@@ -5,18 +5,22 @@ its level is one CUDA graph a bucket of context length.
 """
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ltd.draft_head.eagle3 import Eagle3Head
-from ltd.engine.bucketed_forward import PaddedRows
+from ltd.engine.bucketed_forward import padded_mask
 from ltd.engine.drafting import Drafter
 from ltd.engine.graphs import Passes, bucket, context_buckets
 from ltd.engine.target import DEFAULT_CONTEXT
 from ltd.engine.tree import advance_beam, level_start
 
-PREFIX_BUCKETS = (1, 2, 4, 8, 16)
+if TYPE_CHECKING:
+    from ltd.engine.bucketed_verification import TreePasses
+
+PREFIX_BUCKETS = (8, 16)  # fewer rows take as long: see `ltd.engine.graphs.row_buckets`
 
 
 class BucketedDrafter(Drafter):
@@ -34,6 +38,7 @@ class BucketedDrafter(Drafter):
     ) -> None:
         super().__init__(head, beam=beam, max_depth=max_depth, max_context=max_context)
         self.passes, self.context_buckets = Passes(self.device), context_buckets(max_context)
+        self.tree_passes: TreePasses | None = None  # with the target that verified last
         with torch.inference_mode():
             self._make_fixed_buffers()
             if self.passes.captures:
@@ -41,9 +46,11 @@ class BucketedDrafter(Drafter):
 
     def _make_fixed_buffers(self) -> None:
         rows, dtype = self.prefix_rows, self._pending_taps.dtype
-        self.rows = PaddedRows(rows, self.device)
+        # What a prefix pass reads: tokens in the cache, which it brings up to date, deferred rows to take
+        # and the first of them.
+        self._length, self._count, self._first = torch.zeros(3, 1, dtype=torch.int64, device=self.device)
+        self._alone = torch.eye(rows, dtype=torch.bool, device=self.device)
         self._causal = torch.ones(rows, rows, dtype=torch.bool, device=self.device).tril()
-        self._taps = torch.zeros(rows, self._pending_taps.shape[1], dtype=dtype, device=self.device)
         width, vocabulary = self.head.config.hidden_size, self.head.config.draft_vocab_size
         self.hidden = torch.zeros(self.beam, width, dtype=dtype, device=self.device)
         self._logits = torch.zeros(vocabulary, device=self.device)
@@ -58,18 +65,17 @@ class BucketedDrafter(Drafter):
         self.state.scores.fill_(float("-inf"))
         self.reset()
 
+    def deferred(self, count: int) -> Tensor:
+        """Know that `count` rows were written to the deferred ones; the newest token [1]."""
+        self.pending = count
+        self._new_tree()
+        return self._pending_tokens.narrow(0, count - 1, 1)
+
     def _prefix_pass(self, first: int, count: int) -> None:
         """Over deferred rows `first` and following, which join the cache; level 1 is entered."""
-        taps = self._pending_taps.narrow(0, first, count)
-        self._taps.narrow(0, self.prefix_rows - count, count).copy_(taps)
-        length = self.length
-        self.rows.fill(
-            self._pending_tokens.narrow(0, first, count),
-            self.positions.narrow(0, 0, count),
-            self._causal.narrow(0, 0, count).narrow(1, 0, count),
-            length,
-        )
-        rows, context = bucket(count, PREFIX_BUCKETS), bucket(length, self.context_buckets)
+        for scalar, value in ((self._length, self.length), (self._count, count), (self._first, first)):
+            scalar.fill_(value)
+        rows, context = bucket(count, PREFIX_BUCKETS), bucket(self.length, self.context_buckets)
         self.passes.run(("prefix", rows, context), partial(self._prefix, rows, context))
         self.length += count
 
@@ -77,18 +83,24 @@ class BucketedDrafter(Drafter):
         self._note_level()
 
     def _prefix(self, rows: int, context: int) -> None:
-        tokens, positions = self.rows.last(rows)
-        taps = self._taps.narrow(0, self.prefix_rows - rows, rows)
-        start = self.cache.scratch - rows
-        mask = self.rows.mask(rows, context, taps.dtype)
+        place = torch.arange(rows, device=self.device) - rows + self._count  # below 0: padding
+        source = (self._first + place).clamp(min=0)
+        taps, tokens = (
+            self._pending_taps.index_select(0, source),
+            self._pending_tokens.index_select(0, source),
+        )
+        causal, alone = (table.narrow(0, 0, rows).narrow(1, 0, rows) for table in (self._causal, self._alone))
+        mask = padded_mask(causal & (place >= 0) | alone, self._length, context, taps.dtype)
+        positions, start = self._length + place.clamp(min=0), self.cache.scratch - rows
         children = self._run(taps, True, tokens, positions, start, context, mask, None)
-        self.cache.keep_last(rows, self.rows.length, self.rows.count)
+        self.cache.keep_last(rows, self._length, self._count)
+        self._length.add_(self._count)
+        self._tree_tokens[:1].copy_(tokens[-1:])
         self._tree_mask.copy_(self._fresh_mask)
         self._enter(1, *children)
 
     @torch.inference_mode()
     def _next_level(self, level: int) -> None:
-        self.rows.length.fill_(self.length)
         context = bucket(self.length, self.context_buckets)
         self.passes.run(("beam", level, context), partial(self._beam, level, context))
         self._note_level()
@@ -98,7 +110,7 @@ class BucketedDrafter(Drafter):
         features, tokens, scores = advance_beam(
             self.state.scores, self.tokens, hidden, self._paths, self._tree_mask, level
         )
-        width, length = level * self.beam, self.rows.length
+        width, length = level * self.beam, self._length
         own = self._tree_mask.narrow(1, self._tree_mask.shape[1] - width, width)
         cached = torch.arange(context, device=self.device) < length
         prefix = torch.zeros(context, dtype=own.dtype, device=self.device).masked_fill_(

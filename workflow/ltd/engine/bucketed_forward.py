@@ -17,10 +17,10 @@ from ltd.engine.lean_forward import LeanForward
 
 
 class PaddedRows:
-    """Fixed buffers of what a pass reads, for at most `rows` rows; the mask of a pass over the last of them.
+    """Fixed buffers of what a pass reads, for at most `rows` rows; a pass over fewer reads the last of them.
 
     `tokens`, `places` (position of a row after the prefix) int64 [rows], `ancestors` bool [rows, rows];
-    `length` int64 [1]: tokens in the cache; `count` int64 [1]: real rows.
+    `length` int64 [1]: tokens in the cache.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -30,7 +30,6 @@ class PaddedRows:
         self.alone = torch.eye(rows, dtype=torch.bool, device=device)
         self.ancestors = self.alone.clone()
         self.length = torch.zeros(1, dtype=torch.int64, device=device)
-        self.count = torch.zeros(1, dtype=torch.int64, device=device)
 
     def fill(self, tokens: Tensor, places: Tensor, ancestors: Tensor, length: int) -> None:
         """Enter real rows [R] behind a prefix of `length` tokens."""
@@ -42,22 +41,39 @@ class PaddedRows:
             ancestors
         )
         self.length.fill_(length)
-        self.count.fill_(count)
 
     def last(self, rows: int) -> tuple[Tensor, Tensor]:
         """Tokens and positions [rows] of the last rows."""
         start = self.rows - rows
         return self.tokens.narrow(0, start, rows), self.places.narrow(0, start, rows) + self.length
 
-    def mask(self, rows: int, context: int, dtype: torch.dtype) -> Tensor:
-        """What is added to the attention scores of the last rows: [rows, rows + context], the cache behind
-        the rows.
-        """
+    def enter(self, tokens: Tensor, places: Tensor, ancestors: Tensor) -> None:
+        """Enter last rows [R], padding among them, from within a pass."""
+        rows = len(tokens)
         start = self.rows - rows
-        own = self.ancestors.narrow(0, start, rows).narrow(1, start, rows)
-        cached = torch.arange(context, device=own.device) < self.length
-        sees = torch.cat([own, cached.expand(rows, context)], dim=1)
-        return torch.zeros(sees.shape, dtype=dtype, device=own.device).masked_fill_(~sees, float("-inf"))
+        self.tokens.narrow(0, start, rows).copy_(tokens)
+        self.places.narrow(0, start, rows).copy_(places)
+        self.among(rows).copy_(ancestors)
+
+    def separate(self, rows: int) -> None:
+        """Make the last rows independent of each other, all at the first place after the prefix."""
+        self.places.narrow(0, self.rows - rows, rows).zero_()
+        self.among(rows).copy_(self.alone.narrow(0, 0, rows).narrow(1, 0, rows))
+
+    def among(self, rows: int) -> Tensor:
+        """The part of `ancestors` [rows, rows] that is about the last rows."""
+        start = self.rows - rows
+        return self.ancestors.narrow(0, start, rows).narrow(1, start, rows)
+
+
+def padded_mask(own: Tensor, length: Tensor, context: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the attention scores of rows that see `own` bool [R, R] of each other and, behind
+    these in the cache, `length` [1] of `context` tokens: [R, R + context].
+    """
+    rows = len(own)
+    cached = torch.arange(context, device=own.device) < length
+    sees = torch.cat([own, cached.expand(rows, context)], dim=1)
+    return torch.zeros(sees.shape, dtype=dtype, device=own.device).masked_fill_(~sees, float("-inf"))
 
 
 class BucketedForward(LeanForward):
@@ -70,11 +86,11 @@ class BucketedForward(LeanForward):
         self.passes = Passes(model.device)
         self.rows = PaddedRows(max_tree + 1, model.device)
         self.row_buckets, self.context_buckets = row_buckets(max_tree + 1), context_buckets(max_context)
-        self._one = torch.ones(1, 1, dtype=torch.bool, device=model.device)
+        self._one = torch.ones(1, dtype=torch.int64, device=model.device)
         # All passes leave their results here: one copy in memory, however many graphs there are.
-        self._logits = torch.zeros(max_tree + 1, *model.lm_head.weight.shape[:1]).to(self.mask)
+        self.logits = torch.zeros(max_tree + 1, *model.lm_head.weight.shape[:1]).to(self.mask)
         width = len(self.network.tap_layers) * model.config.hidden_size
-        self._taps = torch.zeros(max_tree + 1, width).to(self.mask)
+        self.taps = torch.zeros(max_tree + 1, width).to(self.mask)
         if self.passes.captures:
             self._capture()
 
@@ -90,7 +106,8 @@ class BucketedForward(LeanForward):
         length = self.cache.length
         if len(tokens) > 1 or length == 0:
             return super().append(tokens)
-        self.rows.fill(tokens, self.positions[:1], self._one, length)
+        self.rows.tokens[-1:].copy_(tokens)
+        self.rows.length.fill_(length)
         context = bucket(length, self.context_buckets)
         logits, taps = self.passes.run(("step", context), partial(self._step, context))
         self.cache.length += 1
@@ -98,25 +115,32 @@ class BucketedForward(LeanForward):
 
     def verify(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
         """As `LeanForward.verify`, its rows padded up to a bucket."""
-        count, length = len(tokens), self.cache.length
-        self.rows.fill(tokens, depths, ancestors, length)
-        rows, context = bucket(count, self.row_buckets), bucket(length, self.context_buckets)
-        logits, taps = self.passes.run(("tree", rows, context), partial(self._pass, rows, context))
+        count = len(tokens)
+        self.rows.fill(tokens, depths, ancestors, self.cache.length)
+        rows = bucket(count, self.row_buckets)
+        logits, taps = self.verify_padded(rows)
         return logits[rows - count :], taps[rows - count :]
 
+    def verify_padded(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Pass over the last padded rows, a bucket of them: logits [rows, vocab] and taps [rows, 3 * H]."""
+        context = bucket(self.cache.length, self.context_buckets)
+        return self.passes.run(("tree", rows, context), partial(self._pass, rows, context))
+
     def _step(self, context: int) -> tuple[Tensor, Tensor]:
-        result = self._pass(1, context)
-        self.cache.keep_last(1, self.rows.length, self.rows.count)
-        return result
+        rows = self.row_buckets[0]
+        self.rows.separate(rows)
+        logits, taps = self._pass(rows, context)
+        self.cache.keep_last(1, self.rows.length, self._one)
+        return logits[-1:], taps[-1:]
 
     def _pass(self, rows: int, context: int) -> tuple[Tensor, Tensor]:
         tokens, positions = self.rows.last(rows)
         start = self.cache.scratch - rows
         keys, values = self.cache.window(start, self.cache.scratch + context)
-        mask = self.rows.mask(rows, context, self.mask.dtype)
+        mask = padded_mask(self.rows.among(rows), self.rows.length, context, self.mask.dtype)
         slots = self.cache.slots(start, rows)
         passed = self.network(tokens, positions, slots, keys, values, mask, False, False)
-        results = self._logits.narrow(0, 0, rows), self._taps.narrow(0, 0, rows)
+        results = self.logits.narrow(0, 0, rows), self.taps.narrow(0, 0, rows)
         for buffer, result in zip(results, passed, strict=True):
             buffer.copy_(result)
         return results

@@ -133,7 +133,6 @@ class Drafter:
             self.defer(taps, tokens)
         for first in range(0, self.pending, self.prefix_rows):
             self._prefix_pass(first, min(self.prefix_rows, self.pending - first))
-        self._tree_tokens[:1].copy_(self._pending_tokens.narrow(0, self.pending - 1, 1))
         self.pending = 0
         self._first_level()
 
@@ -142,12 +141,13 @@ class Drafter:
         self._next_level(self.state.depth)
 
     def _prefix_pass(self, first: int, rows: int) -> None:
-        """Over deferred rows `first` and following, which join the cache."""
+        """Over deferred rows `first` and following, which join the cache; the last is the tree's root."""
         length, start, mask = self.length, self.cache.scratch, None
         if rows > 1:
             mask = self._causal_band.narrow(0, 0, rows).narrow(1, self.max_context - length, length + rows)
         taps = self._pending_taps.narrow(0, first, rows)
         tokens = self._pending_tokens.narrow(0, first, rows)
+        self._tree_tokens[:1].copy_(tokens[-1:])
         positions = self.positions.narrow(0, length, rows)
         self._children = self._pass(taps, True, tokens, positions, start + length, start, mask, None)
         self.length += rows

@@ -24,7 +24,7 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @cache
     def compiled() -> Callable[..., Result]:
-        # A target and its head take five variants of a function; torch stops at eight, for all models together.
+        # A target and its head take five variants of a function; torch stops at eight, for all models.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         return torch.compile(function)
 

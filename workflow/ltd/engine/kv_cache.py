@@ -71,3 +71,11 @@ class KeyValueCache:
         target = torch.where(place >= 0, length + place, self.capacity) + self.scratch
         last = self.buffer.narrow(2, self.scratch - rows, rows).clone()
         self.buffer.index_copy_(2, target, last)
+
+    def keep_path(self, path: Tensor, tree_rows: int, length: Tensor, count: Tensor) -> None:
+        """Copy the first `count` [1] of rows path [m] of a tree of `tree_rows` rows to the end of a prefix of
+        `length` [1] tokens, without moving it; nothing here waits for their number.
+        """
+        place = torch.arange(len(path), device=path.device)
+        target = torch.where(place < count, length + place, self.capacity) + self.scratch
+        self.buffer.index_copy_(2, target, self.buffer.index_select(2, path + (self.scratch - tree_rows)))

@@ -138,3 +138,21 @@ def accepted_rows(tokens: Tensor, parents: Tensor, ancestors: Tensor, chosen: Te
     The target's tokens at these rows are the cycle's output: the accepted draft tokens, then its own.
     """
     return accepted_mask(tokens, parents, ancestors, chosen).nonzero().squeeze(1)
+
+
+def accepted_path(
+    tokens: Tensor, parents: Tensor, ancestors: Tensor, chosen: Tensor, count: Tensor, longest: int
+) -> tuple[Tensor, Tensor]:
+    """As `accepted_rows`, in a fixed shape: rows [longest], of which the first n belong to the path; n [1].
+
+    Of the rows the last `count` [1] are the tree; see `ltd.engine.tree.padded_tree_rows`.
+    """
+    rows = len(tokens)
+    places = torch.arange(rows, device=tokens.device)
+    root = rows - count
+    strays = (tokens != chosen.index_select(0, parents)) & (places != root)
+    accepted = (ancestors & strays).any(dim=-1).logical_not() & (places >= root)
+    path = torch.sort(torch.where(accepted, places, rows))[0].clamp(max=rows - 1)
+    if rows < longest:
+        path = torch.cat([path, path[-1:].expand(longest - rows)])
+    return path.narrow(0, 0, longest), accepted.sum(dim=0, keepdim=True)

@@ -132,6 +132,11 @@ class TargetModel:
         return self._lean and self._compiled and not self.bucketed
 
     @property
+    def has_fixed_passes(self) -> bool:
+        """Whether `forward` is the bucketed one."""
+        return self._lean and self.bucketed
+
+    @property
     def length(self) -> int:
         """Tokens in the cache."""
         return self.forward.length

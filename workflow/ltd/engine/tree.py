@@ -133,3 +133,34 @@ def tree_rows(
     above = (depths - 1).clamp_(min=0).unsqueeze(1)
     parents = torch.searchsorted(nodes, parent_paths.gather(1, above).squeeze(1))
     return tokens.index_select(0, nodes), depths, parents, ancestors
+
+
+def padded_tree_rows(
+    scores: Tensor,
+    count: Tensor,
+    rows: int,
+    levels: Tensor,
+    parent_slots: Tensor,
+    paths: Tensor,
+    tokens: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `tree_rows`, in a fixed number of rows of which the last `count` [1] are the tree, the root among
+    them.
+
+    scores [1 + pool] of all nodes, -inf where nothing is drafted. Rows before the tree are copies of the root
+    that see themselves and it, and that no row of the tree sees.
+    """
+    order = top_nodes(scores, rows)
+    chosen = torch.where(torch.arange(len(order), device=order.device) < count, order, -1)
+    if len(order) < rows:
+        chosen = torch.cat([chosen, chosen.new_full((rows - len(order),), -1)])
+    chosen = torch.sort(chosen)[0]
+    real, nodes = chosen >= 0, chosen.clamp(min=0)
+    depths = levels.index_select(0, nodes)
+    parent_paths = paths.index_select(0, parent_slots.index_select(0, nodes))
+    own = parent_paths.scatter(1, depths.unsqueeze(1), nodes.unsqueeze(1))
+    alone = torch.eye(rows, dtype=torch.bool, device=nodes.device)
+    ancestors = (own.index_select(1, depths) == nodes) & real | alone
+    above = (depths - 1).clamp_(min=0).unsqueeze(1)
+    parents = torch.searchsorted(chosen, parent_paths.gather(1, above).squeeze(1))
+    return tokens.index_select(0, nodes), depths, parents, ancestors

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.drafting import Drafter
 from ltd.engine.sampling import TokenSampler
 from ltd.engine.target import TargetModel
@@ -72,6 +73,10 @@ def make_verification(target: TargetModel, drafter: Drafter | None, sampler: Tok
 
         if drafter is None or isinstance(drafter, CompiledDrafter):
             return CompiledVerification(target, drafter, sampler)
+    if target.has_fixed_passes and isinstance(drafter, BucketedDrafter):
+        from ltd.engine.bucketed_verification import BucketedVerification  # which builds on this module
+
+        return BucketedVerification(target, drafter, sampler)
     return Verification(target, drafter, sampler)
 
 

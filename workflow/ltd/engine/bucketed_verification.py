@@ -1,0 +1,134 @@
+"""Verification with passes of few fixed shapes, as a GPU wants them; see `ltd.engine.bucketed_forward`.
+
+Selecting a tree, the pass over it, following the target's tokens and keeping them are a CUDA graph each.
+Where decoding is greedy the host waits once a cycle: for how many tokens were accepted, and which.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ltd.engine.bucketed_drafting import BucketedDrafter
+from ltd.engine.bucketed_forward import BucketedForward
+from ltd.engine.graphs import Passes, bucket
+from ltd.engine.sampling import TokenSampler, accepted_path
+from ltd.engine.target import TargetModel
+from ltd.engine.tree import DraftTree, padded_tree_rows
+from ltd.engine.verification import Verification
+
+
+class TreePasses:
+    """What is done with trees between the drafter's passes and the target's, for one pair of them.
+
+    All is about the last rows, a bucket of them, of the target's padded rows: of these the last `count` [1]
+    are the tree. Of the accepted path, int64 [D + 1], rows and tokens are in `path` and `outcome`, which
+    begins with their number; `kept` [1] of them are kept.
+    """
+
+    def __init__(self, forward: BucketedForward, drafter: BucketedDrafter) -> None:
+        self.forward, self.drafter = forward, drafter
+        device, self._longest = drafter.device, drafter.max_depth + 1
+        self.count, self.kept = torch.zeros(2, 1, dtype=torch.int64, device=device)
+        self.parents = torch.zeros(forward.rows.rows, dtype=torch.int64, device=device)
+        self.path = torch.zeros(self._longest, dtype=torch.int64, device=device)
+        self.outcome = torch.zeros(1 + self._longest, dtype=torch.int64, device=device)
+        self.passes = Passes(device)
+        if self.passes.captures:
+            for rows in forward.row_buckets:
+                self.select(rows)
+                self.follow(rows)
+                self.keep(rows)
+
+    def select(self, rows: int) -> None:
+        """Enter the best nodes in the target's padded rows."""
+        self.passes.run(("select", rows), partial(self._select, rows))
+
+    def follow(self, rows: int) -> None:
+        """Find the path that greedy decoding accepts, behind the pass over the tree."""
+        self.passes.run(("follow", rows), partial(self._follow, rows))
+
+    def keep(self, rows: int) -> None:
+        """Append the path to the target's cache, and to what the drafter's next prefix pass reads."""
+        self.passes.run(("keep", rows), partial(self._keep, rows))
+
+    def _select(self, rows: int) -> None:
+        drafter, layout = self.drafter, self.drafter.layout
+        tree = layout.levels, layout.parent_slots, drafter._paths, drafter._tree_tokens
+        tokens, depths, parents, ancestors = padded_tree_rows(drafter._tree_scores, self.count, rows, *tree)
+        self.forward.rows.enter(tokens, depths, ancestors)
+        self.parents.narrow(0, 0, rows).copy_(parents)
+
+    def _follow(self, rows: int) -> None:
+        fixed, parents = self.forward.rows, self.parents.narrow(0, 0, rows)
+        chosen = self.forward.logits.narrow(0, 0, rows).argmax(dim=-1)
+        tokens, ancestors = fixed.last(rows)[0], fixed.among(rows)
+        path, length = accepted_path(tokens, parents, ancestors, chosen, self.count, self._longest)
+        self.path.copy_(path)
+        self.outcome.copy_(torch.cat([length, chosen.index_select(0, path)]))
+
+    def _keep(self, rows: int) -> None:
+        forward, drafter, longest = self.forward, self.drafter, self._longest
+        forward.cache.keep_path(self.path, rows, forward.rows.length, self.kept)
+        drafter._pending_taps.narrow(0, 0, longest).copy_(forward.taps.index_select(0, self.path))
+        drafter._pending_tokens.narrow(0, 0, longest).copy_(self.outcome[1:])
+
+
+class BucketedVerification(Verification):
+    """Same interface and results as `Verification`, for a bucketed target and a bucketed drafter."""
+
+    def __init__(self, target: TargetModel, drafter: BucketedDrafter, sampler: TokenSampler) -> None:
+        super().__init__(target, drafter, sampler)
+        if drafter.tree_passes is None or drafter.tree_passes.forward is not target.forward:
+            drafter.tree_passes = TreePasses(target.forward, drafter)
+        self._passes, self._greedy = drafter.tree_passes, sampler.options.temperature == 0
+        self._row_count = 0  # of the tree that is being verified, padding included; 0: a plain step
+
+    def step(self) -> None:
+        """Plain pass over the newest token."""
+        self._row_count = 0
+        super().step()
+
+    def select(self, size: int) -> int:
+        """Choose the best `size` drafted nodes for `verify`; how many there are."""
+        self._size = min(size, self.drafter.state.pool)
+        self._row_count = bucket(self._size + 1, self.target.forward.row_buckets)
+        self._passes.count.fill_(self._size + 1)
+        self._passes.select(self._row_count)
+        return self._size
+
+    def verify(self) -> None:
+        """Pass over the selected tree."""
+        forward = self.target.forward
+        forward.rows.length.fill_(forward.cache.length)
+        self._padded = forward.verify_padded(self._row_count)
+
+    def follow(self, position: int) -> list[int]:
+        """Tokens that the target chooses; see `Verification.follow`."""
+        if not self._row_count:
+            return super().follow(position)
+        if not self._greedy:
+            self._cut_padding()
+            return super().follow(position)
+        self._passes.follow(self._row_count)
+        count, *tokens = self._passes.outcome.tolist()
+        return tokens[:count]
+
+    def keep(self, count: int) -> None:
+        """Make the first `count` of these tokens, at least one, part of the sequence."""
+        if not (self._row_count and self._greedy):
+            super().keep(count)
+            return
+        self._passes.kept.fill_(count)
+        self._passes.keep(self._row_count)
+        self.target.forward.cache.length += count
+        self._token = self.drafter.deferred(count)
+
+    def _cut_padding(self) -> None:
+        """What sampling looks at: the tree, and what the pass found, without padding."""
+        rows, count, fixed = self._row_count, self._size + 1, self.target.forward.rows
+        start = rows - count
+        parents: Tensor = self._passes.parents[start:rows] - start
+        tokens, ancestors = fixed.last(rows)[0][start:], fixed.among(rows)[start:, start:]
+        self._tree = DraftTree(tokens, fixed.places[fixed.rows - count :], parents, ancestors)
+        self._logits, self._taps = (result[start:] for result in self._padded)
