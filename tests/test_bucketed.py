@@ -180,9 +180,8 @@ def test_buckets():
         bucket(9, (1, 4, 8))
 
 
-@pytest.mark.parametrize("rows", [1, 5])
-def test_what_a_gpu_fuses_is_one_graph(rows):
+def test_what_a_gpu_fuses_is_one_graph():
     """Compilation finds no operation that it must leave to Python; what a GPU makes of it is in test_gpu."""
-    for function, arguments in fusable(rows, 4, 2, 16):
-        compiled = torch.compile(function.__wrapped__, backend="aot_eager", fullgraph=True)
+    for function, arguments in fusable(5, 4, 2, 16):
+        compiled = torch.compile(function.__wrapped__, backend="eager", fullgraph=True)
         check_same(compiled, function, arguments)

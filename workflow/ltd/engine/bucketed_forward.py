@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ltd.engine.fusion import fused
 from ltd.engine.graphs import Passes, bucket, context_buckets, row_buckets
 from ltd.engine.lean_forward import LeanForward
 
@@ -66,6 +67,7 @@ class PaddedRows:
         return self.ancestors.narrow(0, start, rows).narrow(1, start, rows)
 
 
+@fused
 def padded_mask(own: Tensor, length: Tensor, context: int, dtype: torch.dtype) -> Tensor:
     """What is added to the attention scores of rows that see `own` bool [R, R] of each other and, behind
     these in the cache, `length` [1] of `context` tokens: [R, R + context].

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ltd.engine.fusion import fused
 from ltd.engine.pool import pool_size
 
 
@@ -30,11 +31,19 @@ def best_children(logits: Tensor, beam: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities and draft ids [..., W] of the best children of rows with logits [..., Vd].
 
     Chosen by logit, because rounding may make log-probabilities tie. Of equal logits, which float32 hardly
-    ever brings, topk takes any: a stable order would take more than twice as long. On a CPU log_softmax is
-    one fused operation where logsumexp is a dozen.
+    ever brings, topk takes any: a stable order would take more than twice as long.
     """
     indices = torch.topk(logits, beam, dim=-1)[1]
-    return logits.log_softmax(dim=-1).gather(-1, indices), indices
+    return log_probabilities(logits, indices), indices
+
+
+@fused
+def log_probabilities(logits: Tensor, indices: Tensor) -> Tensor:
+    """Log-probabilities [..., W] of `indices` [..., W] in rows with logits [..., Vd].
+
+    On a CPU log_softmax is one operation where logsumexp is a dozen.
+    """
+    return logits.log_softmax(dim=-1).gather(-1, indices)
 
 
 @dataclass(frozen=True)
