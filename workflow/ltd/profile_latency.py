@@ -24,7 +24,7 @@ from ltd.engine.model_loading import WEIGHTS
 from ltd.files import atomic_path, read_json, write_json
 from ltd.hub import identity
 from ltd.measurement.matrix_products import matrix_product_share
-from ltd.measurement.phase_timer import PhaseTimer, own_text
+from ltd.measurement.phase_timer import PhaseTimer, own_text, random_text
 from ltd.measurement.timing import median, spread
 from ltd.measurement.visits import between, check_room, room_needed
 from ltd.option_checks import check_latency
@@ -142,7 +142,8 @@ def profile_latency(options: LatencyOptions, run: StageRun) -> None:
         max_tree=options.sizes[-1],
     )
     check_room(options.context_lengths, options.sizes, options.max_depth, target.max_context)
-    text = own_text(target, options.context_lengths[-1] + 1, options.seed)
+    write_text = own_text if options.weights == "checkpoint" else random_text
+    text = write_text(target, options.context_lengths[-1] + 1, options.seed)
     timer = PhaseTimer(
         target, drafter, text, options.sizes, options.context_lengths, options.policy_network, options.seed
     )

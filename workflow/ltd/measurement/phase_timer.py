@@ -60,6 +60,12 @@ def own_text(target: TargetModel, length: int, seed: int) -> Tensor:
     return torch.tensor([*start, *answer.tokens], device=target.device)
 
 
+def random_text(target: TargetModel, length: int, seed: int) -> Tensor:
+    """Text [length] of any tokens: what a target with random weights writes is no likelier."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(target.vocab_size, (length,), generator=generator).to(target.device)
+
+
 def shallowest(beam: int, size: int) -> int:
     """The least depth of a tree with so many nodes."""
     return next(depth for depth in count(1) if pool_size(beam, depth) >= size)
