@@ -20,7 +20,9 @@ from ltd.engine.bucketed_verification import TreePasses
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.graphs import Passes, bucket, context_buckets, row_buckets
+from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
+from ltd.engine.verification import make_verification
 from ltd.errors import InputError
 
 PROMPT = torch.tensor([3, 14, 15, 9, 2, 6, 5, 3])
@@ -117,6 +119,33 @@ def test_replayed_passes_in_bfloat16_differ_only_at_near_ties():
     for answer in (plain, drafted):
         check_equal_but_for_near_ties(usual, prompt, answer.tokens, expected)
     assert fixed.forward.passes.replays > 20 and drafter.passes.replays > 20
+
+
+def test_verification_sets_its_own_mode():
+    """Whoever calls, in inference mode or not: buffers were made in it."""
+    _, (fixed, drafter) = engines(draft_vocab=8)
+    drafter.tree_passes = None
+    logits, taps = fixed.prefill(PROMPT)
+    drafter.prefill(taps, PROMPT)
+    token = logits.argmax()[None]
+    drafter.defer(taps[-1:], token)
+    verification = make_verification(fixed, drafter, TokenSampler(SamplingOptions(), 23, 5, fixed.device))
+    verification.begin(token)
+    expected = decode_autoregressive(fixed, PROMPT, max_new_tokens=9).tokens
+    fixed.prefill(PROMPT)
+    found = token.tolist()
+    while len(found) < 9:
+        drafter.extend()
+        drafter.expand()
+        assert verification.select(6) == 6
+        verification.verify()
+        tokens = verification.follow(len(found))
+        verification.keep(len(tokens))
+        found += tokens
+        verification.step()
+        found += verification.follow(len(found))
+        verification.keep(1)
+    assert found[:9] == expected
 
 
 def test_answers_may_cross_context_buckets():

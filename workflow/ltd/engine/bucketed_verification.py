@@ -26,10 +26,12 @@ class TreePasses:
     begins with their number; `kept` [1] of them are kept.
     """
 
+    @torch.inference_mode()
     def __init__(self, forward: BucketedForward, drafter: BucketedDrafter) -> None:
         self.forward, self.drafter = forward, drafter
         device, self._longest = drafter.device, drafter.max_depth + 1
-        self.count, self.kept = torch.zeros(2, 1, dtype=torch.int64, device=device)
+        # There is always a root, also while passes are met for the first time.
+        self.count, self.kept = torch.ones(2, 1, dtype=torch.int64, device=device)
         self.parents = torch.zeros(forward.rows.rows, dtype=torch.int64, device=device)
         self.path = torch.zeros(self._longest, dtype=torch.int64, device=device)
         self.outcome = torch.zeros(1 + self._longest, dtype=torch.int64, device=device)
@@ -84,11 +86,13 @@ class BucketedVerification(Verification):
         self._passes, self._greedy = drafter.tree_passes, sampler.options.temperature == 0
         self._row_count = 0  # of the tree that is being verified, padding included; 0: a plain step
 
+    @torch.inference_mode()
     def step(self) -> None:
         """Plain pass over the newest token."""
         self._row_count = 0
         super().step()
 
+    @torch.inference_mode()
     def select(self, size: int) -> int:
         """Choose the best `size` drafted nodes for `verify`; how many there are."""
         self._size = min(size, self.drafter.state.pool)
@@ -97,12 +101,14 @@ class BucketedVerification(Verification):
         self._passes.select(self._row_count)
         return self._size
 
+    @torch.inference_mode()
     def verify(self) -> None:
         """Pass over the selected tree."""
         forward = self.target.forward
         forward.rows.length.fill_(forward.cache.length)
         self._padded = forward.verify_padded(self._row_count)
 
+    @torch.inference_mode()
     def follow(self, position: int) -> list[int]:
         """Tokens that the target chooses; see `Verification.follow`."""
         if not self._row_count:
@@ -114,6 +120,7 @@ class BucketedVerification(Verification):
         count, *tokens = self._passes.outcome.tolist()
         return tokens[:count]
 
+    @torch.inference_mode()
     def keep(self, count: int) -> None:
         """Make the first `count` of these tokens, at least one, part of the sequence."""
         if not (self._row_count and self._greedy):
