@@ -94,19 +94,20 @@ def engines(
     return (usual, drafters[0]), (fixed, drafters[1])
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("architecture", "temperature"), [*((name, 0.0) for name in ARCHITECTURES), ("qwen3", 1.0)]
+)
 def test_replayed_passes_decode_the_same_tokens(architecture, temperature):
     (usual, _), (fixed, drafter) = engines(architecture, draft_vocab=8)
     cycles = 0
-    for seed in range(3):
-        settings = {"max_new_tokens": 60, "temperature": temperature, "seed": seed}
+    for seed in range(2):
+        settings = {"max_new_tokens": 50, "temperature": temperature, "seed": seed}
         expected = decode_autoregressive(usual, PROMPT + seed, **settings)
         plain = decode_autoregressive(fixed, PROMPT + seed, **settings)
         drafted = decode(fixed, drafter, RandomController(seed), PROMPT + seed, **settings)
         assert plain.tokens == expected.tokens and drafted.tokens == expected.tokens
         cycles += len(drafted.cycles)
-    assert cycles > 60 and fixed.forward.passes.replays > 100 and drafter.passes.replays > 100
+    assert cycles > 40 and fixed.forward.passes.replays > 100 and drafter.passes.replays > 100
 
 
 def test_replayed_passes_in_bfloat16_differ_only_at_near_ties():
