@@ -27,6 +27,8 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
     def compiled() -> Callable[..., Result]:
         # A target and its head take five variants of a function; torch stops at eight, for all models.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        # Said of a softmax over thousands of tokens, and nothing that a user can do about.
+        warnings.filterwarnings("ignore", r"\s*Online softmax is disabled on the fly")
         return torch.compile(function)
 
     @wraps(function)

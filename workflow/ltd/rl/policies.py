@@ -295,8 +295,9 @@ class LiveObserver:
             return self._observations[0]
         if depth < view.depth:
             self.clear()
-        if scores is not self._tensor or scores.is_cuda:
-            # On a CPU the array shares the tensor's memory and stays valid from cycle to cycle.
+        if scores is not self._tensor or (scores.is_cuda and depth):
+            # On a CPU the array shares the tensor's memory and stays valid from cycle to cycle; from a GPU
+            # it is fetched for every decision that there is a draft to look at.
             self._tensor = scores
             view.scores = scores.numpy(force=True)[None]
         view.depth, view.context_length[0], view.root[0] = depth, state.context_length, state.root
