@@ -110,6 +110,9 @@ def test_report_shows_every_measured_method(results):
     report = (results / "report/report.md").read_text()
     for method in ("autoregressive", "eagle3_grid", "ltd:paper", "oracle"):
         assert method in report
+    sources = report.split("## Where it comes from")[1]
+    for output in ("train_draft | draft", "profile_latency | latency/profile", "benchmark | benchmark/t0"):
+        assert f"| {output} | {git_commit()} |" in sources
 
 
 def test_mlflow_holds_one_parent_and_every_stage(reproduction, results):

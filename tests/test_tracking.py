@@ -1,7 +1,7 @@
 """MLflow: stages nest under one parent, killed ones are marked, a new configuration opens a new parent."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -11,6 +11,7 @@ import pytest
 from ltd import tracking
 from ltd.evaluate_ablation import log
 from ltd.files import read_json
+from ltd.reporting.provenance import provenance, provenance_rows
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,26 @@ def test_the_readme_finds_the_best_reward(experiment, monkeypatch, capsys):
     assert lines[0].split() == ["metrics.speedup/ltd-reward-marginal/mean", "1.4"]
     assert lines[1].split() == ["metrics.speedup/ltd-reward-time/mean", "1.2"]
     assert not any("oracle" in line or "chat" in line for line in lines)
+
+
+def test_report_knows_the_newest_run_of_every_output(experiment):
+    def options(output):
+        return Options(experiment, experiment / output)
+
+    for output in ("traces/train", "traces/test", "traces/train"):
+        with tracking.stage_run("record_traces", options(output)):
+            pass
+    with pytest.raises(ValueError), tracking.stage_run("tune", options("tuning")):
+        raise ValueError
+    with tracking.stage_run("report", options("report")) as run:
+        stages = run.finished_stages()
+    runs = mlflow.search_runs(experiment_names=["toy"], filter_string="attributes.status = 'FINISHED'")
+    newest = runs[runs["tags.stage"] == "record_traces"].groupby("tags.stage_name")["run_id"].first()
+    assert [stage.name for stage in stages] == ["record_traces traces/test", "record_traces traces/train"]
+    assert {stage.name: stage.run_id for stage in stages} == newest.to_dict()
+    rows = provenance_rows(stages)
+    assert list(rows["output"]) == ["traces/test", "traces/train"]
+    assert set(rows["commit"]) == {tracking.git_commit()}
+    many = [replace(stages[0], name=f"record_traces traces/{number}") for number in range(7)]
+    assert list(provenance_rows(many)["output"]) == ["7 outputs"]
+    assert provenance([]) == [] and tracking.StageRun().finished_stages() == []

@@ -15,6 +15,7 @@ from ltd.files import atomic_path
 from ltd.measurement.summary import MEAN_TASK, gap_shares, metric_label
 from ltd.options import StageOptions, option, run_stage
 from ltd.reporting import ablations, figures, findings, training_figures, transfer
+from ltd.reporting.provenance import provenance
 from ltd.reporting.results import Results
 from ltd.reporting.speedup_figure import speedup_figure
 from ltd.reporting.text import write_report
@@ -41,7 +42,8 @@ def report(options: ReportOptions, run: StageRun) -> None:
             figures.save(figure, options.output, name)
             run.figure(figure, f"{name}.png")
     sections = ablations.sections(shown) + transfer.sections(moves)
-    text = write_report(results, options.experiment, set(drawn), sections)
+    sources = provenance(run.finished_stages())
+    text = write_report(results, options.experiment, set(drawn), sections, sources)
     main_table = findings.main_rows(results.summary).round(2).to_string(index=False)
     shown_last = f"{main_table}\n\n{findings.noise_sentence(results.noise)}"
     for name, content in (("report.md", text), ("summary.txt", shown_last)):

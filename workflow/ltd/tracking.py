@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ except ImportError:
 
 PARENT_FILE = "mlflow_parent.json"
 LARGEST_BATCH = 1000  # metrics in a call
+MOST_RUNS = 10_000  # of an experiment, looked through for the newest of every stage
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedStage:
+    """A run in MLflow that ended well: its stage, its name (stage and output), run id, commit and day."""
+
+    stage: str
+    name: str
+    run_id: str
+    commit: str
+    day: str
 
 
 class StageRun:
@@ -76,6 +89,26 @@ class StageRun:
         if parent:
             _log_metrics(values, run_id=parent)
             MlflowClient().log_artifacts(parent, str(folder), folder.name)
+
+    def finished_stages(self) -> list[FinishedStage]:
+        """The newest finished run of every output of this experiment, in order of their ends; none when
+        tracking is off.
+        """
+        if not self.active:
+            return []
+        own = mlflow.active_run().info.experiment_id
+        runs = MlflowClient().search_runs(
+            [own], "attributes.status = 'FINISHED'", max_results=MOST_RUNS, order_by=["attributes.end_time"]
+        )
+        newest = {run.data.tags["stage_name"]: run for run in runs if "stage_name" in run.data.tags}
+        ordered = sorted(newest.items(), key=lambda item: item[1].info.end_time)
+        return [_finished(name, run) for name, run in ordered]
+
+
+def _finished(name: str, run: Any) -> FinishedStage:
+    day = datetime.fromtimestamp(run.info.end_time / 1000, UTC).date().isoformat()
+    tags = run.data.tags
+    return FinishedStage(tags["stage"], name, run.info.run_id, tags["git_commit"], day)
 
 
 def _log_metrics(values: dict[str, float], **where: Any) -> None:

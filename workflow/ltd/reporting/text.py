@@ -29,8 +29,14 @@ MAIN_FORMATS = {
 WITHOUT = "final_loss_without_"
 
 
-def write_report(results: Results, experiment: Path, drawn: set[str], ablations: Sequence[str] = ()) -> str:
-    """Assemble report.md; `ablations` are sections that are ready."""
+def write_report(
+    results: Results,
+    experiment: Path,
+    drawn: set[str],
+    ablations: Sequence[str] = (),
+    provenance: Sequence[str] = (),
+) -> str:
+    """Assemble report.md; `ablations` and `provenance` are sections that are ready."""
     summary, facts = results.summary, results.facts
     sentences = findings.findings(summary, results.runs, results.spread, facts["grid"], facts["seed"])
     compared = pairs.judge_pairs(results.runs, results.spread, facts["seed"])
@@ -72,6 +78,7 @@ def write_report(results: Results, experiment: Path, drawn: set[str], ablations:
         "## What was run",
         findings.bullet_list(what_was_run(results)),
         *_costs(experiment),
+        *provenance,
     ]
     return "\n\n".join(section for section in sections if section)
 
