@@ -1,5 +1,6 @@
 """The grid search stage: winners and bounds in one file, several beam widths, wrong input in one line."""
 
+import numpy as np
 import pytest
 
 from ltd.errors import InputError
@@ -50,6 +51,10 @@ def test_winners_and_bounds(files, capsys):
         assert grid["tasks"]["code"]["tokens_per_second"] == pytest.approx(
             bounds["one_choice_per_task"]["code"]
         )
+        lengths = np.array(grid["acceptance_length"])
+        assert lengths.shape == (7, 24) and (lengths[0] == 1).all() and (lengths >= 1).all()
+        place = table.depths.index(depth), table.sizes.index(size)
+        assert grid["overall"]["acceptance_length"] == pytest.approx(lengths[place], abs=1e-4)
         assert len(grid["tokens_per_second"]) == 7 and len(grid["tokens_per_second"][0]) == 24
     assert capsys.readouterr().out.count("overall") >= 2
 

@@ -77,6 +77,7 @@ def write_experiment(folder, sampled=False):
         "depths": [0, 1, 2],
         "sizes": [1, 4],
         "tokens_per_second": [[100.0, 100.0], [120.0, 130.0], [125.0, 140.0]],
+        "acceptance_length": [[1.0, 1.0], [1.6, 1.8], [1.6, 2.3]],
         "bounds": {"autoregressive": {"overall": 100.0}},
     }
     write_json(benchmark / "grid.json", {"best": {"depth": 2, "size": 4}, "grids": [grid]})
@@ -155,7 +156,14 @@ def test_report_has_its_sections_and_every_figure_it_names(experiment):
     ):
         assert f"## {heading}" in text
     named = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
-    assert {"speedups.svg", "tradeoff.svg", "choices.svg", "latency.svg", "iterations.svg"} <= named
+    assert {
+        "speedups.svg",
+        "tradeoff.svg",
+        "choices.svg",
+        "latency.svg",
+        "lengths.svg",
+        "iterations.svg",
+    } <= named
     for name in named:
         for suffix in (".svg", ".png"):
             assert (experiment / "report" / name).with_suffix(suffix).stat().st_size > 2000

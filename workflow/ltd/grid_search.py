@@ -50,6 +50,7 @@ def search_grid(traces: Traces, profile: LatencyProfile, max_size: int) -> dict[
         "depths": list(grid.depths),
         "sizes": list(grid.sizes),
         "tokens_per_second": grid.throughput().round(3).tolist(),
+        "acceptance_length": grid.acceptance_length().round(4).tolist(),
     }
 
 

@@ -76,6 +76,7 @@ def draw(results: Results) -> dict[str, Figure]:
         "speedups": speedup_figure(summary),
         "composition": figures.composition_figure(summary),
         "latency": figures.latency_figure(results.profile),
+        "lengths": figures.lengths_figure(plane(results.grid)),
     }
     learned = cycles[cycles["method"] == findings.LEARNED]
     if len(learned):
@@ -96,12 +97,19 @@ def draw(results: Results) -> dict[str, Figure]:
 
 
 def plane(grid: dict[str, Any]) -> pd.DataFrame:
-    """Every static setting of the grid search with its replayed speedup: depth, size, speedup."""
+    """Every static setting of the grid search in replay: depth, size, speedup, acceptance_length."""
     best = grid["grids"][0]
     plain = best["bounds"]["autoregressive"]["overall"]
-    table = pd.DataFrame(best["tokens_per_second"], index=best["depths"], columns=best["sizes"])
-    rows = table.stack().rename_axis(["depth", "size"]).rename("speedup").reset_index()
-    return rows.assign(speedup=rows["speedup"] / plain)
+
+    def column(name: str) -> pd.Series:
+        table = pd.DataFrame(best[name], index=best["depths"], columns=best["sizes"])
+        return table.stack().rename_axis(["depth", "size"])
+
+    columns = {
+        "speedup": column("tokens_per_second") / plain,
+        "acceptance_length": column("acceptance_length"),
+    }
+    return pd.DataFrame(columns).reset_index()
 
 
 def main(argv: list[str] | None = None) -> None:

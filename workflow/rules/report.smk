@@ -4,6 +4,7 @@ FIGURES = [
     "tradeoff",
     "composition",
     "latency",
+    "lengths",
     "choices",
     "iterations",
     *(f"policies_{chain}" for chain in CHAINS),

@@ -72,6 +72,10 @@ class StaticGrid:
         chosen = of_task(self.tasks, task)
         return self.tokens[chosen].sum() / self.seconds[:, :, chosen].sum(axis=-1)
 
+    def acceptance_length(self) -> NDArray:
+        """Tokens a cycle, [depths, sizes]."""
+        return self.tokens.sum() / self.cycles.sum(axis=-1)
+
     def best(self, task: str | None = None) -> tuple[int, int, float]:
         """The fastest (depth, size) and its throughput; the smallest tree among equals."""
         throughput = self.throughput(task)

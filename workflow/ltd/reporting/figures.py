@@ -4,7 +4,7 @@ Every function takes tables and returns a matplotlib figure. Lightness, hatching
 meaning, so the figures can be read in grey; axes name their units.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ STYLE = {
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
+MOST_LINES = 6  # in one panel
 PHASE_LABELS = {"draft_ms": "draft", "verify_ms": "verify", "policy_ms": "policy", "rest_ms": "rest"}
 
 
@@ -62,7 +63,8 @@ def shades(count: int) -> list[str]:
 
 
 def latency_figure(profile: dict[str, Any]) -> Figure:
-    """Draft time against depth and verification time against size, one line a context length, with spread.
+    """Draft time against depth and verification time against size, one line a context length, with spread;
+    dotted, the straight lines that fit the middle context length best.
 
     `profile` is the JSON of a latency profile (`ltd.replay.latency`).
     """
@@ -96,8 +98,47 @@ def latency_figure(profile: dict[str, Any]) -> Figure:
     )
     left.set(xlabel="depth D (draft passes)", ylabel="draft time (ms)", ylim=(0, None))
     right.set(xlabel="size V (draft nodes verified)", ylabel="verification time (ms)", ylim=(0, None))
-    left.legend(title="context")
+    contexts_legend = left.legend(title="context", loc="upper left")
+    middle = len(contexts) // 2
+    _fit(left, depths, draft_ms[:, middle], "pass")
+    _fit(right, verify["axis"], np.asarray(verify["ms"], dtype=float)[:, middle], "node")
+    left.add_artist(contexts_legend)
     return figure
+
+
+def _fit(axes: Axes, places: Sequence[int], ms: np.ndarray, unit: str) -> None:
+    """Draw the straight line that fits best, and say what it is."""
+    slope, start = np.polyfit(places, ms, 1)
+    ends = np.array([min(places), max(places)])
+    label = f"{start:.2f} ms + {slope:.3f} ms a {unit}"
+    (line,) = axes.plot(ends, start + slope * ends, color=INK, linestyle=":", linewidth=1.2, label=label)
+    axes.legend(handles=[line], loc="lower right")
+
+
+def lengths_figure(grid: pd.DataFrame) -> Figure:
+    """Acceptance length against size, a line a depth, and against depth, a line a size.
+
+    `grid`: depth, size, acceptance_length of every static setting.
+    """
+    table = grid[grid["depth"] > 0].pivot(index="depth", columns="size", values="acceptance_length")
+    figure = Figure(figsize=(7.5, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _lines(left, table, "depth")
+    _lines(right, table.T, "size")
+    left.set(xlabel="size V (draft nodes verified)", ylabel="acceptance length (tokens a cycle)")
+    left.set_ylim(bottom=1)
+    right.set(xlabel="depth D (draft passes)")
+    return figure
+
+
+def _lines(axes: Axes, table: pd.DataFrame, name: str) -> None:
+    """Draw a few rows of a table, spread evenly over their ratios, against its columns."""
+    count = min(len(table), MOST_LINES)
+    places = np.unique(np.geomspace(1, len(table), count).round().astype(int)) - 1
+    for number, (place, colour) in enumerate(zip(places, shades(len(places)), strict=True)):
+        row = table.iloc[place]
+        axes.plot(row.index, row, color=colour, linestyle=LINES[number % len(LINES)], label=str(row.name))
+    axes.legend(title=name, fontsize=7, ncols=3, loc="lower right")
 
 
 def _band(axes: Axes, table: dict[str, Any], index: int, look: dict[str, Any]) -> None:

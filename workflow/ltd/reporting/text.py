@@ -68,6 +68,11 @@ def write_report(
             "Replayed speedup of every static setting on validation prompts, the best one, and the choices "
             "of ltd (measured) and of the oracle (replayed) on test prompts; areas are shares of cycles.",
         ),
+        _figure(
+            "lengths",
+            drawn,
+            "Acceptance length (tokens a cycle) of every static setting on validation prompts, in replay.",
+        ),
         _figure("choices", drawn, "What ltd chooses, in cycles that gained little and much (per cent)."),
         _answer(experiment),
         *_clock(results, drawn),
@@ -132,7 +137,9 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
         findings.bullet_list(sentences),
         findings.markdown(table, formats) if len(table) else "",
         _figure(
-            "latency", drawn, "Draft time by depth and verification time by size; bands are half the IQR."
+            "latency",
+            drawn,
+            "Draft time by depth and verification time by size; bands are half the IQR, dotted lines fits.",
         ),
     ]
 
