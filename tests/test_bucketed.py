@@ -15,6 +15,7 @@ from engine_models import (
     random_head,
     random_target,
 )
+from ltd.engine import bucketed_verification
 from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.bucketed_verification import TreePasses
 from ltd.engine.decoding import decode, decode_autoregressive
@@ -54,9 +55,9 @@ class Recorder(TorchDispatchMode):
 class RecordedPasses(Passes):
     """What a GPU does with graphs, on the CPU: the Python of a pass runs once."""
 
-    def __init__(self):
+    def __init__(self, captures=False):
         super().__init__(torch.device("cpu"))
-        self.replays = 0
+        self.captures, self.replays = captures, 0
 
     def run(self, key, function):
         if key in self._graphs:
@@ -147,6 +148,21 @@ def test_verification_sets_its_own_mode():
         found += verification.follow(len(found))
         verification.keep(1)
     assert found[:9] == expected
+
+
+def test_passes_are_met_without_a_trace(monkeypatch):
+    """A verification may be made behind a prefill; on a GPU it then runs passes in order to capture them."""
+    _, (fixed, drafter) = engines()
+    logits, taps = fixed.prefill(PROMPT)
+    drafter.prefill(taps, PROMPT)
+    drafter.defer(taps[-1:], logits.argmax()[None])
+    cache, deferred = fixed.forward.cache, drafter.deferred_rows(1)
+    kept = cache.buffer.narrow(2, cache.scratch, fixed.length)
+    before = [tensor.clone() for tensor in (kept, *deferred)]
+    monkeypatch.setattr(bucketed_verification, "Passes", lambda device: RecordedPasses(captures=True))
+    passes = TreePasses(fixed.forward, drafter).passes
+    assert len(passes._graphs) == 3 * len(fixed.forward.row_buckets)
+    assert all(map(torch.equal, before, (kept, *deferred)))
 
 
 def test_answers_may_cross_context_buckets():

@@ -382,6 +382,15 @@ def test_paper_numbers_are_those_of_its_first_table():
     assert main_table(0.5).empty and ratio_to_grid(0.5).empty
 
 
+def test_every_task_stands_beside_the_papers(experiment):
+    table = findings.paper_task_rows(Results.load(experiment).summary, 0.0)
+    table = table.set_index(["task", "method"])
+    assert set(table.index.get_level_values("task")) == {"chat", "maths"}
+    assert table.loc[("chat", "eagle3"), "llama31-8b"] == "3.70 (6.39)"
+    assert table.loc[("maths", "ltd:paper"), "this run"].startswith("1.4")
+    assert findings.paper_task_rows(Results.load(experiment).summary, 0.5) is None
+
+
 def test_plane_is_relative_to_plain_decoding(experiment):
     table = plane(json.loads((experiment / "benchmark" / "grid.json").read_text()))
     cells = table.set_index(["depth", "size"])["speedup"]

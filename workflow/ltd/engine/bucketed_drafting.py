@@ -15,7 +15,7 @@ from ltd.engine.bucketed_forward import padded_mask
 from ltd.engine.drafting import Drafter
 from ltd.engine.graphs import Passes, bucket, context_buckets
 from ltd.engine.target import DEFAULT_CONTEXT
-from ltd.engine.tree import advance_beam, level_start
+from ltd.engine.tree import advance_beam, level_start, padded_tree_rows
 
 if TYPE_CHECKING:
     from ltd.engine.bucketed_verification import TreePasses
@@ -65,8 +65,20 @@ class BucketedDrafter(Drafter):
         self.state.scores.fill_(float("-inf"))
         self.reset()
 
+    def padded_tree(self, count: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The root and the best drafted nodes, together `count` [1], as the last of `rows` rows; see
+        `ltd.engine.tree.padded_tree_rows`. Nothing here waits for their number.
+        """
+        layout, scores = self.layout, self._tree_scores
+        tables = layout.levels, layout.parent_slots, self._paths, self._tree_tokens
+        return padded_tree_rows(scores, count, rows, *tables)
+
+    def deferred_rows(self, count: int) -> tuple[Tensor, Tensor]:
+        """Where the first `count` deferred rows stand: taps [count, 3 * Ht] and tokens [count]."""
+        return self._pending_taps.narrow(0, 0, count), self._pending_tokens.narrow(0, 0, count)
+
     def deferred(self, count: int) -> Tensor:
-        """Know that `count` rows were written to the deferred ones; the newest token [1]."""
+        """Know that `count` rows, and no others, were written to `deferred_rows`; the newest token [1]."""
         self.pending = count
         self._new_tree()
         return self._pending_tokens.narrow(0, count - 1, 1)

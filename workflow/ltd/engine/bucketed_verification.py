@@ -14,7 +14,7 @@ from ltd.engine.bucketed_forward import BucketedForward
 from ltd.engine.graphs import Passes, bucket
 from ltd.engine.sampling import TokenSampler, accepted_path
 from ltd.engine.target import TargetModel
-from ltd.engine.tree import DraftTree, padded_tree_rows
+from ltd.engine.tree import DraftTree
 from ltd.engine.verification import Verification
 
 
@@ -30,17 +30,29 @@ class TreePasses:
     def __init__(self, forward: BucketedForward, drafter: BucketedDrafter) -> None:
         self.forward, self.drafter = forward, drafter
         device, self._longest = drafter.device, drafter.max_depth + 1
-        # There is always a root, also while passes are met for the first time.
-        self.count, self.kept = torch.ones(2, 1, dtype=torch.int64, device=device)
+        # There is always a root, also while passes are met for the first time; then nothing is kept.
+        self.count = torch.ones(1, dtype=torch.int64, device=device)
+        self.kept = torch.zeros(1, dtype=torch.int64, device=device)
         self.parents = torch.zeros(forward.rows.rows, dtype=torch.int64, device=device)
         self.path = torch.zeros(self._longest, dtype=torch.int64, device=device)
         self.outcome = torch.zeros(1 + self._longest, dtype=torch.int64, device=device)
         self.passes = Passes(device)
         if self.passes.captures:
-            for rows in forward.row_buckets:
-                self.select(rows)
-                self.follow(rows)
-                self.keep(rows)
+            self._capture()
+
+    def _capture(self) -> None:
+        """Meet every pass once, so that none is captured while time is taken.
+
+        A sequence may have begun: what its next prefix pass reads is put back.
+        """
+        deferred = self.drafter.deferred_rows(self._longest)
+        before = [rows.clone() for rows in deferred]
+        for rows in self.forward.row_buckets:
+            self.select(rows)
+            self.follow(rows)
+            self.keep(rows)
+        for rows, old in zip(deferred, before, strict=True):
+            rows.copy_(old)
 
     def select(self, rows: int) -> None:
         """Enter the best nodes in the target's padded rows."""
@@ -55,9 +67,7 @@ class TreePasses:
         self.passes.run(("keep", rows), partial(self._keep, rows))
 
     def _select(self, rows: int) -> None:
-        drafter, layout = self.drafter, self.drafter.layout
-        tree = layout.levels, layout.parent_slots, drafter._paths, drafter._tree_tokens
-        tokens, depths, parents, ancestors = padded_tree_rows(drafter._tree_scores, self.count, rows, *tree)
+        tokens, depths, parents, ancestors = self.drafter.padded_tree(self.count, rows)
         self.forward.rows.enter(tokens, depths, ancestors)
         self.parents.narrow(0, 0, rows).copy_(parents)
 
@@ -70,10 +80,11 @@ class TreePasses:
         self.outcome.copy_(torch.cat([length, chosen.index_select(0, path)]))
 
     def _keep(self, rows: int) -> None:
-        forward, drafter, longest = self.forward, self.drafter, self._longest
+        forward = self.forward
         forward.cache.keep_path(self.path, rows, forward.rows.length, self.kept)
-        drafter._pending_taps.narrow(0, 0, longest).copy_(forward.taps.index_select(0, self.path))
-        drafter._pending_tokens.narrow(0, 0, longest).copy_(self.outcome[1:])
+        taps, tokens = self.drafter.deferred_rows(self._longest)
+        taps.copy_(forward.taps.index_select(0, self.path))
+        tokens.copy_(self.outcome[1:])
 
 
 class BucketedVerification(Verification):

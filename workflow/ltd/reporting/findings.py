@@ -22,6 +22,7 @@ from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
 from ltd.reporting.paper_results import SOURCE, main_table, ratio_to_grid
 
 LEARNED = "ltd"
+THIS_RUN = "this run"  # our column beside the paper's models
 
 
 def markdown(rows: pd.DataFrame, formats: dict[str, str | Callable[[Any], str]] | None = None) -> str:
@@ -245,8 +246,23 @@ def paper_rows(summary: pd.DataFrame, temperature: float, column: str = "speedup
     ours = shown_rows(summary)
     ours = ours[(ours["task"] == MEAN_TASK) & ours["method"].isin(set(paper["method"]))]
     beside = paper.pivot(index="method", columns="model", values=column).reindex(ours["method"])
-    table = pd.DataFrame({"method": ours["method"], "this run": ours[column]})
+    table = pd.DataFrame({"method": ours["method"], THIS_RUN: ours[column]})
     return table.set_index("method").join(beside).reset_index()
+
+
+def paper_task_rows(summary: pd.DataFrame, temperature: float) -> pd.DataFrame | None:
+    """Ours beside the paper's by task, `speedup (acceptance length)`; None where the paper has no table."""
+    paper = main_table(temperature)
+    paper = paper[paper["task"] != "mean"]
+    ours = shown_rows(summary)
+    ours = ours[ours["task"].isin(set(paper["task"])) & ours["method"].isin(set(paper["method"]))]
+    if ours.empty:
+        return None
+    both = pd.concat([ours.assign(model=THIS_RUN), paper])
+    cells = both["speedup"].map("{:.2f}".format) + both["acceptance_length"].map(" ({:.2f})".format)
+    table = both.assign(cell=cells).pivot(index=["task", "method"], columns="model", values="cell")
+    columns = [THIS_RUN, *sorted(set(paper["model"]))]
+    return table.reindex(pd.MultiIndex.from_frame(ours[["task", "method"]]))[columns].fillna("").reset_index()
 
 
 def paper_sentence(summary: pd.DataFrame, temperature: float) -> str | None:

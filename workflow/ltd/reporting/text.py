@@ -154,7 +154,15 @@ def _paper(results: Results) -> list[str]:
         f"({findings.SOURCE}). Other models, another engine and machine: compare the order of "
         "rows, not numbers.",
         findings.markdown(table, dict.fromkeys(table.columns[1:], ".2f")),
+        *_paper_tasks(results),
     ]
+
+
+def _paper_tasks(results: Results) -> list[str]:
+    table = findings.paper_task_rows(results.summary, GREEDY)
+    if table is None:
+        return []
+    return ["By task, with acceptance lengths in brackets:", findings.markdown(table)]
 
 
 def _costs(experiment: Path) -> list[str]:
