@@ -353,7 +353,9 @@ def test_the_papers_configuration_asks_for_everything(config):
     configuration.check(config, ROOT / "workflow/schemas/config.schema.yaml")
     assert set(catalogue.NAMES) <= set(config["ablations"]["run"])
     folders = catalogue.needed_folders(config["benchmark"]["methods"], "policies")
-    assert {"policies/ltd/best", "policies/paper/best", "policies/ltd/iteration-0"} == set(folders)
+    rounds = {f"policies/ltd/iteration-{number}" for number in range(config["rl"]["rounds"] + 1)}
+    assert {"policies/ltd/best", "policies/paper/best", *rounds} == set(folders)
+    assert catalogue.LOOKUP in config["benchmark"]["methods"]
     config["prompts"]["tasks"] = ["chat", "maths"]
     assert catalogue.lone_task(config) == "chat" and PolicyMethod("ltd").name == "ltd"
 

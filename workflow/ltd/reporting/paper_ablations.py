@@ -32,6 +32,7 @@ ROWS = {
         "observe-scores-depth": "obs=P+D",
         "observe-scores-depth-length": "obs=P+D+L",
         "observe-scores-depth-length-entropy": "obs=P+D+L+E",
+        "observe-scores-depth-length-hidden": "obs=P+D+L+H",
     },
     "networks": {
         "network-1024": "size net [1024]",
