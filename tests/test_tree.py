@@ -2,6 +2,7 @@
 themselves.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,16 @@ from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.engine.compiled.drafting import CompiledDrafter
 from ltd.engine.compiled.tree import select_tree
 from ltd.engine.drafting import Drafter
-from ltd.engine.tree import DraftTree, TreeLayout, level_start, pool_size, root_paths, tree_rows
+from ltd.engine.sampling import accepted_path, accepted_rows
+from ltd.engine.tree import (
+    DraftTree,
+    TreeLayout,
+    level_start,
+    padded_tree_rows,
+    pool_size,
+    root_paths,
+    tree_rows,
+)
 
 CPU = torch.device("cpu")
 
@@ -74,6 +84,41 @@ def test_selected_trees_are_closed_and_rightly_connected(beam, depth, rounding):
                 ancestors.append(ancestors[parent] | {row})
             assert tree.depths.tolist() == depths
             assert [set(row.nonzero()[:, 0].tolist()) for row in tree.ancestors] == ancestors
+
+
+@pytest.mark.parametrize("rounding", [None, 0.5])
+@pytest.mark.parametrize(("beam", "depth"), [(1, 4), (3, 1), (4, 5), (7, 3)])
+def test_padded_trees_are_the_same_behind_rows_that_stand_alone(beam, depth, rounding):
+    """Of drafts that end before the last level, in as many rows as there are nodes and in more."""
+    generator, longest = torch.Generator().manual_seed(0), 0
+    layout = TreeLayout(beam, depth, CPU)
+    for drafted in range(1, depth + 1):
+        scores, _, paths, _ = random_pool(beam, depth, drafted, rounding)
+        # Siblings are different tokens, as they are in a draft.
+        tokens = torch.cat([torch.arange(beam)[:1], torch.arange(beam).repeat(len(scores) // beam)])
+        pool = pool_size(beam, drafted)
+        scores = torch.cat([torch.tensor([math.inf]), scores])
+        scores[1 + pool :] = -math.inf
+        for size, more in itertools.product((1, 2, min(20, pool)), (0, 1, 9)):
+            size = min(size, pool)
+            rows, count = size + 1 + more, torch.tensor([size + 1])
+            tables = layout.levels, layout.parent_slots, paths, tokens
+            tree = tree_rows(scores[: 1 + pool], size, *tables)
+            padded = padded_tree_rows(scores, count, rows, *tables)
+            found = [field[more:] for field in padded]
+            found[2], found[3] = found[2] - more, found[3][:, more:]
+            assert all(map(torch.equal, tree, found))
+            ancestors = padded[3]
+            assert not ancestors[more:, :more].any() and not ancestors[:more, more + 1 :].any()
+            assert torch.equal(ancestors[:more, :more], torch.eye(more, dtype=torch.bool))
+            for _ in range(5):
+                chosen = torch.randint(0, beam, (rows,), generator=generator)
+                expected = accepted_rows(tree[0], tree[2], tree[3], chosen[more:])
+                path, length = accepted_path(padded[0], *padded[2:], chosen, count, depth + 1)
+                assert torch.equal(path[: length.item()] - more, expected)
+                assert len(path) == depth + 1 and path.max() < rows
+                longest = max(longest, len(expected))
+    assert longest > min(depth, 2), "hardly anything was accepted"
 
 
 def naive_levels(head: Eagle3Head, taps, tokens, beam, depth):
