@@ -223,7 +223,7 @@ def fusable(rows, heads, kv_heads, head_dim, device="cpu", dtype=torch.float32):
         (lean_layers.add_and_normalise, (random(rows, width), random(rows, width), random(width), eps)),
         (lean_layers.rotate_and_store, (random(rows, both, head_dim), rotation, slots, None, eps)),
         (lean_layers.rotate_and_store, (random(rows, both, head_dim), rotation, slots, norm, eps)),
-        (lean_layers.attention_weights, (random(kv_heads, heads // kv_heads, rows, 90), mask, 0.25)),
+        (lean_layers.attention_weights, (random(kv_heads, heads // kv_heads, rows, 90), mask)),
         (lean_layers.gated, (random(rows, 2 * width),)),
         (log_probabilities, (logits, logits.topk(5, dim=-1)[1])),
         (padded_mask, (mask[:, :rows] == 0, torch.tensor([40], device=device), 64, dtype)),

@@ -13,6 +13,7 @@ from engine_models import (
     fusable,
     margin,
     random_head,
+    random_model,
     random_target,
 )
 from ltd.engine import bucketed_verification
@@ -215,6 +216,20 @@ def test_padded_trees_give_the_same_logits_and_cache(size, dtype):
     for expected, value in zip(*found, strict=True):
         tolerance = 1e-4 if dtype == torch.float32 else margin(expected)
         torch.testing.assert_close(value, expected, rtol=0, atol=tolerance)
+
+
+def test_float16_holds_the_scores_of_large_queries_and_keys():
+    """Their products, before they are scaled, are beyond its largest number."""
+    model = random_model("llama").to(torch.float16)
+    for layer in model.model.layers:
+        for module in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            module.bias.data.fill_(75.0)
+    target = TargetModel(model, max_context=40, max_tree=7, bucketed=True)
+    for layer in target.forward.network.layers:
+        layer.fold = True
+    _, taps = target.prefill(PROMPT)
+    logits, more = target.step(PROMPT[:1])
+    assert taps.isfinite().all() and more.isfinite().all() and logits.isfinite().all()
 
 
 def test_buckets():

@@ -32,8 +32,7 @@ class DraftNetwork(nn.Module):
         draft_ids = torch.arange(config.draft_vocab_size, device=self.embedding.device)
         self.target_ids = head.to_target(draft_ids)
         cos, sin = rotary_of(config, positions)
-        turned = self.layer.query_heads + self.layer.kv_heads
-        self.rotation = HeadRotation(cos, sin, turned, self.layer.kv_heads)
+        self.rotation = HeadRotation(cos, sin, self.layer.query_heads, self.layer.kv_heads)
 
     def forward(
         self,

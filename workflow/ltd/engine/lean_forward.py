@@ -64,7 +64,7 @@ class LeanNetwork(nn.Module):
         self.head = FusedLinear(model.lm_head)
         first = self.layers[0]
         cos, sin = inner.rotary_emb(self.embedding[:1].float(), positions[None])
-        self.rotation = HeadRotation(cos[0], sin[0], first.query_heads + first.kv_heads, first.kv_heads)
+        self.rotation = HeadRotation(cos[0], sin[0], first.query_heads, first.kv_heads)
 
     def forward(
         self,

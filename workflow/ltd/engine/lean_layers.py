@@ -54,7 +54,8 @@ def rotate_and_store(
 ) -> Tensor:
     """Turn queries and keys of heads [R, heads, head_dim], which are followed by the values.
 
-    Keys and values go to `slots` [2 * kv_heads, R, head_dim]; returns queries [query_heads, R, head_dim].
+    Keys and values go to `slots` [2 * kv_heads, R, head_dim]; returns queries [query_heads, R, head_dim],
+    scaled as the factors are.
     norm [n, head_dim]: weights of a norm of the first n heads before (Qwen3). The factors, see
     `HeadRotation`, are float32: in half precision only the result is rounded.
     """
@@ -70,12 +71,10 @@ def rotate_and_store(
 
 
 @fused
-def attention_weights(scores: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Softmax in float32 over scores [kv_heads, groups, R, K], scaled, with `mask` [R, K] added."""
-    scaled = scores.float() * scale
-    if mask is not None:
-        scaled = scaled + mask
-    return scaled.softmax(dim=-1).to(scores.dtype)
+def attention_weights(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax in float32 over scores [kv_heads, groups, R, K] with `mask` [R, K] added."""
+    masked = scores.float() if mask is None else scores.float() + mask
+    return masked.softmax(dim=-1).to(scores.dtype)
 
 
 @fused
@@ -101,9 +100,11 @@ class RowNorm(nn.Module):
 
 
 class HeadRotation(nn.Module):
-    """Factors of the rotary embedding for queries, keys and values in one go: values turn by no angle."""
+    """Factors of the rotary embedding for queries, keys and values in one go: values turn by no angle, and
+    queries are scaled for attention, because their product with keys may be too large for float16.
+    """
 
-    def __init__(self, cos: Tensor, sin: Tensor, rotated_heads: int, value_heads: int) -> None:
+    def __init__(self, cos: Tensor, sin: Tensor, query_heads: int, kv_heads: int) -> None:
         """cos and sin are float32 [positions, head_dim] in the layout of transformers (both halves alike)."""
         super().__init__()
         half = cos.shape[-1] // 2
@@ -111,8 +112,9 @@ class HeadRotation(nn.Module):
         turned = torch.stack([cos.view(-1, 2, half), sin.view(-1, 2, half) * signs], dim=1)
         still = torch.zeros_like(turned)
         still[:, 0] = 1.0
-        self.table = torch.stack([turned, still], dim=2)  # [positions, (cos, sin), (turned, still), 2, half]
-        self.kinds = torch.tensor([0] * rotated_heads + [1] * value_heads, device=cos.device)
+        # [positions, (cos, sin), (queries, keys, values), 2, half]
+        self.table = torch.stack([turned * cos.shape[-1] ** -0.5, turned, still], dim=2)
+        self.kinds = torch.tensor([0] * query_heads + [1] * kv_heads + [2] * kv_heads, device=cos.device)
 
     def forward(self, positions: Tensor) -> Tensor:
         """[R, 2, heads, 2, half] for rows at `positions` [R]: what multiplies a head, and its halves
@@ -122,7 +124,7 @@ class HeadRotation(nn.Module):
 
 
 def folded_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of a few rows, [kv_heads, groups, R, head_dim], in two batched products.
+    """Attention of a few rows of scaled queries, [kv_heads, groups, R, head_dim], in two batched products.
 
     The query heads that share a key head become rows of one product: nothing is repeated in memory, and a
     mask [R, K] may start anywhere, which the fused kernels of a GPU do not allow.
@@ -130,7 +132,7 @@ def folded_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     kv_heads, groups, rows, head_dim = queries.shape
     folded = queries.reshape(kv_heads, groups * rows, head_dim)
     scores = torch.bmm(folded, keys[:, 0].transpose(1, 2)).view(kv_heads, groups, rows, -1)
-    weights = attention_weights(scores, mask, head_dim**-0.5)
+    weights = attention_weights(scores, mask)
     attended = torch.bmm(weights.view(kv_heads, groups * rows, -1), values[:, 0])
     return attended.view(kv_heads, groups, rows, head_dim)
 
@@ -181,7 +183,9 @@ class LeanLayer(nn.Module):
         if self.fold and not causal:
             attended = folded_attention(queries, keys, values, mask)
         else:
-            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
+            attended = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, is_causal=causal, scale=1.0
+            )
         update = self.output(attended.permute(2, 0, 1, 3).reshape(rows, -1))
         residual, inputs = self.mlp_norm.add(residual, update)
         return residual, self.down(gated(self.gate_up(inputs)))
