@@ -14,7 +14,7 @@ from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.engine.compiled.drafting import CompiledDrafter
 from ltd.engine.compiled.tree import select_tree
 from ltd.engine.drafting import Drafter
-from ltd.engine.sampling import accepted_path, accepted_rows
+from ltd.engine.sampling import accepted_rows, padded_accepted_rows
 from ltd.engine.tree import (
     DraftTree,
     TreeLayout,
@@ -114,7 +114,7 @@ def test_padded_trees_are_the_same_behind_rows_that_stand_alone(beam, depth, rou
             for _ in range(5):
                 chosen = torch.randint(0, beam, (rows,), generator=generator)
                 expected = accepted_rows(tree[0], tree[2], tree[3], chosen[more:])
-                path, length = accepted_path(padded[0], *padded[2:], chosen, count, depth + 1)
+                path, length = padded_accepted_rows(padded[0], *padded[2:], chosen, count, depth + 1)
                 assert torch.equal(path[: length.item()] - more, expected)
                 assert len(path) == depth + 1 and path.max() < rows
                 longest = max(longest, len(expected))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.bucketed_forward import BucketedForward
 from ltd.engine.graphs import Passes, bucket
-from ltd.engine.sampling import TokenSampler, accepted_path
+from ltd.engine.sampling import TokenSampler, padded_accepted_rows
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import DraftTree
 from ltd.engine.verification import Verification
@@ -75,7 +75,7 @@ class TreePasses:
         fixed, parents = self.forward.rows, self.parents.narrow(0, 0, rows)
         chosen = self.forward.logits.narrow(0, 0, rows).argmax(dim=-1)
         tokens, ancestors = fixed.last(rows)[0], fixed.among(rows)
-        path, length = accepted_path(tokens, parents, ancestors, chosen, self.count, self._longest)
+        path, length = padded_accepted_rows(tokens, parents, ancestors, chosen, self.count, self._longest)
         self.path.copy_(path)
         self.outcome.copy_(torch.cat([length, chosen.index_select(0, path)]))
 

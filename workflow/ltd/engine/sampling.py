@@ -140,7 +140,7 @@ def accepted_rows(tokens: Tensor, parents: Tensor, ancestors: Tensor, chosen: Te
     return accepted_mask(tokens, parents, ancestors, chosen).nonzero().squeeze(1)
 
 
-def accepted_path(
+def padded_accepted_rows(
     tokens: Tensor, parents: Tensor, ancestors: Tensor, chosen: Tensor, count: Tensor, longest: int
 ) -> tuple[Tensor, Tensor]:
     """As `accepted_rows`, in a fixed shape: rows [longest], of which the first n belong to the path; n [1].
