@@ -391,6 +391,11 @@ def test_every_task_stands_beside_the_papers(experiment):
     assert findings.paper_task_rows(Results.load(experiment).summary, 0.5) is None
 
 
+def test_grid_of_an_earlier_version_is_named():
+    with pytest.raises(InputError, match=r"grid\.json: made by an earlier version"):
+        plane({"grids": [{"depths": [0], "sizes": [1], "tokens_per_second": [[1.0]]}]})
+
+
 def test_plane_is_relative_to_plain_decoding(experiment):
     table = plane(json.loads((experiment / "benchmark" / "grid.json").read_text()))
     cells = table.set_index(["depth", "size"])["speedup"]

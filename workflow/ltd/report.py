@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ltd.errors import InputError
 from ltd.files import atomic_path
 from ltd.measurement.summary import MEAN_TASK, gap_shares, metric_label
 from ltd.options import StageOptions, option, run_stage
@@ -99,6 +100,10 @@ def draw(results: Results) -> dict[str, Figure]:
 def plane(grid: dict[str, Any]) -> pd.DataFrame:
     """Every static setting of the grid search in replay: depth, size, speedup, acceptance_length."""
     best = grid["grids"][0]
+    if "acceptance_length" not in best:
+        raise InputError(
+            "grid.json: made by an earlier version; make it again with snakemake --cores all -R grid_search"
+        )
     plain = best["bounds"]["autoregressive"]["overall"]
 
     def column(name: str) -> pd.Series:
