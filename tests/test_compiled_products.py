@@ -8,6 +8,7 @@ from torch import Tensor
 from ltd.engine.compiled.arithmetic import kernel
 from ltd.engine.compiled.number_types import WidenedPairs
 from ltd.engine.compiled.products import (
+    PANELS,
     PANELS_OF_WIDENED_PAIRS,
     as_inputs,
     make_product,
@@ -89,3 +90,18 @@ def test_rows_are_rounded_as_pytorch_rounds():
     round_pairs(rows.numpy(), pairs)
     bits = rows.bfloat16().view(torch.uint16).numpy()
     assert np.array_equal(pairs[:, :502], paired(bits))
+
+
+@pytest.mark.parametrize("registers", PANELS)
+def test_tiles_of_any_processor_give_the_same_sums(registers):
+    """A machine uses one of them; none may depend on it."""
+    tiled = make_product(PANELS[registers])
+
+    @kernel(kept=False)
+    def compute(rows, weight, target):
+        tiled(rows, weight, weight.shape[1], 0, len(weight), target)
+
+    panels, rows = panels_of(in_half(numbers(123, 34))), numbers(19, 34, seed=1)
+    for count in ROWS:
+        found = multiply(compute, rows[:count], panels, 123)
+        assert torch.equal(found, multiply(whole, rows[:count], panels, 123))

@@ -99,7 +99,16 @@ _BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 
 def multiplies_pairs() -> bool:
     """Whether the processor that Numba compiles for multiplies pairs of bfloat16 by an instruction."""
-    return "+avx512bf16" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return _has("avx512bf16")
+
+
+def vector_registers() -> int:
+    """How many registers of `LANES` numbers that processor has."""
+    return 32 if _has("avx512vl") else 16
+
+
+def _has(feature: str) -> bool:
+    return f"+{feature}" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 
 
 def _everywhere(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:

@@ -11,14 +11,15 @@ from numba import types
 from numba.extending import overload
 
 from ltd.engine.compiled.arithmetic import bits_of_float, kernel
-from ltd.engine.compiled.number_types import LANES, Pairs, WidenedPairs, multiplies_pairs
+from ltd.engine.compiled.number_types import LANES, Pairs, WidenedPairs, multiplies_pairs, vector_registers
 from ltd.engine.compiled.tiles import make_tile
 
 PAIR = np.uint32  # how a pair of bfloat16 is held
 
-# Panels of the tile for every number of rows, as measured: sums, weights and a row's number stay in the
-# registers, and a few rows have few enough panels for the memory to keep up with what is fetched ahead.
-PANELS = (4, 4, 4, 2, 2, 2)
+# Panels of the tile for every number of rows, as measured, by the number of registers: sums, weights and a
+# row's number stay in them, and a few rows have few enough panels for the memory to keep up with what is
+# fetched ahead. Three rows times four panels need 17 registers.
+PANELS = {16: (4, 4, 2, 2, 2, 2), 32: (4, 4, 4, 2, 2, 2)}
 # Of 32, which processors with an instruction for pairs have:
 PANELS_OF_PAIRS = (12, 6, 6, 6, 4, 4, 3, 3)
 # Of sixteen, weights and numbers widened to twice as many:
@@ -100,7 +101,7 @@ def _make_strip(shapes: Sequence[int], pairs: type[WidenedPairs]) -> Callable:
     return strip
 
 
-_product_of_floats = make_product(PANELS)
+_product_of_floats = make_product(PANELS[vector_registers()])
 if multiplies_pairs():
     _product_of_pairs = make_product(PANELS_OF_PAIRS)
 else:
