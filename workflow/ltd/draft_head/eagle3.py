@@ -72,7 +72,7 @@ def grouped_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tenso
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
 
 
-def folded_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+def folded_grouped_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """The same, with the query heads that share a key head as rows of one.
 
     With a mask, torch's fused kernels for a GPU know no shared heads: keys and values would be repeated.
@@ -213,7 +213,7 @@ class Eagle3Head(nn.Module):
         all_keys, all_values = keys, values
         if past is not None:
             all_keys, all_values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-        attend = folded_attention if mask.is_cuda else grouped_attention
+        attend = folded_grouped_attention if mask.is_cuda else grouped_attention
         attended = attend(queries, all_keys, all_values, mask)
         hidden = self.midlayer.finish(features, attended)
         return self.norm(hidden) if self.config.norm_output else hidden, (keys, values)
