@@ -89,26 +89,33 @@ def in_two_processes(inputs, folder, stop=0):  # noqa: F811
     return {} if stop else json.loads((folder / "losses-0.json").read_text())
 
 
-def test_two_processes_train_like_one(inputs, tmp_path, monkeypatch):  # noqa: F811
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):  # noqa: F811
+    """Folder and losses of a training by two processes."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, in_two_processes(inputs, folder)
+
+
+def test_two_processes_train_like_one(inputs, whole, tmp_path, monkeypatch):  # noqa: F811
     # In float32: products in bfloat16 round other batches otherwise.
     monkeypatch.setattr("ltd.devices.multiplies_bfloat16", lambda device: False)
     alone = Losses()
     stage.train_draft(options(inputs, tmp_path / "one", **SETTINGS), alone)
-    together = in_two_processes(inputs, tmp_path / "two")
+    folder, together = whole
     assert together.keys() == alone.seen.keys() and len(together) > 1  # every tenth step
     assert list(together.values()) == pytest.approx(list(alone.seen.values()), rel=1e-4)
-    first, second = weights(tmp_path / "one/draft"), weights(tmp_path / "two/draft")
+    first, second = weights(tmp_path / "one/draft"), weights(folder / "draft")
     for name, weight in first.items():
         torch.testing.assert_close(second[name].float(), weight.float(), rtol=1e-2, atol=2e-3)
 
 
-def test_two_processes_go_on_where_they_were_killed(inputs, tmp_path):  # noqa: F811
-    whole = in_two_processes(inputs, tmp_path / "whole")
+def test_two_processes_go_on_where_they_were_killed(inputs, whole, tmp_path):  # noqa: F811
+    folder, losses = whole
     in_two_processes(inputs, tmp_path / "killed", stop=15)  # in the second epoch
     assert (tmp_path / "killed/state/checkpoint.pt").is_file() and not (tmp_path / "killed/draft").exists()
     rest = in_two_processes(inputs, tmp_path / "killed")
-    assert rest.items() < whole.items() and "10" not in rest
-    first, second = weights(tmp_path / "whole/draft"), weights(tmp_path / "killed/draft")
+    assert rest.items() < losses.items() and "10" not in rest
+    first, second = weights(folder / "draft"), weights(tmp_path / "killed/draft")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

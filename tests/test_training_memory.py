@@ -68,7 +68,7 @@ def peak_of_batch(sequences, length, prompt, steps, weight, checkpointing, bfloa
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
 @pytest.mark.parametrize(
     ("sequences", "length", "prompt", "steps", "weight"),
-    [(4, 40, 8, 6, 1.0), (2, 200, 150, 4, 1.0), (8, 60, 10, 8, 0.8), (16, 120, 20, 10, 0.8)],
+    [(4, 40, 8, 6, 1.0), (2, 200, 150, 4, 1.0), (8, 60, 10, 8, 0.8), (12, 80, 20, 10, 0.8)],
 )
 def test_estimate_is_near_the_peak(
     sequences, length, prompt, steps, weight, checkpointing, bfloat16, monkeypatch

@@ -4,6 +4,7 @@ Weights are float32, the same values in half precision, or pairs of bfloat16 (se
 the rows are rounded and paired, too, once for all outputs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,9 +18,9 @@ from ltd.engine.compiled.tiles import make_tile
 PAIR = np.uint32  # how a pair of bfloat16 is held
 
 # Panels of the tile for every number of rows, as measured, by the number of registers: sums, weights and a
-# row's number stay in them, and a few rows have few enough panels for the memory to keep up with what is
-# fetched ahead. Three rows times four panels need 17 registers.
-PANELS = {16: (4, 4, 2, 2, 2, 2), 32: (4, 4, 4, 2, 2, 2)}
+# row's number stay in them (three rows times four panels need 17), nine sums or more keep the multipliers
+# busy, and a few rows have few enough panels for the memory to keep up with what is fetched ahead.
+PANELS = {16: (4, 4, 3, 3, 2, 2), 32: (4, 4, 4, 2, 2, 2)}
 # Of 32, which processors with an instruction for pairs have:
 PANELS_OF_PAIRS = (12, 6, 6, 6, 4, 4, 3, 3)
 # Of sixteen, weights and numbers widened to twice as many:
@@ -52,12 +53,15 @@ def inputs_of(weight: np.ndarray) -> int:
 def make_product(shapes: Sequence[int], pairs: type[WidenedPairs] = Pairs) -> Callable:
     """Kernel of a product with tiles of shapes[height - 1] panels for `height` rows."""
     highest, strip = len(shapes), _make_strip(shapes, pairs)
-    together = max(shapes)  # panels that are read for one block of rows after the other, while in the cache
+    # Panels that are read for one block of rows after the other, while in the cache: whole tiles of all
+    # heights that such blocks have, of which the lowest is half the highest.
+    shared = math.lcm(*shapes[(highest - 1) // 2 :])
 
     @kernel(kept=False)
     def product(rows, weight, steps, first, last, target):
         count = len(rows)
         blocks = (count + highest - 1) // highest
+        together = shared if blocks > 1 else max(last - first, 1)
         for group in range(first, last, together):
             end = min(group + together, last)
             for block in range(blocks):
