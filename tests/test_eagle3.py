@@ -12,7 +12,7 @@ from ltd.draft_head.eagle3 import (
     Eagle3Config,
     Eagle3Head,
     default_tap_layers,
-    folded_attention,
+    folded_grouped_attention,
     grouped_attention,
     load_head,
     rotary,
@@ -142,7 +142,7 @@ def test_attention_with_folded_heads_is_attention():
     queries, keys, values = (torch.randn(3, heads, rows, 8) for heads, rows in ((6, 4), (2, 9), (2, 9)))
     mask = (torch.rand(3, 1, 4, 9) < 0.5).index_fill(3, torch.tensor(0), True)
     expected = grouped_attention(queries, keys, values, mask)
-    torch.testing.assert_close(folded_attention(queries, keys, values, mask), expected)
+    torch.testing.assert_close(folded_grouped_attention(queries, keys, values, mask), expected)
 
 
 def test_rotary_depends_on_differences_only():
