@@ -37,6 +37,5 @@ setup: .venv/installed
 
 .venv/installed: pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
-	# Bytecode is made of what is imported, when it is: of everything it takes as long as the rest.
-	.venv/bin/pip install --quiet --no-compile --editable '.[pipeline,dev]'
+	.venv/bin/pip install --quiet --editable '.[pipeline,dev]'
 	touch $@

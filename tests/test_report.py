@@ -120,6 +120,7 @@ def write_experiment(folder, sampled=False):
         path = folder / "policies" / "ltd" / f"iteration-{number}"
         validation = {
             "speedup": 1.4 + number / 10,
+            "tasks": {"code": 1.4 + number / 10},
             "static": {"speedup": 1.35},
             "size": {"is_constant": True},
         }
@@ -230,7 +231,8 @@ def test_report_states_the_numbers_of_its_files(experiment):
     assert "eagle3_grid is depth 2, size 4" in text
     assert "0.90 at step 1, 0.66 at step 5" in text
     assert "1 of 900 positions" in text and "61% of its step" in text
-    assert "iteration 2 is used" in text and "size policy always chooses the same" in text
+    assert "validation speedup on code by iteration 1.400, 1.500, 1.600; iteration 2 is used" in text
+    assert "size policy always chooses the same" in text
     assert "| train_policy | 2 | 2.0 | 500 |" in text
     assert "Every method emitted exactly the tokens" in text
     assert "ltd" in (experiment / "report" / "summary.txt").read_text()

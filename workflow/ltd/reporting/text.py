@@ -204,8 +204,9 @@ def _chain_sentence(chain: Chain) -> str:
     constant = [kind for kind in ("depth", "size") if best.get(kind, {}).get("is_constant")]
     note = f" Its {' and '.join(constant)} policy always chooses the same." if constant else ""
     return (
-        f"{chain.name}: validation speedup by iteration {speedups}; iteration {chain.best_iteration} is "
-        f"used, the best static setting reaches {best['static']['speedup']:.3f}.{note}"
+        f"{chain.name}: validation speedup on {', '.join(best['tasks'])} by iteration {speedups}; iteration "
+        f"{chain.best_iteration} is used, the best static setting reaches {best['static']['speedup']:.3f} "
+        f"there.{note}"
     )
 
 
