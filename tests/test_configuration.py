@@ -152,6 +152,12 @@ def test_wrong_value_is_named(config, block, key, value, said):
     assert complaint(config).startswith(said)
 
 
+@pytest.mark.parametrize(("value", "remedy"), [("1e-3", True), ("-0.5", True), ("fast", False)])
+def test_a_number_that_came_as_text_has_its_remedy(config, value, remedy):
+    config["rl"]["learning_rate"] = value
+    assert complaint(config).endswith("write it into a file for --configfile") is remedy
+
+
 def test_missing_key_is_named(config):
     del config["rl"]["sizes"]
     assert complaint(config).startswith("rl.sizes: missing")

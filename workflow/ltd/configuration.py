@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import json
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +77,13 @@ def _one_line(error: jsonschema.ValidationError) -> str:
         missing = next(name for name in error.validator_value if name not in error.instance)
         return f"{prefix}{missing}: missing; see config.yaml for its meaning and default"
     wanted = error.schema.get("description") or f"{error.validator} {json.dumps(error.validator_value)}"
-    return f"{key}: {json.dumps(error.instance)} is not allowed; expected {wanted}"
+    return f"{key}: {json.dumps(error.instance)} is not allowed; expected {wanted}{_quoted(error.instance)}"
+
+
+def _quoted(value: Any) -> str:
+    """What to do about a number that came as text: Snakemake reads those inside `--config 'rl={...}'` so."""
+    number = isinstance(value, str) and re.fullmatch(r"-?[\d.]+(e-?\d+)?", value)
+    return "; inside a mapping --config gives text: write it into a file for --configfile" if number else ""
 
 
 def check_reuse(config: Config) -> None:
