@@ -123,10 +123,10 @@ def random_target(
     return TargetModel(model, max_context=max_context, max_tree=max_tree, **ways)
 
 
-def random_head(target, seed=1, draft_vocab=None):
+def random_head(target, seed=1, draft_vocab=None, **changes):
     """A random head; a draft vocabulary of about the beam's width makes acceptance frequent."""
     torch.manual_seed(seed)
-    config = Eagle3Config(
+    shape = dict(
         hidden_size=target.hidden_size,
         target_hidden_size=target.hidden_size,
         intermediate_size=40,
@@ -140,6 +140,7 @@ def random_head(target, seed=1, draft_vocab=None):
         max_position_embeddings=512,
         tap_layers=target.tap_layers,
     )
+    config = Eagle3Config(**(shape | changes))
     head = Eagle3Head(config, target.model.get_input_embeddings().weight).eval()
     if draft_vocab:
         head.set_draft_vocabulary(torch.randperm(target.vocab_size)[:draft_vocab].sort().values)

@@ -7,7 +7,6 @@ import torch
 
 from engine_models import (
     ARCHITECTURES,
-    VOCAB,
     RandomController,
     check_equal_but_for_near_ties,
     check_same,
@@ -28,13 +27,19 @@ PROMPT = [3, 14, 15, 9, 2, 6, 5, 3]
 CONTROLLERS = (StaticController(1, 1), StaticController(5, 64), RandomController(seed=7))
 
 
-def gpu_engine(architecture="llama", dtype=torch.float32, max_context=300):
+# In bfloat16 the kernels of `ltd.engine.gpu` serve these, and no smaller ones.
+TILED = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 128}
+TILED_TARGET = TILED | {"hidden_size": 128, "attention_bias": False, "mlp_bias": False, "vocab": 128}
+
+
+def gpu_engine(architecture="llama", dtype=torch.float32, max_context=300, tiled=False):
     """A target on the GPU, and a drafter that knows the tokens of its answer: some drafts are accepted."""
-    model = random_model(architecture).to("cuda", dtype)
+    model = random_model(architecture, **(TILED_TARGET if tiled else {})).to("cuda", dtype)
     target = TargetModel(model, max_context=max_context, max_tree=64)
     answer = decode_autoregressive(target, PROMPT, max_new_tokens=60).tokens
-    head = random_head(target, draft_vocab=9)
-    known = list(dict.fromkeys([*answer, *range(VOCAB)]))[:9]
+    count = 64 if tiled else 9
+    head = random_head(target, draft_vocab=count, **(TILED if tiled else {}))
+    known = list(dict.fromkeys([*answer, *range(target.vocab_size)]))[:count]
     head.set_draft_vocabulary(torch.tensor(sorted(known)))
     drafter = make_drafter(head.to("cuda"), beam=5, max_depth=5, max_context=max_context)
     return target, drafter
@@ -76,6 +81,23 @@ def test_half_precision_differs_at_near_ties_alone(dtype):
         check_equal_but_for_near_ties(target, PROMPT, tokens, expected)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kernels_of_our_own_decode_what_plain_steps_do(architecture):
+    """Up to near-ties; in plain steps and small trees the products are ours, in large ones a library's."""
+    target, drafter = gpu_engine(architecture, torch.bfloat16, tiled=True)
+    assert target.forward.kernels and drafter.kernels
+    plain = TargetModel(target.model, max_context=300, max_tree=64, bucketed=False)
+    expected = decode_autoregressive(plain, PROMPT, max_new_tokens=120).tokens
+    accepted = 0
+    for controller in CONTROLLERS:
+        generation = decode(target, drafter, controller, PROMPT, max_new_tokens=120)
+        check_equal_but_for_near_ties(plain, PROMPT, generation.tokens, expected)
+        accepted += sum(cycle.accepted for cycle in generation.cycles)
+    assert accepted > 0, "nothing was kept but roots"
+    steps = decode_autoregressive(target, PROMPT, max_new_tokens=120).tokens
+    check_equal_but_for_near_ties(plain, PROMPT, steps, expected)
+
+
 def test_samples_are_those_of_plain_steps():
     target, drafter = gpu_engine()
     options = {"max_new_tokens": 100, "temperature": 0.8, "top_k": 12, "top_p": 0.95, "seed": 5}
@@ -90,9 +112,10 @@ def test_long_answers_pass_from_bucket_to_bucket():
     assert decode(target, drafter, RandomController(seed=3), PROMPT, max_new_tokens=480).tokens == expected
 
 
+@pytest.mark.parametrize("tiled", [False, True])
 @torch.inference_mode()
-def test_only_decisions_wait_for_the_gpu():
-    target, drafter = gpu_engine()
+def test_only_decisions_wait_for_the_gpu(tiled):
+    target, drafter = gpu_engine(dtype=torch.bfloat16 if tiled else torch.float32, tiled=tiled)
     logits, taps = target.prefill(PROMPT)
     drafter.prefill(taps, target.token_tensor(PROMPT))
     token = logits.argmax()[None]

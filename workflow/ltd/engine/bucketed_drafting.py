@@ -13,6 +13,7 @@ from torch import Tensor
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.engine.bucketed_forward import padded_mask
 from ltd.engine.drafting import Drafter
+from ltd.engine.fusion import has_kernels
 from ltd.engine.graphs import Passes, bucket, context_buckets
 from ltd.engine.target import DEFAULT_CONTEXT
 from ltd.engine.tree import advance_beam, level_start, padded_tree_rows
@@ -37,6 +38,11 @@ class BucketedDrafter(Drafter):
         max_context: int = DEFAULT_CONTEXT,
     ) -> None:
         super().__init__(head, beam=beam, max_depth=max_depth, max_context=max_context)
+        self.kernels, self._advance_beam = None, advance_beam
+        if has_kernels(self.device):
+            from ltd.engine.gpu import drafting, network  # need Triton
+
+            self.kernels, self._advance_beam = network.draft_pass(self._network), drafting.advance_beam
         self.passes, self.context_buckets = Passes(self.device), context_buckets(max_context)
         self.tree_passes: TreePasses | None = None  # with the target that verified last
         with torch.inference_mode():
@@ -52,6 +58,11 @@ class BucketedDrafter(Drafter):
         self._alone = torch.eye(rows, dtype=torch.bool, device=self.device)
         self._causal = torch.ones(rows, rows, dtype=torch.bool, device=self.device).tril()
         width, vocabulary = self.head.config.hidden_size, self.head.config.draft_vocab_size
+        # What beam rows see of each other's levels, as `_tree_mask` has it for the drafter of a CPU.
+        self._fresh_sees = torch.eye(self.beam, dtype=torch.bool, device=self.device).repeat(
+            1, self.max_depth - 1
+        )
+        self._sees = self._fresh_sees.clone()
         self.hidden = torch.zeros(self.beam, width, dtype=dtype, device=self.device)
         self._logits = torch.zeros(vocabulary, device=self.device)
 
@@ -102,13 +113,13 @@ class BucketedDrafter(Drafter):
             self._pending_tokens.index_select(0, source),
         )
         causal, alone = (table.narrow(0, 0, rows).narrow(1, 0, rows) for table in (self._causal, self._alone))
-        mask = padded_mask(causal & (place >= 0) | alone, self._length, context, taps.dtype)
+        sees = causal & (place >= 0) | alone
         positions, start = self._length + place.clamp(min=0), self.cache.scratch - rows
-        children = self._run(taps, True, tokens, positions, start, context, mask, None)
+        children = self._run(taps, True, tokens, positions, start, context, sees, None)
         self.cache.keep_last(rows, self._length, self._count)
         self._length.add_(self._count)
         self._tree_tokens[:1].copy_(tokens[-1:])
-        self._tree_mask.copy_(self._fresh_mask)
+        self._sees.copy_(self._fresh_sees)
         self._enter(1, *children)
 
     @torch.inference_mode()
@@ -119,19 +130,14 @@ class BucketedDrafter(Drafter):
 
     def _beam(self, level: int, context: int) -> None:
         hidden = self.hidden if level > 1 else self.hidden.narrow(0, 0, 1)
-        features, tokens, scores = advance_beam(
-            self.state.scores, self.tokens, hidden, self._paths, self._tree_mask, level
+        features, tokens, scores = self._advance_beam(
+            self.state.scores, self.tokens, hidden, self._paths, self._sees, level
         )
-        width, length = level * self.beam, self._length
-        own = self._tree_mask.narrow(1, self._tree_mask.shape[1] - width, width)
-        cached = torch.arange(context, device=self.device) < length
-        prefix = torch.zeros(context, dtype=own.dtype, device=self.device).masked_fill_(
-            ~cached, float("-inf")
-        )
-        mask = torch.cat([own, prefix.expand(self.beam, context)], dim=1)
-        positions = (length + level - 1).expand(self.beam)
+        width = level * self.beam
+        sees = self._sees.narrow(1, self._sees.shape[1] - width, width)
+        positions = (self._length + level - 1).repeat(self.beam)
         start = self.cache.scratch - width
-        children = self._run(features, False, tokens, positions, start, context, mask, scores)
+        children = self._run(features, False, tokens, positions, start, context, sees, scores)
         self._enter(level + 1, *children)
 
     def _run(
@@ -142,15 +148,16 @@ class BucketedDrafter(Drafter):
         positions: Tensor,
         start: int,
         context: int,
-        mask: Tensor,
+        sees: Tensor,
         parent_scores: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        cache = self.cache
-        keys, values = cache.window(start, cache.scratch + context)
-        slots = cache.slots(start, len(tokens))
-        return self._network(
-            features, taps, tokens, positions, slots, keys, values, mask, False, parent_scores
-        )
+        cache, length = self.cache, self._length
+        given = features, taps, tokens, positions, cache.slots(start, len(tokens))
+        window = cache.window(start, cache.scratch + context)
+        if self.kernels:
+            return self.kernels(*given, *window, sees, length, parent_scores)
+        mask = padded_mask(sees, length, context, cache.buffer.dtype)
+        return self._network(*given, *window, mask, False, parent_scores)
 
     def _enter(self, level: int, hidden: Tensor, logits: Tensor, scores: Tensor, tokens: Tensor) -> None:
         """Write the children, which are `level`, into the buffers that the next pass reads."""

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ltd.engine.fusion import fused
+from ltd.engine.fusion import fused, has_kernels
 from ltd.engine.graphs import Passes, bucket, context_buckets, row_buckets
 from ltd.engine.lean_forward import LeanForward
 
@@ -69,8 +69,8 @@ class PaddedRows:
 
 @fused
 def padded_mask(own: Tensor, length: Tensor, context: int, dtype: torch.dtype) -> Tensor:
-    """What is added to the attention scores of rows that see `own` bool [R, R] of each other and, behind
-    these in the cache, `length` [1] of `context` tokens: [R, R + context].
+    """What is added to the attention scores of rows that see `own` bool [R, n] of the slots of a tree and,
+    behind these in the cache, `length` [1] of `context` tokens: [R, n + context].
     """
     rows = len(own)
     cached = torch.arange(context, device=own.device) < length
@@ -85,7 +85,11 @@ class BucketedForward(LeanForward):
         self, model: nn.Module, tap_layers: Sequence[int], *, max_context: int, max_tree: int
     ) -> None:
         super().__init__(model, tap_layers, max_context=max_context, max_tree=max_tree)
-        self.passes = Passes(model.device)
+        self.passes, self.kernels = Passes(model.device), None
+        if has_kernels(model.device):
+            from ltd.engine.gpu.network import target_pass  # needs Triton
+
+            self.kernels = target_pass(self.network)
         self.rows = PaddedRows(max_tree + 1, model.device)
         self.row_buckets, self.context_buckets = row_buckets(max_tree + 1), context_buckets(max_context)
         self._one = torch.ones(1, dtype=torch.int64, device=model.device)
@@ -129,7 +133,7 @@ class BucketedForward(LeanForward):
         return self.passes.run(("tree", rows, context), partial(self._pass, rows, context))
 
     def _step(self, context: int) -> tuple[Tensor, Tensor]:
-        rows = self.row_buckets[0]
+        rows = 1 if self.kernels else self.row_buckets[0]  # see `row_buckets`
         self.rows.separate(rows)
         logits, taps = self._pass(rows, context)
         self.cache.keep_last(1, self.rows.length, self._one)
@@ -139,9 +143,12 @@ class BucketedForward(LeanForward):
         tokens, positions = self.rows.last(rows)
         start = self.cache.scratch - rows
         keys, values = self.cache.window(start, self.cache.scratch + context)
-        mask = padded_mask(self.rows.among(rows), self.rows.length, context, self.mask.dtype)
-        slots = self.cache.slots(start, rows)
-        passed = self.network(tokens, positions, slots, keys, values, mask, False, False)
+        slots, sees, length = self.cache.slots(start, rows), self.rows.among(rows), self.rows.length
+        if self.kernels:
+            passed = self.kernels(tokens, positions, slots, keys, values, sees, length)
+        else:
+            mask = padded_mask(sees, length, context, self.mask.dtype)
+            passed = self.network(tokens, positions, slots, keys, values, mask, False, False)
         results = self.logits.narrow(0, 0, rows), self.taps.narrow(0, 0, rows)
         for buffer, result in zip(results, passed, strict=True):
             buffer.copy_(result)

@@ -56,8 +56,7 @@ class DraftNetwork(nn.Module):
         rows = tokens.shape[0]
         if taps:
             features = self.fuse(features)
-        inputs = torch.stack([self.embedding.index_select(0, tokens), features], dim=1)
-        inputs = self.input_norm(inputs)
+        inputs = self.enter(features, tokens)
         if self.norm_before_residual:
             features = inputs[:, 1]
         hidden, update = self.layer(
@@ -80,6 +79,10 @@ class DraftNetwork(nn.Module):
         if parent_scores is not None:
             scores += parent_scores.unsqueeze(1)
         return hidden, logits, scores.flatten(), self.target_ids.index_select(0, indices.flatten())
+
+    def enter(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """What the layer reads, [R, 2, H]: embeddings of tokens [R] and features [R, H], both normalised."""
+        return self.input_norm(torch.stack([self.embedding.index_select(0, tokens), features], dim=1))
 
 
 class FeatureNorm(nn.Module):

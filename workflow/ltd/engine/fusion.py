@@ -39,6 +39,11 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
     return run
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Whether the kernels of `ltd.engine.gpu` run on this device."""
+    return device.type == "cuda" and can_compile()
+
+
 @cache
 def can_compile() -> bool:
     """Whether there is what torch needs to make kernels for a GPU; says once what is missing."""

@@ -186,6 +186,9 @@ class LeanLayer(nn.Module):
             attended = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, is_causal=causal, scale=1.0
             )
-        update = self.output(attended.permute(2, 0, 1, 3).reshape(rows, -1))
-        residual, inputs = self.mlp_norm.add(residual, update)
+        return self.finish(attended.permute(2, 0, 1, 3).reshape(rows, -1), residual)
+
+    def finish(self, attended: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, from attention [R, query_heads * head_dim] and the stream before it."""
+        residual, inputs = self.mlp_norm.add(residual, self.output(attended))
         return residual, self.down(gated(self.gate_up(inputs)))

@@ -1,0 +1,148 @@
+"""The kernels of `ltd.engine.gpu` compute what the operations they stand for do.
+
+On a GPU as they are; elsewhere through Triton's interpreter, where one asks for it (it takes minutes):
+
+    TRITON_INTERPRET=1 python -m pytest tests/test_gpu_kernels.py
+"""
+
+import os
+
+import pytest
+import torch
+
+from engine_models import check_same, margin
+from ltd.engine import lean_layers, tree
+from ltd.engine.bucketed_forward import padded_mask
+
+pytest.importorskip("triton", reason="needs Triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not (torch.cuda.is_available() or INTERPRETED):
+    pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
+
+from ltd.engine.gpu import attention, drafting, network, products  # noqa: E402
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+NUMBER_TYPES = [torch.float32, torch.float16 if INTERPRETED else torch.bfloat16]
+EPS = 1e-5
+HEADS = [(6, 2, 20), (4, 4, 16), (8, 1, 64)]  # query heads, key heads, size
+
+pytestmark = pytest.mark.parametrize("dtype", NUMBER_TYPES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def randn(*shape, dtype=torch.float32, scale=1.0):
+    return (scale * torch.randn(*shape, device=DEVICE)).to(dtype)
+
+
+def check_close(ours, theirs):
+    """Equal but for roundings, of which products on a GPU make larger ones in float32, too."""
+    assert ours.shape == theirs.shape
+    assert (ours.float() - theirs.float()).abs().max().item() <= max(2 * margin(theirs), 2e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 32])
+def test_products(rows, dtype):
+    given, matrix = randn(rows, 256, dtype=dtype), randn(192, 256, dtype=dtype, scale=0.1)
+    bias, weight = randn(192, dtype=dtype), randn(256, dtype=dtype)
+    check_close(products.product(given, matrix), given @ matrix.T)
+    normalised = lean_layers.normalise(given, weight, EPS)
+    weighted = products.WeightedRows(*products.weigh(given, weight))
+    check_close(products.product(weighted, matrix, bias, EPS), normalised @ matrix.T + bias)
+    check_close(products.product(weighted.last(), matrix, eps=EPS), (normalised @ matrix.T)[-1:])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 32])
+def test_products_within_a_layer(rows, dtype):
+    given, residual = randn(rows, 128, dtype=dtype), randn(rows, 256, dtype=dtype)
+    matrix, weight = randn(256, 128, dtype=dtype, scale=0.1), randn(256, dtype=dtype)
+    stream, weighted = products.product_and_add(given, matrix, residual, weight)
+    expected, normalised = lean_layers.add_and_normalise(residual, given @ matrix.T, weight, EPS)
+    check_close(stream, expected)
+    gate_up = randn(384, 256, dtype=dtype, scale=0.1)
+    inner = products.gated_product(weighted, gate_up, EPS)
+    check_close(inner, lean_layers.gated(normalised @ gate_up.T))
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), HEADS)
+def test_rotation(heads, kv_heads, size, normed, dtype):
+    rows, both = 5, heads + 2 * kv_heads
+    angles = randn(50, size // 2).repeat(1, 2)
+    rotation = lean_layers.HeadRotation(angles.cos(), angles.sin(), heads, kv_heads)
+    positions = torch.randint(50, (rows,), device=DEVICE)
+    norm = randn(heads + kv_heads, size, dtype=dtype) if normed else None
+    given = randn(rows, both, size, dtype=dtype)
+    buffers = [torch.zeros(2 * kv_heads, 30, size, dtype=dtype, device=DEVICE) for _ in range(2)]
+    slots = [buffer[:, 7 : 7 + rows] for buffer in buffers]
+    ours = attention.rotate_and_store(given, rotation.table, positions, slots[0], norm, EPS)
+    check_close(ours, lean_layers.rotate_and_store(given, rotation(positions), slots[1], norm, EPS))
+    check_close(buffers[0], buffers[1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "extra", "length", "context"), [(1, 0, 13, 40), (17, 8, 0, 30), (8, 0, 200, 256)]
+)
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), HEADS)
+def test_attention(heads, kv_heads, size, rows, extra, length, context, dtype):
+    """Rows see some of the slots before the prefix, `extra` of them of earlier levels, and the prefix."""
+    own, groups = rows + extra, heads // kv_heads
+    sees = torch.rand(rows, own + 3, device=DEVICE)[:, 3:] > 0.5
+    sees[:, -1] = True
+    cache = randn(2 * kv_heads, own + context + 9, size, dtype=dtype)
+    # The kernel must not look behind the prefix, where a cache has what was there before.
+    cache[:, 4 + own + length :] = float("nan")
+    windows = [part[:, None].expand(-1, groups, -1, -1)[:, :, 4:] for part in cache.chunk(2)]
+    queries = randn(heads, rows, size, dtype=dtype, scale=0.3)
+    keys, values = (window[:, :, : own + context] for window in windows)
+    seen_length = torch.tensor([length], device=DEVICE)
+    ours = attention.tree_attention(queries, keys, values, sees, seen_length)
+    mask = padded_mask(sees, seen_length, context, dtype)
+    folded = queries.view(kv_heads, groups, rows, size)
+    theirs = lean_layers.folded_attention(folded, keys.nan_to_num(), values.nan_to_num(), mask)
+    check_close(ours, theirs.permute(2, 0, 1, 3).reshape(rows, -1))
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1, 3000), (5, 700)])
+def test_best_children(rows, count, dtype):
+    """Of equal logits the first, and one that is far below zero, too."""
+    logits = randn(rows, count, dtype=dtype, scale=4.0)
+    logits[0] = -60.0
+    logits[0, [count - 1, count // 2, 3]] = 9.0
+    ids, parents = torch.arange(count, device=DEVICE) * 3, randn(rows)
+    order = torch.sort(logits.float(), dim=-1, descending=True, stable=True)[1][:, :10]
+    expected = tree.log_probabilities(logits.float(), order)
+    scores, tokens = drafting.best_children(logits, 10, parents, ids)
+    assert torch.equal(tokens.view(rows, 10), ids[order])
+    assert torch.allclose(scores.view(rows, 10), expected + parents[:, None], atol=1e-4)
+    alone = drafting.best_children(logits[-1:], 10, None, ids)
+    assert torch.equal(alone[1], ids[order[-1]]) and torch.allclose(alone[0], expected[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("beam", [1, 2, 10])
+def test_beams_advance_alike(beam, dtype):
+    depth = 6
+    tokens = torch.zeros(tree.pool_size(beam, depth), dtype=torch.int64, device=DEVICE)
+    scores = torch.full((len(tokens),), float("-inf"), device=DEVICE)
+    paths = tree.root_paths(beam, depth, torch.device(DEVICE))
+    sees = torch.eye(beam, dtype=torch.bool, device=DEVICE).repeat(1, depth - 1)
+    for level in range(1, depth):
+        first = tree.level_start(beam, level)
+        count = beam if level == 1 else beam * beam
+        scores[first : first + count] = randn(count).round(decimals=1)  # some are equal
+        tokens[first : first + count] = torch.randint(99, (count,), device=DEVICE)
+        hidden = randn(1 if level == 1 else beam, 70, dtype=dtype)
+        given = scores, tokens, hidden, paths, sees, level
+        check_same(drafting.advance_beam, tree.advance_beam, given)
+        tree.advance_beam(*given)
+
+
+def test_matrices_that_do_not_fall_into_tiles_are_left_to_the_library(dtype):
+    for shape, parts, fits in (((128, 256), 1, True), ((128, 256), 2, True), ((64, 128), 2, False)):
+        assert products.suits(torch.empty(shape, dtype=dtype), parts) == fits
+    assert not products.suits(torch.empty(100, 128, dtype=dtype))
+    assert not products.suits(torch.empty(128, 100, dtype=dtype))
+    assert torch.bfloat16 == network.NUMBER_TYPE
