@@ -354,8 +354,9 @@ def test_the_papers_configuration_asks_for_everything(config):
     assert set(catalogue.NAMES) <= set(config["ablations"]["run"])
     folders = catalogue.needed_folders(config["benchmark"]["methods"], "policies")
     rounds = {f"policies/ltd/iteration-{number}" for number in range(config["rl"]["rounds"] + 1)}
-    assert {"policies/ltd/best", "policies/paper/best", *rounds} == set(folders)
-    assert catalogue.LOOKUP in config["benchmark"]["methods"]
+    looked_up = f"policies/{catalogue.LOOKUP_POLICIES}"
+    assert {"policies/ltd/best", "policies/paper/best", looked_up, *rounds} == set(folders)
+    assert {catalogue.LOOKUP, catalogue.LOOKUP_LEARNED} <= set(config["benchmark"]["methods"])
     config["prompts"]["tasks"] = ["chat", "maths"]
     assert catalogue.lone_task(config) == "chat" and PolicyMethod("ltd").name == "ltd"
 

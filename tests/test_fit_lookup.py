@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from engine_models import RandomController
-from ltd.ablations.catalogue import LOOKUP
+from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED, LOOKUP_POLICIES
 from ltd.benchmark import benchmark
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode
@@ -17,14 +17,18 @@ from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.fit_lookup import FitLookupOptions, fit_lookup
 from ltd.measurement.summary import MEAN_TASK, mark_lossless, summarise
+from ltd.record_lookup import RecordLookupOptions, answers_of, record_lookup
+from ltd.replay.latency import LatencyProfile
 from ltd.replay.lookup_traces import LookupRecorder, lookup_profile
 from ltd.replay.simulator import simulate, static_grid
-from ltd.replay.traces import check
+from ltd.replay.traces import Traces, check
 from ltd.reporting.findings import findings
+from ltd.rl.replay_walk import ReplayWorld
 from ltd.texts.responses import Responses
 from ltd.tracking import StageRun
+from pipeline import snakemake
 from saved_engine import save_engine
-from saved_experiment import make_experiment
+from saved_experiment import SIZES, make_experiment, random_policies
 from synthetic import synthetic_profile
 from synthetic_runs import make_runs
 from tiny_engine import VOCAB, tiny_answers, tiny_target
@@ -157,3 +161,67 @@ def test_the_report_has_a_sentence_about_it():
     text = "\n".join(findings(summarise(runs, cycles), runs, spread, {"depth": 2, "size": 2}, 0))
     assert "lookup/grid is another drafter" in text
     assert "lookup/grid against eagle3_grid: 1.250x in the mean" in text
+
+
+@pytest.fixture
+def learned(tmp_path, answers, others):
+    """An experiment with a look-up drafter, and policies that were made for its traces."""
+    options = make_experiment(tmp_path)
+    save_lookup(options.lookup, LookupSettings(VOCAB, 3, 2, BEAM, DEPTH, depth=3, size=5), others)
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("train", "validation")}
+    for path, chosen in zip(files.values(), (answers[:4], answers[4:]), strict=True):
+        Responses.from_sequences(chosen).save(path)
+    output = tmp_path / "lookup-traces"
+    record_lookup(
+        RecordLookupOptions(lookup=options.lookup, profile=options.profile, output=output, **files),
+        StageRun(),
+    )
+    return options, output
+
+
+def test_its_traces_and_profile_belong_together(learned, answers):
+    options, output = learned
+    profile = LatencyProfile.load(output / "profile.json")
+    for name, chosen in (("train", answers[:4]), ("validation", answers[4:])):
+        traces = Traces.load(output / f"{name}.safetensors")
+        assert len(traces) == sum(len(answer.answer) - 1 for answer in chosen)
+        ReplayWorld(traces, profile, SIZES)  # refuses what does not belong together
+    head = LatencyProfile.load(options.profile)
+    assert profile.verify(4, 20) == head.verify(4, 20) and profile.draft_hash != head.draft_hash
+    with pytest.raises(InputError, match="draft"):
+        ReplayWorld(traces, head, SIZES)
+
+
+def test_answers_of_a_single_token_are_refused(tmp_path, answers):
+    short = [replace(answer, tokens=answer.tokens[: answer.prompt_length + 1]) for answer in answers]
+    Responses.from_sequences(short).save(tmp_path / "short.safetensors")
+    with pytest.raises(InputError, match=r"short\.safetensors: no answer of two tokens or more"):
+        answers_of(tmp_path / "short.safetensors")
+
+
+def test_the_benchmark_decodes_with_policies_of_its_own(learned):
+    options, output = learned
+    world = ReplayWorld(
+        Traces.load(output / "train.safetensors"), LatencyProfile.load(output / "profile.json"), SIZES
+    )
+    random_policies(options.policies / LOOKUP_POLICIES, world)
+    methods = ("autoregressive", LOOKUP, LOOKUP_LEARNED)
+    options = replace(options, methods=methods, repeats=1, prompts_per_task=2)
+    benchmark(options, StageRun())
+    summary = pd.read_csv(options.output / "summary.csv")
+    assert summary["lossless"].all() and set(summary["method"]) >= {LOOKUP, LOOKUP_LEARNED}
+    cycles = pd.read_parquet(options.output / "cycles.parquet")
+    ours = cycles[cycles["method"] == LOOKUP_LEARNED]
+    assert set(ours["size"]) <= {0, *SIZES} and ours["accepted"].any()
+
+
+def test_its_policies_are_planned(tmp_path):
+    """They learn from the drafter's own traces, with its own profile."""
+    (tmp_path / "mine.yaml").write_text("benchmark: {methods: [autoregressive, lookup/ltd]}\n")
+    result = snakemake(tmp_path, "--dry-run", config=[tmp_path / "mine.yaml"])
+    assert result.returncode == 0, result.stderr
+    plan = result.stdout + result.stderr
+    for policy in ("size", "depth"):
+        assert f"train_policy --policy {policy} --traces results/smoke/lookup-traces/train" in plan
+    assert "--profile results/smoke/lookup-traces/profile.json" in plan
+    assert "ltd.record_lookup --lookup results/smoke/lookup " in plan

@@ -108,11 +108,16 @@ def test_all_prompts_are_test_prompts(own, tmp_path):
         ({"experiment": "smoke"}, "reuse: results/smoke is this experiment's own folder"),
         ({"tree": {"beam": 3, "max_depth": 4}}, "tree.beam: 3, but results/smoke was made with 4"),
         ({"prompts": {"path": None}}, "prompts.path: null, but `reuse` is for other prompts"),
+        (
+            {"benchmark": {"methods": ["autoregressive", "lookup/ltd"]}},
+            "benchmark.methods: lookup/ltd needs results/smoke/policies/lookup/best, which other prompts",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(own, tmp_path, monkeypatch, over, said):
     monkeypatch.chdir(tmp_path)
-    settings = over | {"prompts": own[0]["prompts"] | over.get("prompts", {})}
+    blocks = {key: own[0][key] | over.get(key, {}) for key in ("prompts", "benchmark")}
+    settings = over | blocks
     own[0].update(settings)
     config = merged(ROOT / "tests/config.yaml", written(own))
     with pytest.raises(InputError) as refusal:

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ltd.ablations.catalogue import LOOKUP, needed_folders
+from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED, LOOKUP_POLICIES, needed_folders
 from ltd.ablations.policy_methods import load_policy_controller
 from ltd.baselines import METHODS as BASELINES
 from ltd.baselines.catalogue import load_controller
@@ -49,6 +49,7 @@ from ltd.opponents.folders import load_opponent
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
+from ltd.rl.policies import PolicyController
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 
@@ -145,7 +146,13 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
     makers |= {name: partial(load_controller, options.baselines, name) for name in BASELINES}
     makers |= {name: partial(load_opponent, options.opponents, name) for name in OPPONENTS}
     makers[LOOKUP] = lambda: load_lookup(options.lookup)[0].controller()
+    makers[LOOKUP_LEARNED] = lambda: PolicyController.load(options.policies / LOOKUP_POLICIES, LOOKUP_LEARNED)
     return {method: makers[method]() for method in options.methods}
+
+
+def looked_up(methods: tuple[str, ...]) -> list[str]:
+    """Those that draft by look-up."""
+    return [name for name in methods if name in (LOOKUP, LOOKUP_LEARNED)]
 
 
 def check(options: BenchmarkOptions, profile: LatencyProfile) -> None:
@@ -261,8 +268,8 @@ def open_state(options: BenchmarkOptions) -> Path:
     settings |= {name: file_hash(options.baselines / name) for name in fitted}
     asked = [name for name in OPPONENTS if name in options.methods]
     settings |= {name: file_hash(options.opponents / name) for name in asked}
-    if LOOKUP in options.methods:
-        settings[LOOKUP] = file_hash(options.lookup)
+    if looked_up(options.methods):
+        settings["lookup"] = file_hash(options.lookup)
     if Path(options.target).is_dir():
         settings["target"] = file_hash(options.target)
     file = options.state / "settings.json"
@@ -290,8 +297,10 @@ def make_engine(
         max_tree=max(DEFAULT_TREE, profile.max_size),
     )
     target.check_prompt(longest)
-    own = {LOOKUP: load_lookup(options.lookup)} if LOOKUP in options.methods else {}
-    drafters = {name: found[0].drafter(found[1], target.device) for name, found in own.items()}
+    drafters = {}
+    if looked_up(options.methods):
+        settings, texts = load_lookup(options.lookup)
+        drafters = dict.fromkeys(looked_up(options.methods), settings.drafter(texts, target.device))
     return Engine(target, drafter, controllers, options.max_new_tokens, temperature, drafters)
 
 

@@ -98,6 +98,13 @@ def check_reuse(config: Config) -> None:
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         raise InputError(f"reuse: {folder} has no {missing[0]}; run that experiment to its end first")
+    learned = f"policies/{ablations.LOOKUP_POLICIES}"
+    for method, made in ((ablations.LOOKUP, "lookup"), (ablations.LOOKUP_LEARNED, learned)):
+        if method in config["benchmark"]["methods"] and not (folder / made).exists():
+            raise InputError(
+                f"benchmark.methods: {method} needs {folder / made}, which other prompts cannot make; "
+                "name the method in that experiment, and run that again"
+            )
     made = read_json(folder / "latency/profile.json")
     for key, value in config["tree"].items():
         if made[key] != value:

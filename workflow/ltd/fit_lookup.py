@@ -19,6 +19,7 @@ from ltd.engine.ngrams import NgramCounts
 from ltd.errors import InputError
 from ltd.files import atomic_path, write_json
 from ltd.options import StageOptions, option, run_stage
+from ltd.record_lookup import answers_of
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.lookup_traces import LookupRecorder, lookup_profile
 from ltd.replay.oracle import oracle
@@ -112,14 +113,7 @@ def fit_lookup(options: FitLookupOptions, run: StageRun | Any) -> None:
             "context_weights: at least one each"
         )
     vocabulary = read_config(options.target).get_text_config().vocab_size
-    # An answer of one token comes from the prefill alone.
-    answers = [
-        answer
-        for answer in responses.Responses.load(options.validation).sequences()
-        if len(answer.answer) > 1
-    ]
-    if not answers:
-        raise InputError(f"{options.validation}: no answer of two tokens or more, nothing to choose on")
+    answers = answers_of(options.validation)
     unfit = LookupSettings(vocabulary, 1, 1, options.beam, options.max_depth, depth=1, size=1)
     model, texts, tried = choose_model(unfit, options, answers)
     settings, found = choose_tree(model, texts, replace(profile, beam=options.beam), answers)

@@ -5,13 +5,13 @@ Snakemake reads this module for its plan, so it imports nothing heavy.
 
 from collections.abc import Sequence
 
-from ltd.ablations.catalogue import GRID, LOOKUP, TUNED, parse_method
+from ltd.ablations.catalogue import GRID, LOOKUP, LOOKUP_LEARNED, TUNED, parse_method
 from ltd.baselines import METHODS as BASELINES
 from ltd.errors import InputError
 from ltd.opponents import NAMES as OPPONENTS
 
 BASELINE = "autoregressive"
-WITHOUT_POLICIES = (BASELINE, "eagle3", GRID, *BASELINES, *OPPONENTS, LOOKUP)
+OTHERS = (BASELINE, "eagle3", GRID, *BASELINES, *OPPONENTS, LOOKUP, LOOKUP_LEARNED)
 
 
 def check(methods: Sequence[str]) -> None:
@@ -24,10 +24,9 @@ def check(methods: Sequence[str]) -> None:
                 parse_method(name)
             except InputError as error:
                 raise InputError(f"benchmark.methods: {error}") from error
-        elif name not in WITHOUT_POLICIES:
+        elif name not in OTHERS:
             raise InputError(
-                f"benchmark.methods: {name!r} is unknown; choose from ltd, ltd:<variant>, "
-                f"{', '.join(WITHOUT_POLICIES)}"
+                f"benchmark.methods: {name!r} is unknown; choose from ltd, ltd:<variant>, {', '.join(OTHERS)}"
             )
     if not methods or methods[0] != BASELINE:
         raise InputError(

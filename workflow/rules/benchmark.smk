@@ -22,7 +22,7 @@ rule grid_search:
         " --output {output} {params.options} 2>&1 | tee {log}"
 
 
-# A second drafter for the same target, look-up in its answers, for `lookup/grid` among the methods.
+# A second drafter for the same target, look-up in its answers, for `lookup/grid` and `lookup/ltd`.
 rule fit_lookup:
     input:
         target=TARGET_FILES,
@@ -47,6 +47,32 @@ rule fit_lookup:
         " {params.tree} {params.options} 2>&1 | tee {log}"
 
 
+# What it would have drafted at every position of the target's answers: the chain `lookup` learns from that.
+rule record_lookup:
+    input:
+        lookup=rules.fit_lookup.output,
+        train=f"{RESULTS}/responses/train-t0.safetensors",
+        validation=f"{RESULTS}/responses/validation-t0.safetensors",
+        profile=rules.profile_latency.output,
+    output:
+        train=f"{LOOKUP_TRACES}/train.safetensors",
+        validation=f"{LOOKUP_TRACES}/validation.safetensors",
+        profile=f"{LOOKUP_TRACES}/profile.json",
+    log:
+        f"{RESULTS}/logs/record_lookup.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/record_lookup.tsv"
+    conda:
+        "../../envs/ltd.yaml"
+    params:
+        output=folder_of_output,
+        options=common_options(threads=1),
+    shell:
+        "python -m ltd.record_lookup --lookup {input.lookup} --train {input.train}"
+        " --validation {input.validation} --profile {input.profile} --output {params.output}"
+        " {params.options} 2>&1 | tee {log}"
+
+
 # Real decoding, every method on every test prompt, interleaved. Takes all cores and the GPU. Whatever the
 # temperature, policies, baselines and grid are those of greedy decoding.
 rule benchmark_at_temperature:
@@ -64,7 +90,8 @@ rule benchmark_at_temperature:
         ],
         lookup=(
             f"{RESULTS}/lookup"
-            if ablations.LOOKUP in config["benchmark"]["methods"]
+            if {ablations.LOOKUP, ablations.LOOKUP_LEARNED}
+            & set(config["benchmark"]["methods"])
             else []
         ),
         responses=f"{RESULTS}/responses/test-t{{temperature}}.safetensors",

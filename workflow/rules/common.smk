@@ -51,13 +51,19 @@ DRAFT_FILES = [DRAFT]
 IMPORT_OPTIONS = ["rope_theta", "probe_answers"]
 
 
+PROFILE = f"{RESULTS}/latency/profile.json"
+LOOKUP_TRACES = f"{RESULTS}/lookup-traces"
+
+
 # Chains of policies: the rl block as it is, the paper's formulation, the tuning study's winner.
 CHAINS = ["default", "paper", "ltd"]
 # Policies that observe the machine, for any machine.
 CONDITIONED = "conditioned"
+# Policies for the drafter without a network, from traces of its own.
+LOOKUP_CHAIN = "lookup"
 # The paper's formulation with all of its steps, beside the short one: `make paper-rl`.
 PAPER_FULL = "paper-full"
-NAMED_CHAINS = [*CHAINS, CONDITIONED, PAPER_FULL]
+NAMED_CHAINS = [*CHAINS, CONDITIONED, PAPER_FULL, LOOKUP_CHAIN]
 # Ablations and the benchmark may ask for variants of the last two.
 VARIANTS = r"variants/(paper|ltd)-[A-Za-z0-9_-]+"
 
@@ -148,6 +154,27 @@ def trace_file(split, temperature="0"):
     )
 
 
+def train_traces_of_chain(wildcards):
+    """What a chain learns from: the trees of the drafter that it is for."""
+    looked_up = wildcards.chain == LOOKUP_CHAIN
+    return f"{LOOKUP_TRACES}/train.safetensors" if looked_up else trace_file("train")
+
+
+def validation_traces_of_chain(wildcards):
+    looked_up = wildcards.chain == LOOKUP_CHAIN
+    return (
+        f"{LOOKUP_TRACES}/validation.safetensors"
+        if looked_up
+        else trace_file("validation")
+    )
+
+
+def profile_of_chain(wildcards):
+    """The machine's latencies, with those of the drafter that the chain is for."""
+    looked_up = wildcards.chain == LOOKUP_CHAIN
+    return f"{LOOKUP_TRACES}/profile.json" if looked_up else PROFILE
+
+
 def options_of_chain(wildcards):
     """The rl block; the paper's chain puts its preset over it, the tuned one the study's winner.
 
@@ -172,6 +199,7 @@ def options_of_chain(wildcards):
         "ltd": f"--settings {RESULTS}/tuning/best.json",
         CONDITIONED: "--preset conditioned",
         PAPER_FULL: command_line(paper | {"preset": "paper"}),
+        LOOKUP_CHAIN: "",
     }
     own = options("rl", leave_out=["paper_preset", "paper_tasks"], threads=1)
     return f"{own} {extra[wildcards.chain]}"
@@ -238,7 +266,7 @@ def print_outcome():
 
 
 MACHINES = {
-    "measured": f"{RESULTS}/latency/profile.json",
+    "measured": PROFILE,
     **{
         f"slower-{factor:g}": f"{RESULTS}/latency/slower-{factor:g}.json"
         for factor in config["transfer"]["slower_growth"]

@@ -5,9 +5,9 @@ CHAIN = f"{RESULTS}/policies/{{chain}}"
 
 rule train_initial_policy:
     input:
-        traces=trace_file("train"),
-        validation=trace_file("validation"),
-        profile=rules.profile_latency.output,
+        traces=train_traces_of_chain,
+        validation=validation_traces_of_chain,
+        profile=profile_of_chain,
         settings=settings_of_chain,
     output:
         directory(f"{CHAIN}/initial/{{policy}}"),
@@ -31,8 +31,8 @@ rule combine_policies:
     input:
         size_policy=f"{CHAIN}/initial/size",
         depth_policy=f"{CHAIN}/initial/depth",
-        validation=trace_file("validation"),
-        profile=rules.profile_latency.output,
+        validation=validation_traces_of_chain,
+        profile=profile_of_chain,
     output:
         directory(f"{CHAIN}/iteration-0"),
     log:
@@ -50,9 +50,9 @@ rule combine_policies:
 # Iterations 1, 2, 3, ...: size, depth, size, ... starting from the pair before.
 rule train_policy_round:
     input:
-        traces=trace_file("train"),
-        validation=trace_file("validation"),
-        profile=rules.profile_latency.output,
+        traces=train_traces_of_chain,
+        validation=validation_traces_of_chain,
+        profile=profile_of_chain,
         settings=settings_of_chain,
         previous=previous_pair,
     output:

@@ -25,7 +25,9 @@ from ltd.rl.rewards import KINDS
 
 TUNED, PAPER = "ltd", "paper"
 GRID = "eagle3_grid"
-LOOKUP = "lookup/grid"  # a drafter without a network, with its best static tree
+# A drafter without a network: with its best static tree, and with policies that learned from its own trees.
+LOOKUP, LOOKUP_LEARNED = "lookup/grid", "lookup/ltd"
+LOOKUP_POLICIES = "lookup/best"  # their folder under policies/
 SEEDS = 5
 # What the paper varies: cumulative probabilities, depth and length; then with entropy and hidden state. The
 # root token is ours.
@@ -220,5 +222,6 @@ def check(config: Mapping[str, Any]) -> None:
 
 def needed_folders(names: list[str], policies: str | Path) -> list[str]:
     """The folders of policies that methods decode with, once each."""
-    found = [parse_method(name) for name in names if name.partition(":")[0] == TUNED]
-    return list(dict.fromkeys(f"{policies}/{method.folder}" for method in found))
+    found = [parse_method(name).folder for name in names if name.partition(":")[0] == TUNED]
+    found += [LOOKUP_POLICIES] * (LOOKUP_LEARNED in names)
+    return list(dict.fromkeys(f"{policies}/{folder}" for folder in found))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ltd.engine.lookup_drafting import LookupDrafter
 from ltd.replay.batched_drafting import DraftedTrees, true_nodes
@@ -30,7 +31,7 @@ class LookupRecorder:
     def record(self, answers: Sequence[responses.Sequence], header: dict[str, Any]) -> Traces:
         """Traces of answers of two tokens or more; `header` holds temperature and the two hashes."""
         beam, depth = self.drafter.beam, self.drafter.max_depth
-        for answer in answers:
+        for answer in tqdm(answers, desc="look-up trees", unit="answer", leave=False):
             self.drafter.prefill(None, answer.tokens[: answer.prompt_length])
             for root in range(answer.prompt_length, len(answer.tokens) - 1):
                 self._draft(answer.tokens[root : root + 1])

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from ltd.ablations.catalogue import LOOKUP
+from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED
 from ltd.measurement.summary import (
     BASELINE,
     GRID,
@@ -119,6 +119,8 @@ def findings(
             f"{LOOKUP} is another drafter for the same target: look-up of n-grams in its answers and in the "
             "present text, with the best static tree of its own."
         )
+    if LOOKUP_LEARNED in measured.index:
+        sentences.append(f"{LOOKUP_LEARNED} drafts by look-up, with policies that learned from such trees.")
     sentences += verdicts(runs, spread, seed)
     sentences += replayed(summary)
     if LEARNED in measured.index:
@@ -131,6 +133,7 @@ def findings(
 def verdicts(runs: pd.DataFrame, spread: pd.Series, seed: int) -> list[str]:
     """Compare the policies with what they must beat, a sentence a pair of methods that were both measured."""
     pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper"), (LOOKUP, GRID)]
+    pairs.append((LOOKUP_LEARNED, LOOKUP))
     pairs += [(LEARNED, opponent) for opponent in OPPONENTS]
     decoded = set(runs["method"])
     return [verdict(runs, *pair, spread, seed) for pair in pairs if set(pair) <= decoded]

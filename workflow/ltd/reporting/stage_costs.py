@@ -18,6 +18,7 @@ FOLDERS = {
     "fit_baselines": "baselines",
     "fit_opponents": "opponents",
     "fit_lookup": "lookup",
+    "record_lookup": "lookup-traces",
     "transfer": "transfer",
     "benchmark": "benchmark",
     "evaluate_ablation": "ablations",
