@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ltd import generate_responses as stage
+from ltd.engine.memory import batch_bytes
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import write_jsonl
@@ -166,6 +169,35 @@ def test_a_task_of_which_nothing_fits_is_named(options, target_folder, tmp_path)
     with pytest.raises(InputError, match=r"no prompt of chat fits the target's 48 positions"):
         generate_responses(little, StageRun())
     assert not little.output.exists()
+
+
+def test_batches_that_do_not_fit_are_refused_with_a_size_that_does(options, monkeypatch):
+    config = TargetModel.load(options.target, device="cpu", packed=False).model.config
+    asked = []
+
+    def measured(config, sequences, prompt, answer, dtype):
+        asked.append((sequences, prompt, answer))
+        return batch_bytes(config, sequences, prompt, answer, dtype)
+
+    monkeypatch.setattr(stage, "batch_bytes", measured)
+    monkeypatch.setattr(stage, "free_memory", lambda *_: {0: 5 << 29, 1: 5 << 29})
+    generate_responses(options, StageRun())
+    sequences, prompt, answer = asked[-1]
+    needed = batch_bytes(config, sequences, prompt, answer, torch.float32)
+    monkeypatch.setattr(stage, "free_memory", lambda *_: {0: needed // 2})
+    with pytest.raises(InputError, match=rf"^responses\.batch_size: {sequences} conver.* use at most \d+$"):
+        generate_responses(options, StageRun())
+    monkeypatch.setattr(stage, "free_memory", lambda *_: {0: needed})
+    generate_responses(options, StageRun())
+
+
+def test_a_batch_is_planned_with_its_whole_cache(target):
+    """What transformers allocates for it is in the plan, and the plan grows with it."""
+    config, dtype = target.model.config, torch.float32
+    sizes = [batch_bytes(config, sequences, 30, 20, dtype) for sequences in (0, 4, 8)]
+    shape = config.num_key_value_heads, 50, config.hidden_size // config.num_attention_heads
+    cache = 2 * config.num_hidden_layers * math.prod(shape) * dtype.itemsize
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] >= 4 * cache
 
 
 def test_a_killed_stage_keeps_its_parts_and_ends_the_same(options, monkeypatch):

@@ -20,6 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ltd.devices import multiplies_bfloat16
+from ltd.engine.memory import GIB, batch_bytes
+from ltd.engine.model_loading import free_memory
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
@@ -97,6 +99,23 @@ def _longest(question: Question, target: TargetModel, options: Options) -> int:
     form = chat_format(options.system, options.chat_template, options.thinking)
     asked = render(target.tokenizer, question.turns, [""] * (len(question.turns) - 1), form)
     return len(asked) + len(question.turns) * options.max_new_tokens
+
+
+def check_room(questions: list[Question], target: TargetModel, options: Options) -> None:
+    """Refuse batches that do not fit into the memory that the target leaves, before the first is answered."""
+    together = min(options.batch_size, len(questions))
+    answer = options.max_new_tokens
+    prompt = max(_longest(question, target, options) for question in questions) - answer
+    needed = batch_bytes(target.model.config, together, prompt, answer, target.dtype)
+    places = getattr(target.model, "hf_device_map", {}).values()
+    gpus = sorted({place for place in places if isinstance(place, int)})
+    free = sum(free_memory(target.device, gpus or [target.device.index or 0]).values())
+    if needed > free:
+        raise InputError(
+            f"responses.batch_size: {together} conversations of up to {prompt + answer} tokens need about "
+            f"{needed / GIB:.1f} GiB beside the target, {free / GIB:.1f} are free; use at most "
+            f"{max(1, int(together * free / needed))}"
+        )
 
 
 def log_left_out(asked: list[Question], kept: list[Question], run: StageRun) -> None:
@@ -201,6 +220,7 @@ def generate_responses(options: Options, run: StageRun) -> None:
     )
     questions = fitting(asked, target, options)
     log_left_out(asked, questions, run)
+    check_room(questions, target, options)
     if options.reduced_precision:
         reduce_precision(target)
     folder = options.state / _fingerprint(options)

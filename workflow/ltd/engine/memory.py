@@ -88,6 +88,17 @@ def work_bytes(config: PretrainedConfig, context: int, tree: int, dtype: torch.d
     return rows + logits + scores + LIBRARIES
 
 
+def batch_bytes(
+    config: PretrainedConfig, sequences: int, prompt: int, answer: int, dtype: torch.dtype
+) -> int:
+    """Bytes beside the weights when so many sequences, of at most `prompt` and `answer` tokens, are written
+    together: keys and values, the rows of a layer in the prefill, the logits of a step.
+    """
+    text = config.get_text_config()
+    cache = cache_bytes(config, sequences * (prompt + answer), dtype)
+    return cache + work_bytes(config, sequences * prompt, 0, dtype) + sequences * text.vocab_size * 8
+
+
 def plan_memory(
     config: PretrainedConfig,
     *,
