@@ -192,6 +192,13 @@ def test_what_policies_observe_is_recorded(config, part, key):
     assert complaint(config).startswith(f"traces.{key}: false, but rl.depth_observation has {part!r}")
 
 
+def test_look_up_has_no_hidden_states_to_observe(config):
+    config["benchmark"]["methods"] = ["autoregressive", "lookup/ltd"]
+    configuration.check(config, SCHEMA)
+    config["rl"]["size_observation"] = ["levels", "hidden"]
+    assert complaint(config).startswith("rl.size_observation: 'hidden', but lookup/ltd among benchmark.meth")
+
+
 def test_what_is_not_trained_here_is_not_checked(config, tmp_path):
     config["target"] |= {"path": str(saved_model(tmp_path / "model")), "layers": 13}
     config["draft"] |= {"path": "owner/head", "tap_layers": [1, 2]}

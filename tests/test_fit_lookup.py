@@ -17,9 +17,9 @@ from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.fit_lookup import FitLookupOptions, fit_lookup
 from ltd.measurement.summary import MEAN_TASK, mark_lossless, summarise
-from ltd.record_lookup import RecordLookupOptions, answers_of, record_lookup
+from ltd.record_lookup import RecordLookupOptions, halves, record_lookup
 from ltd.replay.latency import LatencyProfile
-from ltd.replay.lookup_traces import LookupRecorder, lookup_profile
+from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.replay.simulator import simulate, static_grid
 from ltd.replay.traces import Traces, check
 from ltd.reporting.findings import findings
@@ -172,10 +172,8 @@ def learned(tmp_path, answers, others):
     for path, chosen in zip(files.values(), (answers[:4], answers[4:]), strict=True):
         Responses.from_sequences(chosen).save(path)
     output = tmp_path / "lookup-traces"
-    record_lookup(
-        RecordLookupOptions(lookup=options.lookup, profile=options.profile, output=output, **files),
-        StageRun(),
-    )
+    places = {"lookup": options.lookup, "profile": options.profile, "output": output}
+    record_lookup(RecordLookupOptions(**places, texts=files["validation"], **files), StageRun())
     return options, output
 
 
@@ -192,11 +190,38 @@ def test_its_traces_and_profile_belong_together(learned, answers):
         ReplayWorld(traces, head, SIZES)
 
 
+def test_a_drafter_does_not_draft_along_what_it_has_read(learned, answers, tmp_path):
+    """Where texts and training answers are one file, each half is drafted along by who knows the other."""
+    options, _ = learned
+    places = {"lookup": options.lookup, "profile": options.profile, "output": tmp_path / "crossed"}
+    train = tmp_path / "train.safetensors"
+    crossed = RecordLookupOptions(
+        **places, texts=train, train=train, validation=tmp_path / "validation.safetensors"
+    )
+    save_lookup(options.lookup, load_lookup(options.lookup)[0], [a.tokens.tolist() for a in answers[:4]])
+    record_lookup(crossed, StageRun())
+    record_lookup(replace(crossed, texts=crossed.validation, output=tmp_path / "read"), StageRun())
+    found = {}
+    for name in ("crossed", "read"):
+        traces = Traces.load(tmp_path / name / "train.safetensors")
+        ReplayWorld(traces, LatencyProfile.load(tmp_path / name / "profile.json"), SIZES)
+        found[name] = (len(traces), (traces.true_node >= 0).mean())
+    assert found["crossed"][0] == found["read"][0]
+    assert found["crossed"][1] < found["read"][1], "the read ones are known by heart"
+
+
+def test_halves_keep_the_turns_of_a_conversation_together(answers):
+    turns = [replace(answers[0], question_id=number // 2, turn=number % 2) for number in range(6)]
+    first, second = halves(turns)
+    assert [answer.question_id for answer in first] == [0, 0, 2, 2]
+    assert [answer.question_id for answer in second] == [1, 1]
+
+
 def test_answers_of_a_single_token_are_refused(tmp_path, answers):
     short = [replace(answer, tokens=answer.tokens[: answer.prompt_length + 1]) for answer in answers]
     Responses.from_sequences(short).save(tmp_path / "short.safetensors")
     with pytest.raises(InputError, match=r"short\.safetensors: no answer of two tokens or more"):
-        answers_of(tmp_path / "short.safetensors")
+        drafted_answers(tmp_path / "short.safetensors")
 
 
 def test_the_benchmark_decodes_with_policies_of_its_own(learned):
@@ -224,4 +249,4 @@ def test_its_policies_are_planned(tmp_path):
     for policy in ("size", "depth"):
         assert f"train_policy --policy {policy} --traces results/smoke/lookup-traces/train" in plan
     assert "--profile results/smoke/lookup-traces/profile.json" in plan
-    assert "ltd.record_lookup --lookup results/smoke/lookup " in plan
+    assert "ltd.record_lookup --lookup results/smoke/lookup --texts results/smoke/responses/draft-t0" in plan

@@ -10,9 +10,12 @@ import os
 import pytest
 import torch
 
-from engine_models import check_same, margin
+from engine_models import check_same, margin, random_head, random_target
 from ltd.engine import lean_layers, tree
 from ltd.engine.bucketed_forward import padded_mask
+from ltd.engine.draft_network import DraftNetwork
+from ltd.engine.kv_cache import KeyValueCache
+from ltd.engine.lean_forward import LeanNetwork
 
 pytest.importorskip("triton", reason="needs Triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -24,6 +27,8 @@ from ltd.engine.gpu import attention, drafting, network, products  # noqa: E402
 DEVICE = "cpu" if INTERPRETED else "cuda"
 NUMBER_TYPES = [torch.float32, torch.float16 if INTERPRETED else torch.bfloat16]
 EPS = 1e-5
+HEAD_TILED = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 128}
+TILED = HEAD_TILED | {"hidden_size": 128}
 HEADS = [(6, 2, 20), (4, 4, 16), (8, 1, 64)]  # query heads, key heads, size
 
 pytestmark = pytest.mark.parametrize("dtype", NUMBER_TYPES, ids=str)
@@ -50,20 +55,21 @@ def test_products(rows, dtype):
     bias, weight = randn(192, dtype=dtype), randn(256, dtype=dtype)
     check_close(products.product(given, matrix), given @ matrix.T)
     normalised = lean_layers.normalise(given, weight, EPS)
-    weighted = products.WeightedRows(*products.weigh(given, weight))
-    check_close(products.product(weighted, matrix, bias, EPS), normalised @ matrix.T + bias)
-    check_close(products.product(weighted.last(), matrix, eps=EPS), (normalised @ matrix.T)[-1:])
+    weighted = products.weigh(given, lean_layers.RowNorm(weight, EPS))
+    check_close(products.product(weighted, matrix, bias), normalised @ matrix.T + bias)
+    check_close(products.product(weighted.last(), matrix), (normalised @ matrix.T)[-1:])
 
 
 @pytest.mark.parametrize("rows", [1, 5, 32])
 def test_products_within_a_layer(rows, dtype):
     given, residual = randn(rows, 128, dtype=dtype), randn(rows, 256, dtype=dtype)
     matrix, weight = randn(256, 128, dtype=dtype, scale=0.1), randn(256, dtype=dtype)
-    stream, weighted = products.product_and_add(given, matrix, residual, weight)
+    norm = lean_layers.RowNorm(weight, EPS)
+    stream, weighted = products.product_and_add(given, matrix, residual, norm)
     expected, normalised = lean_layers.add_and_normalise(residual, given @ matrix.T, weight, EPS)
     check_close(stream, expected)
     gate_up = randn(384, 256, dtype=dtype, scale=0.1)
-    inner = products.gated_product(weighted, gate_up, EPS)
+    inner = products.gated_product(weighted, gate_up)
     check_close(inner, lean_layers.gated(normalised @ gate_up.T))
 
 
@@ -138,6 +144,67 @@ def test_beams_advance_alike(beam, dtype):
         given = scores, tokens, hidden, paths, sees, level
         check_same(drafting.advance_beam, tree.advance_beam, given)
         tree.advance_beam(*given)
+
+
+@pytest.fixture(scope="module")
+def engines():
+    """A target and a head that fall into tiles, in float32 (the passes do not ask), and their networks."""
+    target = random_target("qwen3", vocab=128, max_context=60, max_tree=40, layers=5, **TILED)
+    head = random_head(target, draft_vocab=64, **HEAD_TILED).to(DEVICE)
+    target.model.to(DEVICE)
+    positions = torch.arange(100, device=DEVICE)
+    return LeanNetwork(target.model, target.tap_layers, positions), DraftNetwork(head, positions, beam=3)
+
+
+def seen_cache(network, rows, own, context, layers):
+    """Slots, keys and values of a cache with something in it, and what rows see of it."""
+    first = network.layers[0] if layers > 1 else network.layer
+    cache = KeyValueCache(
+        layers,
+        first.kv_heads,
+        first.head_dim,
+        capacity=context,
+        scratch=own,
+        groups=first.groups,
+        device=DEVICE,
+    )
+    cache.buffer.copy_(torch.randn_like(cache.buffer))
+    sees = torch.rand(rows, own, device=DEVICE) > 0.5
+    sees[:, :rows] |= torch.eye(rows, dtype=torch.bool, device=DEVICE)
+    return cache, cache.slots(0, rows), cache.window(0, own + context), sees
+
+
+@pytest.mark.parametrize("rows", [1, 5, 33])
+@torch.inference_mode()
+def test_passes_of_a_target(engines, rows, dtype):
+    net, context, length = engines[0], 20, torch.tensor([11], device=DEVICE)
+    cache, slots, (keys, values), sees = seen_cache(net, rows, rows, context, layers=5)
+    tokens = torch.randint(128, (rows,), device=DEVICE)
+    positions = 11 + torch.arange(rows, device=DEVICE)
+    before = cache.buffer.clone()
+    ours = network.TargetPass(net)(tokens, positions, slots, keys, values, sees, length)
+    stored = cache.buffer.clone()
+    cache.buffer.copy_(before)
+    mask = padded_mask(sees, length, context, torch.float32)
+    theirs = net(tokens, positions, slots, keys, values, mask, False, False)
+    for one, two in zip((*ours, stored), (*theirs, cache.buffer), strict=True):
+        assert torch.allclose(one, two, atol=2e-3)
+
+
+@pytest.mark.parametrize("taps", [True, False])
+@torch.inference_mode()
+def test_passes_of_a_head(engines, taps, dtype):
+    """The prefix pass, whose last row has children, and a beam pass, whose rows all have."""
+    net, rows, context, length = engines[1], 3, 20, torch.tensor([11], device=DEVICE)
+    _, slots, (keys, values), sees = seen_cache(net, rows, 6, context, layers=1)
+    features = randn(rows, 3 * 128 if taps else 128)
+    given = features, taps, torch.randint(128, (rows,), device=DEVICE), 11 + torch.arange(rows, device=DEVICE)
+    parents = None if taps else randn(rows)
+    ours = network.DraftPass(net)(*given, slots, keys, values, sees, length, parents)
+    mask = padded_mask(sees, length, context, torch.float32)
+    theirs = net(*given, slots, keys, values, mask, False, parents)
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.shape == two.shape and torch.allclose(one.float(), two.float(), atol=2e-3)
 
 
 def test_matrices_that_do_not_fall_into_tiles_are_left_to_the_library(dtype):

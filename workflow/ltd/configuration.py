@@ -99,10 +99,10 @@ def check_reuse(config: Config) -> None:
     if missing:
         raise InputError(f"reuse: {folder} has no {missing[0]}; run that experiment to its end first")
     learned = f"policies/{ablations.LOOKUP_POLICIES}"
-    for method, made in ((ablations.LOOKUP, "lookup"), (ablations.LOOKUP_LEARNED, learned)):
-        if method in config["benchmark"]["methods"] and not (folder / made).exists():
+    for method, part in ((ablations.LOOKUP, "lookup"), (ablations.LOOKUP_LEARNED, learned)):
+        if method in config["benchmark"]["methods"] and not (folder / part).exists():
             raise InputError(
-                f"benchmark.methods: {method} needs {folder / made}, which other prompts cannot make; "
+                f"benchmark.methods: {method} needs {folder / part}, which other prompts cannot make; "
                 "name the method in that experiment, and run that again"
             )
     made = read_json(folder / "latency/profile.json")
@@ -226,7 +226,13 @@ def check_train_tasks(config: Config) -> None:
 
 def check_observations(config: Config) -> None:
     """Check that the traces record what the policies observe."""
+    looked_up = ablations.LOOKUP_LEARNED in config["benchmark"]["methods"]
     for name in ("size_observation", "depth_observation"):
+        if looked_up and "hidden" in config["rl"][name]:
+            raise InputError(
+                f"rl.{name}: 'hidden', but {ablations.LOOKUP_LEARNED} among benchmark.methods has no network "
+                "with hidden states; leave one of them out"
+            )
         for part, key in (("entropy", "entropy"), ("hidden", "features")):
             if part in config["rl"][name] and not config["traces"][key]:
                 raise InputError(f"traces.{key}: false, but rl.{name} has {part!r}; set it to true")

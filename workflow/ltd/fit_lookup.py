@@ -19,9 +19,8 @@ from ltd.engine.ngrams import NgramCounts
 from ltd.errors import InputError
 from ltd.files import atomic_path, write_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.record_lookup import answers_of
 from ltd.replay.latency import LatencyProfile
-from ltd.replay.lookup_traces import LookupRecorder, lookup_profile
+from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import static_grid
 from ltd.texts import responses
@@ -113,7 +112,7 @@ def fit_lookup(options: FitLookupOptions, run: StageRun | Any) -> None:
             "context_weights: at least one each"
         )
     vocabulary = read_config(options.target).get_text_config().vocab_size
-    answers = answers_of(options.validation)
+    answers = drafted_answers(options.validation)
     unfit = LookupSettings(vocabulary, 1, 1, options.beam, options.max_depth, depth=1, size=1)
     model, texts, tried = choose_model(unfit, options, answers)
     settings, found = choose_tree(model, texts, replace(profile, beam=options.beam), answers)

@@ -37,6 +37,7 @@ rule fit_lookup:
         f"{RESULTS}/benchmarks/fit_lookup.tsv"
     conda:
         "../../envs/ltd.yaml"
+    threads: workflow.cores
     params:
         target=target_name,
         tree=command_line(config["tree"]),
@@ -48,9 +49,11 @@ rule fit_lookup:
 
 
 # What it would have drafted at every position of the target's answers: the chain `lookup` learns from that.
+# Times its passes: like the profile, with nothing beside it.
 rule record_lookup:
     input:
         lookup=rules.fit_lookup.output,
+        texts=rules.fit_lookup.input.texts,
         train=f"{RESULTS}/responses/train-t0.safetensors",
         validation=f"{RESULTS}/responses/validation-t0.safetensors",
         profile=rules.profile_latency.output,
@@ -64,11 +67,12 @@ rule record_lookup:
         f"{RESULTS}/benchmarks/record_lookup.tsv"
     conda:
         "../../envs/ltd.yaml"
+    threads: workflow.cores
     params:
         output=folder_of_output,
         options=common_options(threads=1),
     shell:
-        "python -m ltd.record_lookup --lookup {input.lookup} --train {input.train}"
+        "python -m ltd.record_lookup --lookup {input.lookup} --texts {input.texts} --train {input.train}"
         " --validation {input.validation} --profile {input.profile} --output {params.output}"
         " {params.options} 2>&1 | tee {log}"
 

@@ -60,11 +60,11 @@ CHAINS = ["default", "paper", "ltd"]
 # Policies that observe the machine, for any machine.
 CONDITIONED = "conditioned"
 # Policies for the drafter without a network, from traces of its own.
-LOOKUP_CHAIN = "lookup"
+LOOKUP_CHAIN = ablations.LOOKUP_CHAIN
 # The paper's formulation with all of its steps, beside the short one: `make paper-rl`.
 PAPER_FULL = "paper-full"
 NAMED_CHAINS = [*CHAINS, CONDITIONED, PAPER_FULL, LOOKUP_CHAIN]
-# Ablations and the benchmark may ask for variants of the last two.
+# Ablations and the benchmark may ask for variants of the chains `paper` and `ltd`.
 VARIANTS = r"variants/(paper|ltd)-[A-Za-z0-9_-]+"
 
 
@@ -154,18 +154,11 @@ def trace_file(split, temperature="0"):
     )
 
 
-def train_traces_of_chain(wildcards):
-    """What a chain learns from: the trees of the drafter that it is for."""
-    looked_up = wildcards.chain == LOOKUP_CHAIN
-    return f"{LOOKUP_TRACES}/train.safetensors" if looked_up else trace_file("train")
-
-
-def validation_traces_of_chain(wildcards):
-    looked_up = wildcards.chain == LOOKUP_CHAIN
-    return (
-        f"{LOOKUP_TRACES}/validation.safetensors"
-        if looked_up
-        else trace_file("validation")
+def traces_of_chain(split):
+    """What a chain learns from or is chosen on: trees of the drafter that it is for."""
+    looked_up = f"{LOOKUP_TRACES}/{split}.safetensors"
+    return lambda wildcards: (
+        looked_up if wildcards.chain == LOOKUP_CHAIN else trace_file(split)
     )
 
 

@@ -1,12 +1,13 @@
 # Two policies, made to co-adapt: initial ones alone, then rounds that retrain one against the other.
-# Three chains: `default` from the rl block, `paper` with the paper's formulation, `ltd` with the tuned winner.
+# Chains: `default` from the rl block, `paper` with the paper's formulation, `ltd` with the tuned winner, and those
+# of rules/common.smk that only some ask for.
 CHAIN = f"{RESULTS}/policies/{{chain}}"
 
 
 rule train_initial_policy:
     input:
-        traces=train_traces_of_chain,
-        validation=validation_traces_of_chain,
+        traces=traces_of_chain("train"),
+        validation=traces_of_chain("validation"),
         profile=profile_of_chain,
         settings=settings_of_chain,
     output:
@@ -31,7 +32,7 @@ rule combine_policies:
     input:
         size_policy=f"{CHAIN}/initial/size",
         depth_policy=f"{CHAIN}/initial/depth",
-        validation=validation_traces_of_chain,
+        validation=traces_of_chain("validation"),
         profile=profile_of_chain,
     output:
         directory(f"{CHAIN}/iteration-0"),
@@ -50,8 +51,8 @@ rule combine_policies:
 # Iterations 1, 2, 3, ...: size, depth, size, ... starting from the pair before.
 rule train_policy_round:
     input:
-        traces=train_traces_of_chain,
-        validation=validation_traces_of_chain,
+        traces=traces_of_chain("train"),
+        validation=traces_of_chain("validation"),
         profile=profile_of_chain,
         settings=settings_of_chain,
         previous=previous_pair,

@@ -27,7 +27,8 @@ TUNED, PAPER = "ltd", "paper"
 GRID = "eagle3_grid"
 # A drafter without a network: with its best static tree, and with policies that learned from its own trees.
 LOOKUP, LOOKUP_LEARNED = "lookup/grid", "lookup/ltd"
-LOOKUP_POLICIES = "lookup/best"  # their folder under policies/
+LOOKUP_CHAIN = "lookup"
+LOOKUP_POLICIES = f"{LOOKUP_CHAIN}/best"  # their folder under policies/
 SEEDS = 5
 # What the paper varies: cumulative probabilities, depth and length; then with entropy and hidden state. The
 # root token is ours.

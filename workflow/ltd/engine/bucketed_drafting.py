@@ -42,13 +42,23 @@ class BucketedDrafter(Drafter):
         if has_kernels(self.device):
             from ltd.engine.gpu import drafting, network  # need Triton
 
-            self.kernels, self._advance_beam = network.draft_pass(self._network), drafting.advance_beam
+            self.kernels = network.draft_pass(self._network)
+            if beam <= network.MOST_ROWS:
+                self._advance_beam = drafting.advance_beam
         self.passes, self.context_buckets = Passes(self.device), context_buckets(max_context)
         self.tree_passes: TreePasses | None = None  # with the target that verified last
         with torch.inference_mode():
             self._make_fixed_buffers()
             if self.passes.captures:
                 self._capture()
+
+    def _make_masks(self, scratch: int, nodes_seen: int) -> None:
+        """What beam rows see of the nodes drafted so far: themselves, and rows of earlier levels that are
+        their ancestors. A pass makes of it what it needs.
+        """
+        own = torch.eye(self.beam, dtype=torch.bool, device=self.device)
+        self._fresh_sees = own.repeat(1, self.max_depth - 1)
+        self._sees = self._fresh_sees.clone()
 
     def _make_fixed_buffers(self) -> None:
         rows, dtype = self.prefix_rows, self._pending_taps.dtype
@@ -58,11 +68,6 @@ class BucketedDrafter(Drafter):
         self._alone = torch.eye(rows, dtype=torch.bool, device=self.device)
         self._causal = torch.ones(rows, rows, dtype=torch.bool, device=self.device).tril()
         width, vocabulary = self.head.config.hidden_size, self.head.config.draft_vocab_size
-        # What beam rows see of each other's levels, as `_tree_mask` has it for the drafter of a CPU.
-        self._fresh_sees = torch.eye(self.beam, dtype=torch.bool, device=self.device).repeat(
-            1, self.max_depth - 1
-        )
-        self._sees = self._fresh_sees.clone()
         self.hidden = torch.zeros(self.beam, width, dtype=dtype, device=self.device)
         self._logits = torch.zeros(vocabulary, device=self.device)
 

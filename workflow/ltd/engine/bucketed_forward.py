@@ -133,7 +133,7 @@ class BucketedForward(LeanForward):
         return self.passes.run(("tree", rows, context), partial(self._pass, rows, context))
 
     def _step(self, context: int) -> tuple[Tensor, Tensor]:
-        rows = 1 if self.kernels else self.row_buckets[0]  # see `row_buckets`
+        rows = 1 if self.kernels else self.row_buckets[0]  # a library takes longer for one
         self.rows.separate(rows)
         logits, taps = self._pass(rows, context)
         self.cache.keep_last(1, self.rows.length, self._one)

@@ -81,17 +81,22 @@ class Drafter:
             dtype=dtype,
             device=device,
         )
+        self._make_masks(scratch, nodes_seen)
+        self.layout = TreeLayout(beam, depth, device)
+        self._paths = root_paths(beam, depth, device)
+
+    def _make_masks(self, scratch: int, nodes_seen: int) -> None:
+        """What rows see, as numbers that are added to the scores of attention."""
+        beam, context, device, dtype = self.beam, self.max_context, self.device, self.cache.buffer.dtype
         # Any causal mask of a few rows behind a prefix is a window of this one.
         band = torch.full((PREFIX_ROWS, context + PREFIX_ROWS), float("-inf"), dtype=dtype, device=device)
         self._causal_band = band.triu_(context + 1)
         # Beam rows see the whole prefix, themselves, and those rows of earlier levels that are their
         # ancestors.
         own = torch.full((beam, beam), float("-inf"), dtype=dtype, device=device).fill_diagonal_(0.0)
-        self._fresh_mask = own.repeat(1, depth - 1)
+        self._fresh_mask = own.repeat(1, self.max_depth - 1)
         self._mask = torch.zeros(beam, scratch + context, dtype=dtype, device=device)
         self._tree_mask = self._mask.narrow(1, scratch - nodes_seen, nodes_seen)
-        self.layout = TreeLayout(beam, depth, device)
-        self._paths = root_paths(beam, depth, device)
 
     @torch.inference_mode()
     def reset(self) -> None:

@@ -103,8 +103,9 @@ def advance_beam(
     """Make the best W nodes of `level` its beam; their features [W, H], tokens [W] and scores [W].
 
     scores [pool], tokens [pool]; hidden [rows, H] of the pass that predicted them. Enters the beam in paths
-    (see `root_paths`; rows as in `TreeLayout`) and in tree_mask [W, (D - 1) * W] (added to attention scores;
-    the columns of level 1 are the last, those of the newest level already show each node itself alone).
+    (see `root_paths`; rows as in `TreeLayout`) and in tree_mask [W, (D - 1) * W] (bool, or added
+    to attention scores; the columns of level 1 are the last, those of the newest level already show each node
+    itself alone).
     """
     beam = tree_mask.shape[0]
     if level == 1:

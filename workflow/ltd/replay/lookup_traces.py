@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ltd.engine.lookup_drafting import LookupDrafter
+from ltd.errors import InputError
 from ltd.replay.batched_drafting import DraftedTrees, true_nodes
 from ltd.replay.latency import LatencyProfile, LatencyTable
 from ltd.replay.traces import Traces, level_starts, true_path_ranks
 from ltd.texts import responses
+
+
+def drafted_answers(path: Path) -> list[responses.Sequence]:
+    """Answers with a cycle: one of a single token comes from the prefill alone.
+
+    Raises InputError when there is none.
+    """
+    answers = [answer for answer in responses.Responses.load(path).sequences() if len(answer.answer) > 1]
+    if not answers:
+        raise InputError(f"{path}: no answer of two tokens or more; there is nothing to draft along")
+    return answers
 
 
 class LookupRecorder:

@@ -120,7 +120,7 @@ def findings(
             "present text, with the best static tree of its own."
         )
     if LOOKUP_LEARNED in measured.index:
-        sentences.append(f"{LOOKUP_LEARNED} drafts by look-up, with policies that learned from such trees.")
+        sentences.append(f"{LOOKUP_LEARNED} drafts by look-up, with policies of its own, untuned.")
     sentences += verdicts(runs, spread, seed)
     sentences += replayed(summary)
     if LEARNED in measured.index:

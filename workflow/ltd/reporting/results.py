@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ltd.ablations.catalogue import LOOKUP_CHAIN
 from ltd.files import read_json
 from ltd.measurement.clock_noise import clock_noise, largest_by_task
 from ltd.measurement.summary import GREEDY, at_temperature
@@ -54,7 +55,9 @@ class Results:
     def load(cls, experiment: Path) -> "Results":
         """Read everything; raises InputError naming the first file that the report cannot do without."""
         benchmark = experiment / "benchmark"
-        chains = [read_chain(path) for path in sorted((experiment / "policies").glob("*"))]
+        # All of the same traces and times; another drafter's are not to be compared with them.
+        folders = (path for path in (experiment / "policies").glob("*") if path.name != LOOKUP_CHAIN)
+        chains = [read_chain(path) for path in sorted(folders)]
         facts = read_json(benchmark / "benchmark.json")
         summary = pd.read_csv(benchmark / "summary.csv")
         runs, cycles, oracle = (

@@ -1,4 +1,5 @@
-"""Attention of the rows of a tree: rotation and cache entries in one kernel, everything else in another.
+"""Attention of the rows of a tree: rotation and cache entries in one kernel, attention in another, and where
+its keys were split, a third that joins the parts.
 
 Rows of a tree see some of each other and, behind these in the cache, all of a prefix whose length stands in
 memory, where a CUDA graph finds it anew at every replay.
@@ -9,7 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ltd.engine.gpu.products import shared_memory
+
 COLUMNS = 64  # keys at a time
+MOST_STAGES = 3  # times as many are under way
 ENOUGH = 320  # programs at a time: a few for each multiprocessor of a large GPU
 
 
@@ -148,11 +152,12 @@ def tree_attention(queries: Tensor, keys: Tensor, values: Tensor, sees: Tensor, 
         parts = torch.empty(splits, heads, rows, size, dtype=torch.float32, device=out.device)
         sums = torch.empty(splits, heads, rows, 2, dtype=torch.float32, device=out.device)
     wide = max(16, triton.next_power_of_2(size))
+    bytes_under_way = 2 * COLUMNS * wide * queries.element_size()
     _attention_kernel[(kv_heads, blocks, splits)](
         queries, keys, values, sees.view(torch.uint8), length, out, parts, sums,
         rows, sees.shape[1], sees.stride(0), keys.stride(0),
         SIZE=size, WIDE=wide, GROUPS=heads // kv_heads, ROWS=height, COLUMNS=COLUMNS, SPLITS=splits,
-        num_warps=4, num_stages=3,
+        num_warps=4, num_stages=max(1, min(MOST_STAGES, shared_memory(out.device) // bytes_under_way)),
     )  # fmt: skip
     if splits > 1:
         grid = (heads, rows)

@@ -12,13 +12,14 @@ from torch import Tensor
 from ltd.engine.tree import level_start
 
 NONE = tl.constexpr(-(1 << 63))  # below every key
+COLUMNS = 64  # of what a beam sees that one program moves
 CHUNK = 1024  # tokens of the draft vocabulary that one program looks at
 
 
 @triton.jit
 def _keys(scores, place):
     """int64 keys of float32 scores at places: ordered as the scores, then against the places."""
-    bits = scores.to(tl.int32, bitcast=True)
+    bits = (scores + 0.0).to(tl.int32, bitcast=True)  # one zero, not two
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
     return (ordered << 32) | (0x7FFFFFFF - place).to(tl.int64)
 
@@ -81,10 +82,10 @@ def _children_kernel(
 def _beam_kernel(
     scores, tokens, hidden, paths, sees, features, beam_tokens, beam_scores,
     first, level, start, moved, width, path_length, sees_stride,
-    BEAM: tl.constexpr, BEAM_ROWS: tl.constexpr, NODES: tl.constexpr, PATH: tl.constexpr, SEES: tl.constexpr,
-    BLOCK: tl.constexpr, FIRST: tl.constexpr,
+    BEAM: tl.constexpr, BEAM_ROWS: tl.constexpr, NODES: tl.constexpr, PATH: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    """Program r makes the node of rank r a member of the beam; the last one moves the rows of `sees`."""
+    """Program r makes the node of rank r a member of the beam; those behind move the rows of `sees`."""
     program = tl.program_id(0)
     number, row = tl.arange(0, NODES), tl.arange(0, BEAM_ROWS)
     offsets = row  # places of the beam's nodes within their level, by rank
@@ -112,7 +113,7 @@ def _beam_kernel(
             feature = tl.load(source + column, mask=column < width)
             tl.store(features + program * width + column, feature, mask=column < width)
     else:
-        column = tl.arange(0, SEES)
+        column = (program - BEAM) * COLUMNS + tl.arange(0, COLUMNS)
         inside = (row < BEAM)[:, None] & (column < moved)[None, :]
         parents = tl.where(row < BEAM, offsets // BEAM, 0)
         window = sees + start + column[None, :]
@@ -153,11 +154,10 @@ def advance_beam(
     features = hidden.new_empty(beam, width)
     beam_tokens, beam_scores = tokens.new_empty(beam), scores.new_empty(beam)
     first = level_start(beam, level)
-    _beam_kernel[(beam + (level > 1),)](
+    _beam_kernel[(beam + triton.cdiv(moved, COLUMNS),)](
         scores, tokens, hidden, paths, sees.view(torch.uint8), features, beam_tokens, beam_scores,
         first, level, sees.shape[1] - moved, moved, width, path_length, sees.stride(0),
         BEAM=beam, BEAM_ROWS=triton.next_power_of_2(beam), NODES=triton.next_power_of_2(beam * beam),
-        PATH=triton.next_power_of_2(path_length), SEES=triton.next_power_of_2(sees.shape[1]), BLOCK=2048,
-        FIRST=level == 1, num_warps=4,
+        PATH=triton.next_power_of_2(path_length), COLUMNS=COLUMNS, BLOCK=2048, FIRST=level == 1, num_warps=4,
     )  # fmt: skip
     return features, beam_tokens, beam_scores

@@ -1,8 +1,9 @@
 """Passes of the target and of the Eagle3 head over a few rows, with the kernels of this package.
 
 Same weights and, up to the rounding of sums, the same results as `ltd.engine.lean_forward.LeanNetwork` and
-`ltd.engine.draft_network.DraftNetwork`, whose parts they use. A layer is six kernels: three products that
-have norm, gate and addition inside, the fourth with the norm before it, the rotation and the attention.
+`ltd.engine.draft_network.DraftNetwork`, whose parts they use. A layer is six kernels: queries, keys, values
+(the norm before them inside), rotation, attention, its output (the addition to the stream inside), gates and
+what they gate (norm and SwiGLU inside), and the way down (the addition inside).
 """
 
 import torch
@@ -22,40 +23,41 @@ from ltd.engine.gpu.products import (
 from ltd.engine.lean_forward import LeanNetwork
 from ltd.engine.lean_layers import FusedLinear, HeadRotation, LeanLayer, RowNorm
 
-NUMBER_TYPE = (
-    torch.bfloat16
-)  # in float16, rows that are not yet divided by their root mean square may overflow
+# In float16, rows that are weighted but not yet divided by their root mean square might overflow.
+NUMBER_TYPE = torch.bfloat16
 
 
 def serves_target(network: LeanNetwork) -> bool:
-    """Whether `TargetPass` computes this network: in bfloat16, its matrices in whole tiles."""
+    """Whether `TargetPass` computes this network: in bfloat16, all matrices suited, biases nowhere but beside
+    queries, keys and values.
+    """
     return (
         network.embedding.dtype == NUMBER_TYPE
-        and _fits(network.head)
-        and all(map(_fits_layer, network.layers))
+        and _suited(network.head)
+        and all(map(_suited_layer, network.layers))
     )
 
 
 def serves_head(network: DraftNetwork) -> bool:
-    """Whether `DraftPass` computes this head: as a target's network, and its feature is the residual
-    stream.
+    """Whether `DraftPass` computes this head: as for a target, with a beam of at most `MOST_ROWS`, and the
+    residual stream, not its norm, as the next step's feature.
     """
     return (
         network.embedding.dtype == NUMBER_TYPE
         and not network.norm_output
         and network.beam <= MOST_ROWS
-        and _fits(network.fuse[1])
-        and _fits(network.output)
-        and _fits_layer(network.layer)
+        and _suited(network.fuse[1])
+        and _suited(network.output)
+        and _suited_layer(network.layer)
     )
 
 
-def _fits_layer(layer: LeanLayer) -> bool:
-    plain = _fits(layer.output) and _fits(layer.gate_up, parts=2) and _fits(layer.down)
-    return plain and suits(layer.qkv.weight)
+def _suited_layer(layer: LeanLayer) -> bool:
+    others = _suited(layer.output) and _suited(layer.gate_up, parts=2) and _suited(layer.down)
+    return others and suits(layer.qkv.weight)
 
 
-def _fits(linear: FusedLinear, parts: int = 1) -> bool:
+def _suited(linear: FusedLinear, parts: int = 1) -> bool:
     return suits(linear.weight, parts) and linear.bias is None
 
 
@@ -85,14 +87,16 @@ class LayerPass:
         return attention.tree_attention(queries, keys, values, sees, length)
 
     def __call__(
-        self, inputs: Tensor | WeightedRows, residual: Tensor, eps: float, next_norm: RowNorm, *seen
+        self, inputs: Tensor | WeightedRows, residual: Tensor, next_norm: RowNorm, *seen
     ) -> tuple[Tensor, WeightedRows]:
-        """Residual stream [R, H] behind the layer, and what the norm there makes of it."""
-        layer, norm = self.layer, self.layer.mlp_norm
-        attended = self.attend(product(inputs, layer.qkv.weight, layer.qkv.bias, eps), *seen)
-        residual, inputs = product_and_add(attended, layer.output.weight, residual, norm.weight)
-        inner = gated_product(inputs, layer.gate_up.weight, norm.eps)
-        return product_and_add(inner, layer.down.weight, residual, next_norm.weight)
+        """Residual stream [R, H] behind the layer, itself and on its way through the norm there; `seen` as
+        `attend` takes it.
+        """
+        layer = self.layer
+        attended = self.attend(product(inputs, layer.qkv.weight, layer.qkv.bias), *seen)
+        residual, inputs = product_and_add(attended, layer.output.weight, residual, layer.mlp_norm)
+        inner = gated_product(inputs, layer.gate_up.weight)
+        return product_and_add(inner, layer.down.weight, residual, next_norm)
 
 
 class TargetPass:
@@ -122,13 +126,12 @@ class TargetPass:
 
     def _few_rows(self, hidden: Tensor, positions: Tensor, caches: list, *seen) -> tuple[Tensor, Tensor]:
         network, norms = self.network, self.network.norms
-        inputs, taps = WeightedRows(*weigh(hidden, norms[0].weight)), []
+        inputs, taps = weigh(hidden, norms[0]), []
         for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             if index in network.tap_layers:
                 taps.append(hidden)
-            after = norms[index + 1]
-            hidden, inputs = layer(inputs, hidden, norms[index].eps, after, positions, *cache, *seen)
-        return product(inputs, network.head.weight, eps=norms[-1].eps), torch.cat(taps, dim=-1)
+            hidden, inputs = layer(inputs, hidden, norms[index + 1], positions, *cache, *seen)
+        return product(inputs, network.head.weight), torch.cat(taps, dim=-1)
 
     def _many_rows(self, hidden: Tensor, positions: Tensor, caches: list, *seen) -> tuple[Tensor, Tensor]:
         """With a library's products, and what stands between them fused as in `LeanNetwork`."""
@@ -172,10 +175,10 @@ class DraftPass:
         if network.norm_before_residual:
             features = inputs[:, 1].contiguous()
         seen = positions, slots[0], keys[0], values[0], sees, length
-        hidden, weighted = self.layer(inputs.flatten(1), features, 0.0, norm, *seen)
+        hidden, weighted = self.layer(inputs.flatten(1), features, norm, *seen)
         if parent_scores is None:
             hidden, weighted = hidden[-1:], weighted.last()
-        logits = product(weighted, network.output.weight, eps=norm.eps)
+        logits = product(weighted, network.output.weight)
         children = drafting.best_children(logits, network.beam, parent_scores, network.target_ids)
         return hidden, logits, *children
 

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ltd.engine.fusion import fused
+from ltd.engine.lean_layers import RowNorm
 
 TILE = 64  # rows of the matrix, which are columns of the result, that one program computes
 DEPTH = 128  # elements of them at a time
@@ -25,21 +26,26 @@ MOST_STAGES = 8  # tiles under way
 
 
 class WeightedRows(NamedTuple):
-    """Rows [R, H] times the weight of their norm, and `squares` float32 [parts, R], which add up to the sum
-    of squares of the rows before that.
+    """Rows [R, H] times the weight of their norm; `squares` float32 [parts, R], which add up to the sum of
+    squares of the rows before that; and what the norm adds to the mean square.
     """
 
     rows: Tensor
     squares: Tensor
+    eps: float
 
     def last(self) -> "WeightedRows":
         """The last row alone."""
-        return WeightedRows(self.rows[-1:], self.squares[:, -1:])
+        return WeightedRows(self.rows[-1:], self.squares[:, -1:], self.eps)
+
+
+def weigh(rows: Tensor, norm: RowNorm) -> WeightedRows:
+    """Rows [R, H] that go through a norm."""
+    return WeightedRows(*_weigh(rows, norm.weight), norm.eps)
 
 
 @fused
-def weigh(rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Fields of `WeightedRows` of rows [R, H] for a norm with weight [H]."""
+def _weigh(rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return rows * weight, rows.float().square().sum(dim=-1)[None]
 
 
@@ -62,7 +68,8 @@ def _accumulate(
     total = tl.zeros([TILE, ROWS], tl.float32)
     for _ in range(0, depth, DEPTH):
         weights = tl.load(left, eviction_policy="evict_first")
-        total = tl.dot(weights, tl.load(right, mask=(row < valid)[None, :], other=0.0), total)
+        given = tl.load(right, mask=(row < valid)[None, :], other=0.0)
+        total = tl.dot(weights, given, total, input_precision="ieee")
         left += DEPTH
         right += DEPTH
     return total
@@ -121,8 +128,8 @@ def _gated_kernel(
     gate, up = tl.zeros([TILE, ROWS], tl.float32), tl.zeros([TILE, ROWS], tl.float32)
     for _ in range(0, depth, DEPTH):
         given = tl.load(right, mask=(row < valid)[None, :], other=0.0)
-        gate = tl.dot(tl.load(gates, eviction_policy="evict_first"), given, gate)
-        up = tl.dot(tl.load(ups, eviction_policy="evict_first"), given, up)
+        gate = tl.dot(tl.load(gates, eviction_policy="evict_first"), given, gate, input_precision="ieee")
+        up = tl.dot(tl.load(ups, eviction_policy="evict_first"), given, up, input_precision="ieee")
         gates += DEPTH
         ups += DEPTH
         right += DEPTH
@@ -133,16 +140,17 @@ def _gated_kernel(
 
 
 def suits(matrix: Tensor, parts: int = 1) -> bool:
-    """Whether a matrix [N, K], of so many equal parts one below the other, falls into whole tiles."""
-    return matrix.shape[0] % (parts * TILE) == 0 and matrix.shape[1] % DEPTH == 0
+    """Whether a matrix [N, K], of so many equal parts one below the other, falls into whole tiles, as it lies
+    in memory.
+    """
+    whole = matrix.shape[0] % (parts * TILE) == 0 and matrix.shape[1] % DEPTH == 0
+    return whole and matrix.is_contiguous()
 
 
-def product(
-    given: Tensor | WeightedRows, matrix: Tensor, bias: Tensor | None = None, eps: float = 0.0
-) -> Tensor:
+def product(given: Tensor | WeightedRows, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     """Rows [R, K], normalised if they are `WeightedRows`, times matrix [N, K]: [R, N]."""
     weighted = isinstance(given, WeightedRows)
-    rows, squares = given if weighted else (given, given)
+    rows, squares, eps = given if weighted else (given, given, 0.0)
     parts = squares.shape[0] if weighted else 0
     out = rows.new_empty(len(rows), matrix.shape[0])
     _product_kernel[(matrix.shape[0] // TILE,)](
@@ -154,25 +162,25 @@ def product(
 
 
 def product_and_add(
-    rows: Tensor, matrix: Tensor, residual: Tensor, weight: Tensor
+    rows: Tensor, matrix: Tensor, residual: Tensor, norm: RowNorm
 ) -> tuple[Tensor, WeightedRows]:
-    """Residual stream [R, N] with rows [R, K] times matrix [N, K] added, and what the next norm, with weight
-    [N], makes of it.
+    """Residual stream [R, N] with rows [R, K] times matrix [N, K] added, itself and on its way through the
+    next norm.
     """
     count = matrix.shape[0]
     out, weighted = torch.empty_like(residual), torch.empty_like(residual)
     squares = torch.empty(count // TILE, len(rows), dtype=torch.float32, device=rows.device)
     _adding_kernel[(count // TILE,)](
-        rows, matrix, residual, weight, out, weighted, squares,
+        rows, matrix, residual, norm.weight, out, weighted, squares,
         len(rows), matrix.shape[1], count,
         **_shape(rows, tiles=1),
     )  # fmt: skip
-    return out, WeightedRows(weighted, squares)
+    return out, WeightedRows(weighted, squares, norm.eps)
 
 
-def gated_product(given: WeightedRows, matrix: Tensor, eps: float) -> Tensor:
+def gated_product(given: WeightedRows, matrix: Tensor) -> Tensor:
     """SwiGLU [R, I] of normalised rows [R, K] with matrix [2 * I, K], gates before what they gate."""
-    rows, squares = given
+    rows, squares, eps = given
     count = matrix.shape[0] // 2
     out = rows.new_empty(len(rows), count)
     _gated_kernel[(count // TILE,)](
@@ -187,7 +195,7 @@ def _shape(rows: Tensor, tiles: int) -> dict[str, int]:
     """Compile-time constants of a kernel that reads so many tiles of a matrix at a time."""
     height = max(16, _power(len(rows)))
     bytes_under_way = (tiles * TILE + height) * DEPTH * rows.element_size()
-    stages = max(2, min(MOST_STAGES, _shared_memory(rows.device) // bytes_under_way))
+    stages = max(2, min(MOST_STAGES, shared_memory(rows.device) // bytes_under_way))
     return {"TILE": TILE, "DEPTH": DEPTH, "ROWS": height, "num_warps": 4, "num_stages": stages}
 
 
@@ -195,7 +203,7 @@ def _power(count: int) -> int:
     return triton.next_power_of_2(count)
 
 
-def _shared_memory(device: torch.device) -> int:
+def shared_memory(device: torch.device) -> int:
     """Bytes that a program can have."""
     if device.type != "cuda":
         return 1 << 17
