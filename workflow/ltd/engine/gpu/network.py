@@ -7,7 +7,7 @@ what they gate (norm and SwiGLU inside), and the way down (the addition inside).
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ltd.engine.draft_network import DraftNetwork
 from ltd.engine.gpu import attention, drafting
@@ -183,11 +183,11 @@ class DraftPass:
         return hidden, logits, *children
 
 
-def target_pass(network: nn.Module) -> TargetPass | None:
+def target_pass(network: LeanNetwork) -> TargetPass | None:
     """Passes of the target's network by the kernels here; None where they do not serve it."""
     return TargetPass(network) if serves_target(network) else None
 
 
-def draft_pass(network: nn.Module) -> DraftPass | None:
+def draft_pass(network: DraftNetwork) -> DraftPass | None:
     """Passes of the head's network by the kernels here; None where they do not serve it."""
     return DraftPass(network) if serves_head(network) else None
