@@ -153,6 +153,18 @@ def test_orthogonalise_gives_the_polar_factor(shape):
     assert overlap.min() > 0.6
 
 
+@pytest.mark.parametrize("shape", [(3, 24, 25), (2, 17, 90), (2, 90, 16)])
+def test_iterating_on_the_factor_is_iterating_on_the_matrix(shape):
+    """Where columns outnumber rows the iteration is another one; a square that holds the matrix is not."""
+    torch.manual_seed(0)
+    matrices = torch.randn(shape) @ torch.diag(torch.logspace(0, -4, shape[2]))
+    side = max(shape[1:])
+    square = torch.zeros(shape[0], side, side)
+    square[:, : shape[1], : shape[2]] = matrices
+    expected = orthogonalise(square)[:, : shape[1], : shape[2]]
+    torch.testing.assert_close(orthogonalise(matrices), expected, atol=1e-4, rtol=1e-3)
+
+
 def test_muon_step_is_the_orthogonal_gradient_whatever_its_scale():
     torch.manual_seed(0)
     for rows, columns, factor in ((8, 32, 1.0), (32, 8, 2.0)):

@@ -6,6 +6,7 @@ person can run any stage by hand: `python -m ltd.train_draft --help`.
 
 import argparse
 import dataclasses
+import gc
 import sys
 import types
 import typing
@@ -134,6 +135,9 @@ def run_stage(
     try:
         options = parse_options(options_type, description, argv)
         from ltd import devices, tracking
+
+        # Libraries stay until the end: no collection looks through them again, the last one at exit included.
+        gc.freeze()
 
         devices.resolve_device(options.device)
         devices.set_threads(options.threads)

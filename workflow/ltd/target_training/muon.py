@@ -23,16 +23,52 @@ def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
     from the matrix over (sum s^4)^(1/4), the root of the norm of its Gram matrix: a closer bound of the
     largest singular value than the usual (sum s^2)^(1/2), which saves iterations.
     """
-    a, b, c = QUINTIC
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.transpose(1, 2)
     x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for step in range(steps):
-        gram = x @ x.transpose(1, 2)
-        if not step:
-            bound = gram.norm(dim=(1, 2), keepdim=True) + 1e-14
-            x, gram = x / bound.sqrt(), gram / bound
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    # The factor grows out of differences that products in 16 bits round away.
+    exact = not torch.is_autocast_enabled(x.device.type)
+    by_factor = exact and x.shape[1] < x.shape[2]
+    multiply, iterate = (_symmetric_product, _iterate_factor) if by_factor else (torch.bmm, _iterate_matrix)
+    gram = multiply(x, x.transpose(1, 2))
+    bound = gram.norm(dim=(1, 2), keepdim=True) + 1e-14
+    x = iterate(x / bound.sqrt(), gram / bound, steps)
     return x if wide is matrices else x.transpose(1, 2)
+
+
+def _iterate_matrix(x: Tensor, gram: Tensor, steps: int) -> Tensor:
+    """Iterate on the matrices themselves, `gram` being x x^T."""
+    a, b, c = QUINTIC
+    for step in range(steps):
+        gram = x @ x.transpose(1, 2) if step else gram
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def _iterate_factor(x: Tensor, gram: Tensor, steps: int) -> Tensor:
+    """The same on what the iterations multiply `x` with from the left, a polynomial of its Gram matrix.
+
+    All products but the last are then of the shorter side's size; symmetric ones, because polynomials of one
+    symmetric matrix commute.
+    """
+    a, b, c = QUINTIC
+    factor = None
+    for step in range(steps):
+        polynomial = _symmetric_product(gram, gram).mul_(c).add_(gram, alpha=b)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        factor = polynomial if factor is None else _symmetric_product(polynomial, factor)
+        if step < steps - 1:
+            gram = _symmetric_product(polynomial, _symmetric_product(gram, polynomial))
+    return factor @ x
+
+
+def _symmetric_product(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right` where that is symmetric: a quarter of it is copied, not computed."""
+    half = left.shape[1] // 2
+    product = left.new_empty(len(left), left.shape[1], left.shape[1])
+    torch.bmm(left[:, :half], right, out=product[:, :half])
+    product[:, half:, :half] = product[:, :half, half:].transpose(1, 2)
+    torch.bmm(left[:, half:], right[:, :, half:], out=product[:, half:, half:])
+    return product
 
 
 class Muon(torch.optim.Optimizer):
