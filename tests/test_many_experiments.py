@@ -10,7 +10,7 @@ from ltd import experiment_files
 from ltd.errors import InputError
 from ltd.overview import OverviewOptions, overview, verdicts
 from pipeline import snakemake
-from test_report import write_experiment
+from report_files import write_experiment
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,0 +1,71 @@
+"""Sentences and tables that the report makes of numbers."""
+
+import pandas as pd
+import pytest
+
+from ltd.measurement.summary import MEAN_TASK
+from ltd.reporting import findings
+from ltd.reporting.paper_results import main_table, ratio_to_grid
+from report_files import measured_and_replayed
+from synthetic_runs import TASKS
+
+
+def spread(value=0.01, **by_task):
+    """A/A spread by task, `value` but for those named."""
+    return pd.Series(dict.fromkeys((*TASKS, MEAN_TASK), value) | by_task)
+
+
+def test_verdict_tells_faster_from_slower_from_tie():
+    runs, _, _ = measured_and_replayed()
+    assert "significant)" in findings.verdict(runs, "ltd", "eagle3_grid", spread(0.02), 0)
+    assert "faster on chat" in findings.verdict(runs, "ltd", "eagle3_grid", spread(0.02), 0)
+    assert "slower on chat" in findings.verdict(runs, "eagle3", "eagle3_grid", spread(0.02), 0)
+    # The same ratio is a tie on a machine whose clock is noisier than the difference.
+    noisy = findings.verdict(runs, "ltd", "eagle3_grid", spread(0.5), 0)
+    assert "no significant difference" in noisy and "a tie on chat" in noisy
+
+
+def test_every_task_is_judged_by_its_own_noise():
+    runs, _, _ = measured_and_replayed()
+    said = findings.verdict(runs, "ltd", "eagle3_grid", spread(0.01, maths=0.5), 0)
+    assert ", significant)" in said and "faster on chat" in said and "a tie on maths" in said
+    said = findings.verdict(runs, "ltd", "eagle3_grid", spread(0.01, mean=0.5), 0)
+    assert "no significant difference" in said and "faster on chat" in said and "a tie" not in said
+
+
+def test_losing_tokens_is_the_first_finding():
+    runs, _, summary = measured_and_replayed()
+    summary.loc[summary["method"] == "ltd", "lossless"] = False
+    first = findings.findings(summary, runs, spread(), {"depth": 2, "size": 4}, 0)[0]
+    assert first.startswith("NOT LOSSLESS: ltd")
+
+
+def test_share_of_the_oracle_gap_is_taken_within_replay():
+    runs, _, summary = measured_and_replayed(noise=0.0)
+    sentences = findings.findings(summary, runs, spread(), {"depth": 2, "size": 4}, 0)
+    # (1.6 - 1.4) / (2.0 - 1.4)
+    assert any("closes 33% of the gap" in sentence for sentence in sentences)
+
+
+def test_opponents_are_compared_with_the_policies():
+    runs, _, summary = measured_and_replayed(noise=0.0)
+    name = {"ltd:paper": "optimal_stopping"}
+    runs, summary = (table.replace({"method": name}) for table in (runs, summary))
+    sentences = findings.findings(summary, runs, spread(), {"depth": 2, "size": 4}, 0)
+    # (1.45 - 1.4) / (2.0 - 1.4)
+    assert any("its opponents close: optimal_stopping 8%." in sentence for sentence in sentences)
+    assert any(sentence.startswith("ltd against optimal_stopping: 1.103x") for sentence in sentences)
+
+
+def test_paper_numbers_are_those_of_its_first_table():
+    table = main_table(0.0).set_index(["model", "method", "task"])["speedup"]
+    assert table["llama31-8b", "ltd:paper", "chat"] == 3.96
+    assert table["vicuna-13b", "eagle3", "qa"] == 3.43
+    assert ratio_to_grid(0.0)["qwen3-32b"] == pytest.approx(1.364, abs=2e-3)
+    assert main_table(0.5).empty and ratio_to_grid(0.5).empty
+
+
+def test_markdown_aligns_numbers_and_leaves_gaps_empty():
+    table = pd.DataFrame({"name": ["a", "b"], "value": [1.234, float("nan")]})
+    lines = findings.markdown(table, {"value": ".1f"}).splitlines()
+    assert lines == ["| name | value |", "|---|---:|", "| a | 1.2 |", "| b |  |"]
