@@ -13,7 +13,7 @@ from ltd.errors import InputError
 from ltd.replay.latency import LatencyTable
 from ltd.replay.simulator import simulate, static_grid
 from ltd.rl.evaluation import best_constant, evaluate
-from ltd.rl.live_decision import PARTS, LiveDecision, LiveObservation, observe
+from ltd.rl.live_decision import PARTS, LiveDecision, live_observation, observe
 from ltd.rl.observations import DraftView, ObservationSpec
 from ltd.rl.policies import Policy, PolicyController, PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_settings import OBSERVED, SIZES
@@ -82,14 +82,14 @@ def test_compiled_observations_are_those_of_replay(part):
     traces = synthetic_traces(beam=4, max_depth=6)
     prior = root_prior(traces)
     spec = ObservationSpec((part, "length"), 4, 6, (1, 2, 5, 12, 60), root_prior=prior)
-    live, out = LiveObservation(spec), np.empty(spec.width, np.float32)
+    live, out = live_observation(spec), np.empty(spec.width, np.float32)
     for position in (0, 7, 40):
         for depth in range(7):
             scores = traces.scores[position].copy()
             lengths, entropy = traces.context_length[position : position + 1], np.float32(0.3 * depth)
             root = traces.root[position : position + 1] + 5 * depth
             view = DraftView(scores[None], depth, lengths, entropy[None], root=root)
-            assert observe(scores, depth, lengths[0], entropy, root[0], *live.shape, out) == spec.width
+            assert observe(live, scores, depth, lengths[0], entropy, root[0], out) == spec.width
             assert np.allclose(out, spec.observe(view)[0], rtol=1e-5, atol=1e-6)
 
 

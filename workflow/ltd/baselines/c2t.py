@@ -18,8 +18,9 @@ depth, as the comparison does; the fitted one, which may choose any, from the de
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ from ltd.engine.tree import pool_size
 from ltd.replay.traces import Traces
 from ltd.rl.policies import PolicyNetwork
 from ltd.rl.replay_walk import ReplayWorld
+
+if TYPE_CHECKING:  # a GPU needs no Numba
+    from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 PUBLISHED_DEPTH, PUBLISHED_CONFIDENCE = 8, 0.5
 
@@ -72,9 +76,20 @@ class PruningController(BaselineController):
         self.settings, self.network = settings, network
         self._levels, self._compiled = np.empty(0, dtype=np.int64), None
         if not torch.cuda.is_available():
-            from ltd.baselines.live_classifiers import ConfidentNodes  # a GPU needs no Numba
+            from ltd.baselines.live_decisions import ConfidentNodes  # a GPU needs no Numba
 
             self._compiled = ConfidentNodes(network, settings.confidence, settings.max_size)
+
+    def compiled_decisions(self) -> "CompiledDecisions":
+        """The same decision within one call."""
+        return self._decisions
+
+    @cached_property
+    def _decisions(self) -> "CompiledDecisions":
+        from ltd.baselines.live_decisions import pruning_decisions
+
+        settings = self.settings
+        return pruning_decisions(self.max_depth, settings.confidence, settings.max_size, self.network)
 
     def choose_size(self, state: Any) -> int:
         """Count what the classifier keeps."""

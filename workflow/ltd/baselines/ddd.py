@@ -8,6 +8,7 @@ a machine where shallow trees are best such checkpoints would never be reached, 
 the first checkpoint and the distance between them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,12 @@ class BeamMass:
 
             return float(signals.beam_mass(state.score_array[level], state.beam))
         return float(beam_mass(state.scores[level].numpy(force=True)[None], state.beam)[0])
+
+    def for_tree(self) -> tuple[Callable, Any]:
+        """The kernel that drafts by this signal, and its details."""
+        from ltd.baselines.live_decisions import mass_tree
+
+        return mass_tree, ()
 
     def recorded(self, traces: Traces) -> np.ndarray:
         """Of every level."""

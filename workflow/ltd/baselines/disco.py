@@ -11,6 +11,7 @@ chain's "this token is accepted" means there. How much is verified decides what 
 fitted variant learns from trees of the best static size, the published one from the papers' 60 nodes.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class PredictedAcceptance:
     def __init__(self, network: PolicyNetwork) -> None:
         self.network, self._compiled = network, None
         if not torch.cuda.is_available():
-            from ltd.baselines.live_classifiers import LevelAcceptance  # a GPU needs no Numba
+            from ltd.baselines.live_decisions import LevelAcceptance  # a GPU needs no Numba
 
             self._compiled = LevelAcceptance(network)
 
@@ -61,6 +62,13 @@ class PredictedAcceptance:
         level = state.scores[level_start(state.beam, state.depth) : state.pool].numpy(force=True)
         inputs = level_inputs(level[None], np.array([state.entropy()]), state.depth, state.beam)
         return float(sigmoid(self.network.logits(inputs))[0, 0])
+
+    def for_tree(self) -> tuple[Callable, Any]:
+        """The kernel that drafts by this signal, and its details."""
+        from ltd.baselines.live_decisions import level_tree
+        from ltd.engine.compiled.network import for_kernel
+
+        return level_tree, (float(DEPTH_UNIT), for_kernel(self.network.layers))
 
     def recorded(self, traces: Traces) -> np.ndarray:
         """Of every level."""

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ltd.baselines.lanes import LaneResults, replay_lanes
 from ltd.baselines.threshold import neighbours
 from ltd.baselines.variants import BaselineController, FitData, Variant
 from ltd.rl.replay_walk import ReplayWorld
+
+if TYPE_CHECKING:  # a GPU needs no Numba
+    from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 LOWER, UPPER = 0.5, 1.5
 PUBLISHED_DEPTH, PUBLISHED_RATE = 8, 0.2
@@ -64,6 +67,12 @@ class GammaController(BaselineController):
     def begin(self, prompt_length: int) -> None:
         """Start at the default depth."""
         self._set(float(self.settings.default_depth))
+
+    def compiled_decisions(self) -> "CompiledDecisions":
+        """Those of a static setting, until the cycle is over."""
+        from ltd.engine.compiled.draft_loop import static_decisions
+
+        return static_decisions(self.depth, self.size)
 
     def continue_drafting(self, state: Any) -> bool:
         """Until the depth of this cycle."""

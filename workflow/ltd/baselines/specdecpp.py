@@ -13,6 +13,7 @@ probability of reaching the level from the first one. The fitted variant learns 
 static size, the published one from the papers' 60 nodes.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class AcceptanceHead(nn.Module):
         return sum(layer.weight.numel() for layer in (self.gate, self.skip, self.output))
 
     def for_kernel(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-        """Arguments of `ltd.baselines.live_classifiers.StateAcceptance`, in this head's memory."""
+        """Arguments of `ltd.baselines.live_decisions.StateAcceptance`, in this head's memory."""
         tensors = self.gate.weight, self.gate.bias, self.skip.weight, self.output.weight[0]
         return *(tensor.detach().numpy() for tensor in tensors), self.output.bias.item()
 
@@ -80,7 +81,7 @@ class NoRejection:
         self.head, self._of_level = head, self._through_torch
         self._product = 1.0
         if not torch.cuda.is_available():
-            from ltd.baselines.live_classifiers import StateAcceptance  # a GPU needs no Numba
+            from ltd.baselines.live_decisions import StateAcceptance  # a GPU needs no Numba
 
             self._of_level = StateAcceptance(*head.for_kernel())
 
@@ -98,6 +99,12 @@ class NoRejection:
         if self.head.output.weight.device != state.feature.device:
             self.head.to(state.feature.device)
         return float(sigmoid(self.head(state.feature[None].float()).numpy(force=True))[0, 0])
+
+    def for_tree(self) -> tuple[Callable, Any]:
+        """The kernel that drafts by this signal, and its details."""
+        from ltd.baselines.live_decisions import state_tree
+
+        return state_tree, (np.ones(1), FIRST_JUDGED, self.head.for_kernel())
 
     @torch.inference_mode()
     def recorded(self, traces: Traces) -> np.ndarray:

@@ -13,6 +13,7 @@ search varies h; c only rescales it.
 Replay does not charge the entropy of a level; where its time matters it shows in the measured rows.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,12 @@ class AcceptanceBound:
     def live(self, state: Any) -> float:
         """Of the newest pass."""
         return 1.0 - float(np.sqrt(ENTROPY_FACTOR * state.entropy()))
+
+    def for_tree(self) -> tuple[Callable, Any]:
+        """The kernel that drafts by this signal, and its details."""
+        from ltd.baselines.live_decisions import bound_tree
+
+        return bound_tree, ENTROPY_FACTOR
 
     def recorded(self, traces: Traces) -> np.ndarray:
         """Of every pass."""

@@ -9,8 +9,9 @@ best static setting of the sizes tried on the validation traces.
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from ltd.baselines.variants import BaselineController, FitData, Network, Variant
 from ltd.replay.traces import Traces
 from ltd.rl.replay_walk import ReplayWorld
 
+if TYPE_CHECKING:  # a GPU needs no Numba
+    from ltd.engine.compiled.draft_loop import CompiledDecisions
+
 FINE_THRESHOLDS = 8
 
 
@@ -28,6 +32,9 @@ class Signal(Protocol):
 
     def live(self, state: Any) -> float:
         """Of the newest level of a `DraftState`."""
+
+    def for_tree(self) -> tuple[Callable, Any]:
+        """The kernel of `ltd.baselines.live_decisions` that drafts by this signal, and its details."""
 
     def recorded(self, traces: Traces) -> np.ndarray:
         """Of every level of every recorded tree, float [N, D]."""
@@ -77,6 +84,17 @@ class ThresholdController(BaselineController):
     def asked(self, depth: int) -> bool:
         """At the checkpoints."""
         return depth in self._asked
+
+    def compiled_decisions(self) -> "CompiledDecisions":
+        """The same decisions within one call."""
+        return self._decisions
+
+    @cached_property
+    def _decisions(self) -> "CompiledDecisions":
+        from ltd.baselines.live_decisions import threshold_decisions
+
+        rule = self._asked, self.max_depth, self.threshold, self.size
+        return threshold_decisions(*self.signal.for_tree(), *rule)
 
     def continue_drafting(self, state: Any) -> bool:
         """Decide whether one more level is drafted."""

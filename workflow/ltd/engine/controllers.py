@@ -6,7 +6,7 @@ what was accepted before. It never sees the target's logits of the cycle that it
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
+
+if TYPE_CHECKING:  # a GPU needs no Numba
+    from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 
 @dataclass
@@ -80,6 +83,17 @@ class Controller(Protocol):
         """So many draft tokens of this cycle were accepted (0 after a plain step)."""
 
 
+@runtime_checkable
+class CompiledController(Controller, Protocol):
+    """A controller whose decisions can be part of one compiled call that drafts a whole tree.
+
+    A subclass that decides otherwise has to override `compiled_decisions` too: a CPU asks nothing else.
+    """
+
+    def compiled_decisions(self) -> "CompiledDecisions | None":
+        """What the decisions of the next cycle are made by; none where only Python can make them."""
+
+
 class StaticController:
     """The same depth and size every cycle, as in EAGLE-2 and EAGLE-3."""
 
@@ -87,6 +101,16 @@ class StaticController:
         if depth < 0 or size < 1:
             raise InputError(f"static controller: depth {depth} and size {size} must be at least 0 and 1")
         self.name, self.depth, self.size = f"static({depth},{size})", depth, size
+
+    def compiled_decisions(self) -> "CompiledDecisions":
+        """They stand before the first pass."""
+        return self._decisions
+
+    @cached_property
+    def _decisions(self) -> "CompiledDecisions":
+        from ltd.engine.compiled.draft_loop import static_decisions
+
+        return static_decisions(self.depth, self.size)
 
     def begin(self, prompt_length: int) -> None:
         """Nothing to remember."""

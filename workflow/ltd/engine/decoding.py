@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ltd.devices import synchronise
 from ltd.engine.controllers import Controller
+from ltd.engine.draft_loop import make_draft_loop
 from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
 from ltd.engine.sampling import SamplingOptions, TokenSampler
@@ -121,6 +122,8 @@ class _Loop:
         self.sampler = TokenSampler(options, target.vocab_size, depth, target.device)
         self.verification = make_verification(target, drafter, self.sampler)
         self.clock = PhaseClock(target.device)
+        if drafter is not None:
+            self.draft_loop = make_draft_loop(drafter, controller, self.clock)
         self.result = Generation([])
 
     def run(self, prompt: Tensor) -> Generation:
@@ -147,9 +150,8 @@ class _Loop:
     def _cycle(self) -> None:
         context, depth, size, verified = self.target.length, 0, 0, 0
         if self.drafter is not None:
-            depth = self._draft()
+            depth, size = self._draft()
         if depth:
-            size = self._ask_size()
             verified = self._verify(size)
         else:
             self.verification.step()
@@ -162,27 +164,16 @@ class _Loop:
         timed = self.clock.finish()
         self.result.cycles.append(CycleRecord(context, depth, size, verified, accepted, emitted, *timed))
 
-    def _draft(self) -> int:
-        drafter, clock, state = self.drafter, self.clock, self.drafter.state
-        state.root = self.result.tokens[-1]
-        clock.mark("rest")
-        while state.depth < state.max_depth:
-            more = self.controller.continue_drafting(state)
-            clock.mark("policy")
-            if not more:
-                break
-            drafter.expand() if state.depth else drafter.extend()
-            clock.mark("draft")
-        return state.depth
-
-    def _ask_size(self) -> int:
-        size = int(self.controller.choose_size(self.drafter.state))
-        if not 1 <= size <= self.target.max_tree:
+    def _draft(self) -> tuple[int, int]:
+        """Depth and chosen size of a tree, 0 and 0 for a plain step."""
+        self.drafter.state.root = self.result.tokens[-1]
+        self.clock.mark("rest")
+        depth, size = self.draft_loop()
+        if depth and not 1 <= size <= self.target.max_tree:
             raise InputError(
                 f"controller {self.controller.name}: size {size} is not between 1 and {self.target.max_tree}"
             )
-        self.clock.mark("policy")
-        return size
+        return depth, size
 
     def _verify(self, size: int) -> int:
         verified = self.verification.select(size)

@@ -27,6 +27,7 @@ class Drafter:
     vocabulary.
     """
 
+    drafts_in_one_call = False  # see `ltd.engine.draft_loop`
     prefix_rows = PREFIX_ROWS  # rows of a prefix pass at most
 
     def __init__(

@@ -37,6 +37,8 @@ class LookupDrafter:
     Nodes are looked up one by one: a look-up is a few steps in hash tables on the host, on any device.
     """
 
+    drafts_in_one_call = False
+
     def __init__(
         self, model: NgramModel, *, beam: int = 10, max_depth: int = 12, device: torch.device | None = None
     ) -> None:

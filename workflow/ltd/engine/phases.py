@@ -33,6 +33,11 @@ class PhaseClock:
             self._spent[phase] += (now - self._last) * 1e3
             self._last = now
 
+    def move(self, seconds: float, source: str, target: str) -> None:
+        """So much of what was marked as `source` was spent in `target`: one call did both, on a CPU."""
+        self._spent[source] -= seconds * 1e3
+        self._spent[target] += seconds * 1e3
+
     def finish(self) -> tuple[float, ...]:
         """Milliseconds of the `PHASES` since the last call (or the start); counting goes on from the last
         mark.

@@ -10,9 +10,11 @@ tree of sixty nodes a small one takes a tenth longer, and a plain step after a t
 decoding.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +23,9 @@ from tqdm import tqdm
 
 from ltd.engine.controllers import DraftState
 from ltd.engine.decoding import CycleRecord, decode, decode_autoregressive
+from ltd.engine.draft_loop import DraftLoop, make_draft_loop
 from ltd.engine.drafting import Drafter
+from ltd.engine.phases import PhaseClock
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import pool_size
@@ -29,10 +33,13 @@ from ltd.engine.verification import make_verification
 from ltd.measurement.timing import Stopwatch
 from ltd.measurement.visits import LIVE_TOKENS, between, prefix_axis
 from ltd.rl.observations import ObservationSpec
-from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
+from ltd.rl.policies import CONTINUE, Policy, PolicyController, PolicyNetwork
 from ltd.rl.policy_settings import OBSERVED
 from ltd.rl.presets import PAPER
 from ltd.rl.root_prior import RootPrior
+
+if TYPE_CHECKING:  # a GPU needs no Numba
+    from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 WARM_UP = 2  # repetitions that are not counted
 PLAIN_STEPS = 16  # autoregressive steps a repetition and context
@@ -40,6 +47,7 @@ PLAIN_STEPS = 16  # autoregressive steps a repetition and context
 SETTLING_STEPS = 8
 MOST_PLAIN_STEPS = 3  # in a turn
 PLAIN = (0, 1)  # a plain step in a schedule
+NEVER_STOP = 1e9  # logit
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class PhaseTimer:
         self.verification = make_verification(target, drafter, sampler)
         self.random = np.random.default_rng(seed)
         self.policies = untrained_policies(drafter, sizes, policy_network, self.random)
+        self.loops = [make_draft_loop(drafter, pair, PhaseClock(target.device)) for pair in self.policies]
         self._visits = 0
         self.live: list[tuple[float, ...]] = []  # depth, size, context, prefix rows, milliseconds
         self.sizes = (*sizes, *between(sizes))
@@ -120,19 +129,19 @@ class PhaseTimer:
         rows = self.random.permutation(np.resize(self.random.permutation(self.rows), len(self.sizes)))
         for turn, needed in zip(turns, rows.tolist(), strict=True):
             # The policies take turns: each sees whole cycles, as it does in decoding.
-            policies = self.policies[self._visits % len(self.policies)]
+            loop = self.loops[self._visits % len(self.loops)]
             self._visits += 1
-            self._visit(Stopwatch(self.target.device), policies, *turn.before, 1, context, *newest)
+            self._visit(Stopwatch(self.target.device), loop, *turn.before, 1, context, *newest)
             for _ in range(min(turn.plain_steps, needed - 1)):  # each leaves a row to the next prefix pass
                 self.verification.step()
                 self.verification.follow(1)
                 self.verification.keep(1)
-            self._visit(self.watch, policies, *turn.counted, needed, context, *newest)
+            self._visit(self.watch, loop, *turn.counted, needed, context, *newest)
 
     def _visit(
         self,
         watch: Stopwatch,
-        policies: PolicyController,
+        loop: DraftLoop,
         depth: int,
         size: int,
         rows: int,
@@ -145,23 +154,48 @@ class PhaseTimer:
         Some rows wait from the cycles before; tap [1, 3 * Ht] and token [1] are the others.
         """
         drafter, verification = self.drafter, self.verification
-
-        def decide(kind: str, decision: Callable[[DraftState], object]) -> None:
-            key = f"{kind}_policy", policies.weights[kind], context
-            watch.time(key, lambda: decision(drafter.state))
-
         more = rows - drafter.pending
         drafter.defer(tap.repeat(more, 1), token.repeat(more))
-        watch.time(("draft_prefix", rows, context), drafter.extend)
-        for level in range(2, depth + 1):
-            decide("depth", policies.continue_drafting)
-            watch.time(("draft_step", level, context), drafter.expand)
-        decide("size", policies.choose_size)
-        policies.accepted(0)
+        draft = self._draft_in_one_call if drafter.drafts_in_one_call else self._draft_by_level
+        draft(watch, loop, depth, rows, context)
+        loop.controller.accepted(0)
         verification.select(size)
         watch.time(("verify", size, context), verification.verify)
         verification.follow(1)
         verification.keep(1)
+
+    def _draft_by_level(self, watch: Stopwatch, loop: DraftLoop, depth: int, rows: int, context: int) -> None:
+        """Draft to a depth, asking the policies, whatever they answer."""
+        policies = loop.controller
+
+        def decide(kind: str, decision: Callable[[DraftState], object]) -> None:
+            key = f"{kind}_policy", policies.weights[kind], context
+            watch.time(key, lambda: decision(self.drafter.state))
+
+        watch.time(("draft_prefix", rows, context), self.drafter.extend)
+        for level in range(2, depth + 1):
+            decide("depth", policies.continue_drafting)
+            watch.time(("draft_step", level, context), self.drafter.expand)
+        decide("size", policies.choose_size)
+
+    def _draft_in_one_call(
+        self, watch: Stopwatch, loop: DraftLoop, depth: int, rows: int, context: int
+    ) -> None:
+        """The same, as a CPU's drafter does it: the policies are asked before every level, and share the time
+        of all decisions about the depth. What the call takes beside its parts belongs to level 1.
+        """
+        from ltd.engine.compiled.draft_loop import FIRST_LEVEL  # a GPU needs no Numba
+
+        begun = time.perf_counter()
+        loop(depth)
+        total = 1000 * (time.perf_counter() - begun)
+        deciding, choosing, _, *steps = (1000 * loop.seconds[: FIRST_LEVEL + depth]).tolist()
+        weights = loop.controller.weights
+        watch.add(("depth_policy", weights["depth"], context), deciding / depth)
+        watch.add(("size_policy", weights["size"], context), choosing)
+        watch.add(("draft_prefix", rows, context), total - deciding - choosing - sum(steps))
+        for level, step in enumerate(steps, start=2):
+            watch.add(("draft_step", level, context), step)
 
     def _turns(self) -> list[Turn]:
         """A turn for every size, in random order; the largest depth is always among those that count.
@@ -212,7 +246,8 @@ class PhaseTimer:
         total = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms
         self.live.append((cycle.depth, max(cycle.verified, 1), cycle.context_length, rows, total))
         if cycle.depth == 0:
-            self.watch.add(("plain_step", 1, context), cycle.verify_ms + cycle.rest_ms)
+            step = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms  # asking whether to draft is a call, too
+            self.watch.add(("plain_step", 1, context), step)
         else:
             self.watch.add(("rest", cycle.verified, context), cycle.rest_ms)
             self.watch.add(("verify", cycle.verified, context), cycle.verify_ms)
@@ -234,6 +269,12 @@ class RandomSchedule:
     def begin(self, prompt_length: int) -> None:
         """Nothing to prepare."""
 
+    def compiled_decisions(self) -> "CompiledDecisions":
+        """Those of the next entry."""
+        from ltd.engine.compiled.draft_loop import static_decisions
+
+        return static_decisions(*self._now)
+
     def continue_drafting(self, state: DraftState) -> bool:
         """Until the scheduled depth."""
         return state.depth < self._now[0]
@@ -254,7 +295,10 @@ class RandomSchedule:
 def untrained_policies(
     drafter: Drafter, sizes: tuple[int, ...], network: tuple[int, ...], random: np.random.Generator
 ) -> tuple[PolicyController, ...]:
-    """Policies with random weights, as slow as trained ones: compact ones with these layers, the paper's."""
+    """Policies with random weights, as slow as trained ones: compact ones with these layers, the paper's.
+
+    They never stop drafting: the depth is not theirs to choose.
+    """
     prior = RootPrior(np.zeros(drafter.head.embed_tokens.num_embeddings, np.float32))
 
     def policy(kind: str, parts: tuple[str, ...], layers: tuple[int, ...]) -> Policy:
@@ -262,6 +306,8 @@ def untrained_policies(
         actions = sizes if kind == "size" else (0, 1)
         widths = pairwise((spec.width, *layers, len(actions)))
         weights = [(random.standard_normal((b, a)) / a**0.5, np.zeros(b)) for a, b in widths]
+        if kind == "depth":
+            weights[-1][1][CONTINUE] = NEVER_STOP
         return Policy(kind, PolicyNetwork(weights), spec, actions)
 
     kinds = ("depth", "size")

@@ -1,15 +1,33 @@
-"""The marginal rule's decisions about the draft in progress, each as one compiled call; for drafts on a CPU.
+"""The marginal rule's decisions about the draft in progress, compiled: one by one, or as part of drafting a
+tree; for drafts on a CPU.
 
 The same numbers as those of `ltd.opponents.marginal_rule`, in the same order of summation.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ltd.engine.compiled.arithmetic import AS_WRITTEN, kernel
+from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel
 from ltd.engine.compiled.tree import best_nodes, pool_size
 from ltd.opponents.marginal_rule import MarginalRule
+
+
+class RuleTree(NamedTuple):
+    """The rule as the kernel takes it: asked [D] says at which depths it decides, expected [A] is working
+    space; the others are as below.
+    """
+
+    asked: np.ndarray
+    prior: np.ndarray
+    forecast: np.ndarray
+    cost: np.ndarray
+    beam: int
+    sizes: np.ndarray
+    knots: np.ndarray
+    chances: np.ndarray
+    expected: np.ndarray
 
 
 class LiveRule:
@@ -19,6 +37,7 @@ class LiveRule:
         calibration = rule.calibration
         sizes = np.array(rule.sizes, np.int64)
         self._shape = rule.beam, sizes, calibration.knots, calibration.chances, np.zeros(len(sizes))
+        self._rule = rule
         self._forecast, self._cost, self._prior = rule.forecast, rule.cost, rule.root_prior.values
 
     def goes_on(self, state: Any) -> bool:
@@ -32,6 +51,13 @@ class LiveRule:
 
     def clear(self) -> None:
         """Nothing to forget."""
+
+    def for_tree(self) -> CompiledDecisions:
+        """All decisions of a tree."""
+        rule = self._rule
+        asked = np.array([rule.asked(depth) for depth in range(rule.max_depth)])
+        tree = RuleTree(asked, self._prior, self._forecast, self._cost, *self._shape)
+        return CompiledDecisions(_rule_tree, tree, tuple(rule.sizes))
 
 
 @kernel(arithmetic=AS_WRITTEN)
@@ -105,3 +131,32 @@ def _chance(score, knots, chances):
             high = middle
     slope = (chances[low + 1] - chances[low]) / (knots[low + 1] - knots[low])
     return slope * (score - knots[low]) + chances[low]
+
+
+@kernel(arithmetic=AS_WRITTEN)
+def _drafts_on(rule, draft):
+    if draft.depth >= len(rule.asked):
+        return False
+    if not rule.asked[draft.depth]:
+        return True
+    after_root = rule.prior[min(draft.root, len(rule.prior) - 1)]
+    return _goes_on(
+        draft.scores, draft.depth, after_root, rule.forecast, rule.beam, rule.sizes, rule.knots, rule.chances,
+        rule.expected,
+    )  # fmt: skip
+
+
+@kernel(arithmetic=AS_WRITTEN)
+def _choose_size(rule, draft):
+    return _best_size(
+        draft.scores, draft.depth, draft.context_length, rule.cost, rule.beam, rule.sizes, rule.knots,
+        rule.chances, rule.expected,
+    )  # fmt: skip
+
+
+_draft_by_rule = make_draft_kernel(_drafts_on, _choose_size)
+
+
+@kernel
+def _rule_tree(rule, deepest, seconds, prefix, head, pool):
+    return _draft_by_rule(rule, deepest, seconds, prefix, head, pool)

@@ -1,11 +1,15 @@
 """Decoding with the marginal rule."""
 
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from ltd.opponents.marginal_rule import Growth, MarginalRule
+
+if TYPE_CHECKING:  # a GPU needs no Numba
+    from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 
 class RuleController:
@@ -15,6 +19,16 @@ class RuleController:
         self.rule, self.name = rule, name
         self._decisions = _decisions(rule)
         self._asked = [rule.asked(depth) for depth in range(rule.max_depth)]
+
+    def compiled_decisions(self) -> "CompiledDecisions":
+        """The same decisions within one call."""
+        return self._of_tree
+
+    @cached_property
+    def _of_tree(self) -> "CompiledDecisions":
+        from ltd.opponents.live_rule import LiveRule
+
+        return LiveRule(self.rule).for_tree()
 
     @property
     def weights(self) -> dict[str, int]:

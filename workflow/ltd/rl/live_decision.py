@@ -1,65 +1,107 @@
-"""A small policy's decision about the draft in progress as one compiled call.
+"""Small policies' decisions about the draft in progress, compiled: one by one, or as part of drafting a tree.
 
 The observation is that of `ltd.rl.observations`, for one draft; it and the network together take a few
 microseconds, where numpy needs a dozen calls. Drafts on a GPU go that other way.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ltd.engine.compiled import signals
 from ltd.engine.compiled.arithmetic import exponential, kernel
-from ltd.engine.compiled.network import perceptron
+from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel, static_decisions
+from ltd.engine.compiled.network import for_kernel, perceptron
 from ltd.engine.compiled.tree import best_nodes, pool_size
 from ltd.rl.observations import ObservationSpec
-from ltd.rl.policies import Policy
+from ltd.rl.policies import CONTINUE, Policy
 
 # Numbers of the parts in the kernel.
 NODES, LEVEL, MASS, LEVELS, DEPTH, ONE_HOT_DEPTH, LENGTH, ENTROPY, ROOT = range(9)
 PARTS = ("nodes", "level", "mass", "levels", "depth", "one_hot_depth", "length", "entropy", "root")
 
 
+class LiveObservation(NamedTuple):
+    """What the kernel needs to know of an `ObservationSpec`; kinds: numbers of its parts, prior [K]: what
+    `ltd.rl.root_prior` holds.
+    """
+
+    kinds: np.ndarray
+    beam: int
+    max_depth: int
+    top: int
+    sizes: np.ndarray
+    prior: np.ndarray
+
+
+class LivePolicy(NamedTuple):
+    """A policy as the kernel takes it; the last three are as in `perceptron`."""
+
+    observation: LiveObservation
+    parameters: np.ndarray
+    widths: np.ndarray
+    values: np.ndarray
+
+
+class PolicyPair(NamedTuple):
+    """What a cycle is decided by: no tree is deeper than `limit`; asked [limit] says where the depth policy
+    decides; without `chooses_size` all trees are of one size.
+    """
+
+    limit: int
+    asked: np.ndarray
+    depth: LivePolicy
+    chooses_size: bool
+    size: LivePolicy
+
+
 class LiveDecision:
     """Index of a policy's best action for a `ltd.engine.controllers.DraftState` on a CPU."""
 
     def __init__(self, policy: Policy) -> None:
-        self._observation = LiveObservation(policy.spec)
-        self._network = policy.network.for_kernel()
+        self._policy = live_policy(policy)
+        self._observes_entropy = "entropy" in policy.spec.parts
 
     def __call__(self, state: Any) -> int:
-        observation = self._observation
-        return _decide(
-            state.score_array,
-            state.depth,
-            state.context_length,
-            observation.entropy(state),
-            state.root,
-            *observation.shape,
-            *self._network,
+        seen = np.float32(state.entropy() if self._observes_entropy and state.depth else 0)
+        return _best_action(
+            self._policy, state.score_array, state.depth, state.context_length, seen, state.root
         )
 
 
-class LiveObservation:
-    """What the kernel needs to know of an `ObservationSpec`."""
+def live_observation(spec: ObservationSpec) -> LiveObservation:
+    """An observation as the kernel takes it."""
+    kinds = np.array([PARTS.index(part) for part in spec.parts], np.int64)
+    table = np.zeros(1, np.float32) if spec.root_prior is None else spec.root_prior.values
+    sizes = np.array(spec.sizes, np.int64)
+    return LiveObservation(kinds, spec.beam, spec.max_depth, spec.top, sizes, table)
 
-    def __init__(self, spec: ObservationSpec) -> None:
-        kinds = np.array([PARTS.index(part) for part in spec.parts], np.int64)
-        sizes, prior = np.array(spec.sizes, np.int64), spec.root_prior
-        table = np.zeros(1, np.float32) if prior is None else prior.values
-        self.shape = (kinds, spec.beam, spec.max_depth, spec.top, sizes, table)
-        self._observes_entropy = "entropy" in spec.parts
 
-    def entropy(self, state: Any) -> float:
-        """Entropy of the newest level where the policy looks at it, else 0."""
-        return state.entropy() if self._observes_entropy and state.depth else 0.0
+def live_policy(policy: Policy) -> LivePolicy:
+    """A policy as the kernel takes it."""
+    return LivePolicy(live_observation(policy.spec), *for_kernel(policy.network.layers))
+
+
+def pair_decisions(depth: Policy | int, size: Policy | int) -> CompiledDecisions:
+    """How a pair of policies, of which either may be a constant, drafts a whole tree."""
+    policies = [live_policy(policy) for policy in (depth, size) if isinstance(policy, Policy)]
+    if not policies:
+        return static_decisions(depth, size)
+    if isinstance(depth, Policy):
+        limit = depth.spec.max_depth
+        asked = np.array([bool(depth.asked(level)) for level in range(limit)])
+    else:
+        limit, asked = depth, np.zeros(depth, bool)
+    chooses_size = isinstance(size, Policy)
+    # A constant's place is taken by the other's policy, which is not asked there.
+    pair = PolicyPair(limit, asked, policies[0], chooses_size, policies[-1])
+    return CompiledDecisions(_policy_tree, pair, size.actions if chooses_size else (size,))
 
 
 @kernel
-def observe(scores, depth, context_length, entropy, root, kinds, beam, max_depth, top, sizes, prior, out):
-    """Write the observation of one draft, scores [pool], into out [>= width]; returns the width.
-
-    prior [K]: what `ltd.rl.root_prior` holds.
-    """
+def observe(observation, scores, depth, context_length, entropy, root, out):
+    """Write the observation of one draft, scores [pool], into out [>= width]; returns the width."""
+    kinds, beam, max_depth, top, sizes, prior = observation
     start = 0
     for kind in kinds:
         if kind == NODES:
@@ -127,17 +169,43 @@ def _write_levels(scores, depth, beam, max_depth, top, out):
 
 
 @kernel
-def _decide(
-    scores, depth, context_length, entropy, root, kinds, beam, max_depth, top, sizes, prior, weights, biases,
-    values,
-):  # fmt: skip
-    """Observe, pass through the network and take the best action; the last three are as in `perceptron`."""
-    observe(
-        scores, depth, context_length, entropy, root, kinds, beam, max_depth, top, sizes, prior, values[0]
-    )  # fmt: skip
-    logits = perceptron(weights, biases, values)
+def _best_action(policy, scores, depth, context_length, entropy, root):
+    """Observe, pass through the network and take the best action."""
+    observation, parameters, widths, values = policy
+    observe(observation, scores, depth, context_length, entropy, root, values[0])
+    logits = perceptron(parameters, widths, values)
     best = 0
-    for action in range(1, len(biases[-1])):
+    for action in range(1, widths[-1]):
         if logits[action] > logits[best]:
             best = action
     return best
+
+
+@kernel
+def _action_for(policy, draft):
+    """The best action for a `ltd.engine.compiled.draft_loop.Draft`."""
+    seen = np.float32(0)
+    for kind in policy.observation.kinds:
+        if kind == ENTROPY and draft.depth > 0:
+            seen = signals.entropy(draft.logits)
+    return _best_action(policy, draft.scores, draft.depth, draft.context_length, seen, draft.root)
+
+
+@kernel
+def _goes_on(pair, draft):
+    if draft.depth >= pair.limit:
+        return False
+    return not pair.asked[draft.depth] or _action_for(pair.depth, draft) == CONTINUE
+
+
+@kernel
+def _choose_size(pair, draft):
+    return _action_for(pair.size, draft) if pair.chooses_size else 0
+
+
+_draft_by_policies = make_draft_kernel(_goes_on, _choose_size)
+
+
+@kernel
+def _policy_tree(pair, deepest, seconds, prefix, head, pool):
+    return _draft_by_policies(pair, deepest, seconds, prefix, head, pool)

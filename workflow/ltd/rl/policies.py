@@ -7,8 +7,9 @@ is kept beside the weights. Only numpy, torch and safetensors are needed to run 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from ltd.replay.latency import LatencyProfile
 from ltd.rl.machine import PART, settled
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
 from ltd.rl.root_prior import RootPrior
+
+if TYPE_CHECKING:  # a GPU needs no Numba
+    from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 VERSION = 1
 STOP, CONTINUE = 0, 1
@@ -57,12 +61,6 @@ class PolicyNetwork:
     def weights(self) -> int:
         """Numbers in the weight matrices: the multiplications of a decision."""
         return sum(weight.size for weight, _ in self.layers)
-
-    def for_kernel(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], np.ndarray]:
-        """Arguments of `ltd.engine.compiled.network.perceptron`: weights, biases, new working space."""
-        weights, biases = zip(*self.layers, strict=True)
-        widest = max(max(weight.shape) for weight in weights)
-        return weights, tuple(map(np.ascontiguousarray, biases)), np.zeros((2, widest), np.float32)
 
     def choose(self, observation: np.ndarray) -> int:
         """Return the index of the largest output for one observation [inputs] float32."""
@@ -227,6 +225,19 @@ class PolicyController:
         """Read both policies of a folder; `profile` is that of the machine to run on (`ltd.rl.machine`)."""
         return cls(*(settled(load_policy(folder, kind), profile) for kind in ("depth", "size")), name)
 
+    def compiled_decisions(self) -> "CompiledDecisions | None":
+        """Both policies' decisions, as far as kernels know what they look at."""
+        return self._decisions
+
+    @cached_property
+    def _decisions(self) -> "CompiledDecisions | None":
+        policies = [policy for policy in (self.depth, self.size) if isinstance(policy, Policy)]
+        if any(map(_needs_numpy, policies)):
+            return None
+        from ltd.rl.live_decision import pair_decisions
+
+        return pair_decisions(self.depth, self.size)
+
     @property
     def weights(self) -> dict[str, int]:
         """Weights of the networks, by kind; a constant has none."""
@@ -263,12 +274,16 @@ class PolicyController:
 
 def _decision(policy: Policy, observer: "LiveObserver") -> Callable[[Any], int]:
     """What chooses the index of an action for a draft in progress."""
-    generic = {PART, "hidden"} & set(policy.spec.parts)
-    if torch.cuda.is_available() or generic:
+    if torch.cuda.is_available() or _needs_numpy(policy):
         return lambda state: policy.network.choose(observer.observe(state))
     from ltd.rl.live_decision import LiveDecision  # a GPU needs no Numba
 
     return LiveDecision(policy)
+
+
+def _needs_numpy(policy: Policy) -> bool:
+    """Whether a policy looks at what kernels do not know."""
+    return bool({PART, "hidden"} & set(policy.spec.parts))
 
 
 class LiveObserver:

@@ -37,9 +37,48 @@ class HeadWeights(NamedTuple):
     eps: np.float32
 
 
+class HeadPass(NamedTuple):
+    """What every pass of the head works with: cos and sin [slots, d]; keys and values of the cache; visible
+    [W, D * W] and parents [pool] as in `advance_beam`.
+    """
+
+    weights: HeadWeights
+    cos: np.ndarray
+    sin: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    visible: np.ndarray
+    parents: np.ndarray
+    work: Workspace
+
+
+class Prefix(NamedTuple):
+    """Rows that are to join the cache behind `length` others: taps [R, 3 * Ht] and tokens [R].
+
+    They pass in parts of as many rows as the matrix `part` has, and a last one like `last`; these say what
+    rows see of each other.
+    """
+
+    taps: np.ndarray
+    tokens: np.ndarray
+    length: int
+    part: np.ndarray
+    last: np.ndarray
+
+
+class Pool(NamedTuple):
+    """What is drafted: scores and tokens [pool]; hidden [W, H] and logits [W, >= Vd] of the newest pass."""
+
+    scores: np.ndarray
+    tokens: np.ndarray
+    hidden: np.ndarray
+    logits: np.ndarray
+
+
 class CompiledDrafter(Drafter):
     """Same interface and results as `Drafter`, for a head of float32 or bfloat16 on a CPU."""
 
+    drafts_in_one_call = True
     prefix_rows = 64
 
     def __init__(self, head: Eagle3Head, *, packed: bool = True, **sizes: int) -> None:
@@ -56,23 +95,22 @@ class CompiledDrafter(Drafter):
     def _make_passes(self) -> None:
         threads, config = torch.get_num_threads(), self.head.config
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-        self._weights = _head_weights(self.head, self.packed)
+        weights = _head_weights(self.head, self.packed)
         capacity = self.max_context + max(self.beam * self.max_depth, self.prefix_rows)
         self.length, slots = 0, capacity
         # Behind the prefix stand the beams of all levels but the last, which no pass runs over.
         self._prefix_slots = capacity - self.beam * (self.max_depth - 1)
         keys, values = make_cache(1, config.num_key_value_heads, slots, config.head_dim)
-        self._cache = keys[0], values[0]
-        self._work = Workspace.make(self._weights.layer, max(self.beam, self.prefix_rows), slots, threads)
-        cos, sin = rotary_of(config, torch.arange(slots))
-        self._rotation = (cos.numpy(), sin.numpy())
+        work = Workspace.make(weights.layer, max(self.beam, self.prefix_rows), slots, threads)
+        rotation = (part.numpy() for part in rotary_of(config, torch.arange(slots)))
         self._parents = np.full(pool_size(self.beam, self.max_depth), -1)
-        self._visible = np.zeros((self.beam, self.max_depth * self.beam), dtype=bool)
-        width = len(self._weights.output) * LANES
+        visible = np.zeros((self.beam, self.max_depth * self.beam), dtype=bool)
+        self._head_pass = HeadPass(weights, *rotation, keys[0], values[0], visible, self._parents, work)
+        width = len(weights.output) * LANES
         self.hidden, logits = torch.zeros(self.beam, config.hidden_size), torch.zeros(self.beam, width)
         # Arrays and rows that share the tensors' memory, made once.
         self.scores = self.state.scores.numpy()
-        self._pool = (self.scores, self.tokens.numpy(), self.hidden.numpy(), logits.numpy())
+        self._pool = Pool(self.scores, self.tokens.numpy(), self.hidden.numpy(), logits.numpy())
         self._newest = self.hidden[0], logits[0, : config.draft_vocab_size]
         self.deferred_taps, self.deferred_tokens = self._pending_taps.numpy(), self._pending_tokens.numpy()
         self._every = np.arange(len(self.deferred_tokens))
@@ -81,9 +119,7 @@ class CompiledDrafter(Drafter):
     def prefill(self, taps: Tensor, tokens: Tensor) -> None:
         """Start a sequence; see `Drafter.prefill`."""
         self.reset()
-        taps, tokens = taps[:-1].numpy(), tokens[1:].numpy()
-        for first in range(0, len(tokens), self.prefix_rows):
-            self._rows_pass(taps[first : first + self.prefix_rows], tokens[first : first + self.prefix_rows])
+        self._prefix_pass(taps[:-1].numpy(), tokens[1:].numpy())
         self.state.scores.fill_(float("-inf"))  # nothing is drafted yet: the children were the prompt's
         self._new_tree()
 
@@ -100,48 +136,44 @@ class CompiledDrafter(Drafter):
         """Prefix pass over all deferred rows; see `Drafter.extend`."""
         if taps is not None:
             self.defer(taps, tokens)
-        for first in range(0, self.pending, self.prefix_rows):
-            rows = slice(first, min(first + self.prefix_rows, self.pending))
-            self._rows_pass(self.deferred_taps[rows], self.deferred_tokens[rows])
+        self._prefix_pass(self.deferred_taps[: self.pending], self.deferred_tokens[: self.pending])
         self._root, self.pending = int(self.deferred_tokens[self.pending - 1]), 0
-        self._note_level()
+        self._note_level(1)
 
-    def _rows_pass(self, taps: np.ndarray, tokens: np.ndarray) -> None:
+    def _prefix_pass(self, taps: np.ndarray, tokens: np.ndarray) -> None:
         """Pass over true features, which join the cache; the last row's children are level 1."""
-        length = self.length
-        check_slots(length + len(tokens), self._prefix_slots, "draft head")
-        _draft_prefix(
-            taps,
-            tokens,
-            length,
-            self._weights,
-            *self._rotation,
-            *self._cache,
-            causal(len(tokens)),
-            self._work,
-            *self._pool,
-        )
+        draft_prefix(self._prefix(taps, tokens), self._head_pass, self._pool)
         self.length += len(tokens)
 
-    def _next_level(self, level: int) -> None:
-        _draft_level(
-            level,
-            self.length,
-            self._weights,
-            *self._rotation,
-            *self._cache,
-            self._visible,
-            self._parents,
-            self._work,
-            *self._pool,
-        )
-        self._note_level()
+    def _prefix(self, taps: np.ndarray, tokens: np.ndarray) -> Prefix:
+        rows = len(tokens)
+        check_slots(self.length + rows, self._prefix_slots, "draft head")
+        last = causal(rows % self.prefix_rows)
+        return Prefix(taps, tokens, self.length, causal(self.prefix_rows), last)
 
-    def _note_level(self) -> None:
+    def _next_level(self, level: int) -> None:
+        draft_level(level, self.length, self._head_pass, self._pool)
+        self._note_level(level + 1)
+
+    def _note_level(self, depth: int) -> None:
         state = self.state
-        state.depth += 1
+        state.depth = depth
         state.feature, state.draft_logits = self._newest
         state.context_length = self.length
+
+    def loop_arguments(self) -> tuple[Prefix, HeadPass, Pool]:
+        """Arguments of a kernel that drafts a whole tree, the last three of
+        `ltd.engine.compiled.draft_loop.make_draft_kernel`; `note_levels` then says what it drafted.
+        """
+        prefix = self._prefix(self.deferred_taps[: self.pending], self.deferred_tokens[: self.pending])
+        return prefix, self._head_pass, self._pool
+
+    def note_levels(self, depth: int) -> None:
+        """Take note that the deferred rows joined the cache and so many levels the pool; 0: nothing did."""
+        if depth:
+            self._root, self.length = int(self.deferred_tokens[self.pending - 1]), self.length + self.pending
+            self.pending = 0
+            self._note_level(depth)
 
     @torch.inference_mode()
     def select(self, size: int) -> DraftTree:
@@ -150,7 +182,7 @@ class CompiledDrafter(Drafter):
 
     def select_arrays(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Fields of that `DraftTree` as arrays."""
-        scores, tokens = self._pool[0][: self.state.pool], self._pool[1]
+        scores, tokens = self.scores[: self.state.pool], self._pool.tokens
         return select_tree(scores, self._parents, tokens, self._root, size)
 
     @property
@@ -202,10 +234,23 @@ def defer_rows(taps, rows, tokens, deferred_taps, deferred_tokens, first):
 
 
 @kernel
-def _draft_prefix(
-    taps, new_tokens, length, weights, cos, sin, keys, values, visible, work, scores, tokens, hidden, logits
-):
-    """Rows of taps [R, 3 * Ht] and tokens [R] join a cache of `length` rows; level 1 enters the pool."""
+def draft_prefix(prefix, head, pool):
+    """All rows of a `Prefix` join the cache of a `HeadPass`; the last one's children enter the pool."""
+    most, rows = len(prefix.part), len(prefix.tokens)
+    for first in range(0, rows, most):
+        end = min(first + most, rows)
+        visible = prefix.part if end - first == most else prefix.last
+        taps, tokens = prefix.taps[first:end], prefix.tokens[first:end]
+        _draft_rows(taps, tokens, prefix.length + first, visible, head, pool)
+
+
+@kernel
+def _draft_rows(taps, new_tokens, length, visible, head, pool):
+    """Rows of taps [R, 3 * Ht] and tokens [R], which see visible [R, R] of each other, join a cache of
+    `length` rows; the last one's children enter the pool.
+    """
+    weights, cos, sin, keys, values, _, _, work = head
+    scores, tokens, hidden, logits = pool
     count, parts, beam = len(new_tokens), len(weights.tap_norms), len(hidden)
     features = np.empty((count, len(weights.fuse) * LANES), np.float32)
     fused = taps
@@ -225,14 +270,13 @@ def _draft_prefix(
 
 
 @kernel
-def _draft_level(
-    level, length, weights, cos, sin, keys, values, visible, parents, work, scores, tokens, hidden, logits
-):
+def draft_level(level, length, head, pool):
     """Pass over the beam of `level` behind `length` rows; its children enter the pool.
 
-    visible and parents as in `advance_beam`; scores, tokens [pool]; hidden [W, H] and logits [W, >= Vd] of
-    the pass before become those of this one.
+    head is a `HeadPass`; the pool's hidden and logits of the pass before become those of this one.
     """
+    weights, cos, sin, keys, values, visible, parents, work = head
+    scores, tokens, hidden, logits = pool
     beam, place_of_level = len(visible), length + level - 1
     nodes, ranks = np.empty(beam, np.int64), np.empty(beam, np.int64)
     advance_beam(scores, level, parents, visible, nodes, ranks)

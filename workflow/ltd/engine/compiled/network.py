@@ -4,25 +4,44 @@ Libraries take longer to begin a product of one row than these loops take for it
 order in which they lie in memory, so that large networks gain as well.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ltd.engine.compiled.arithmetic import kernel
 
+# Arguments of `perceptron`.
+KernelNetwork = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def for_kernel(layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> KernelNetwork:
+    """Linear layers, (weight [out, in], bias [out]) float32 each, as `perceptron` takes them.
+
+    One array for all of them: every array of a call costs time to hand over.
+    """
+    parameters = np.concatenate([part.ravel() for layer in layers for part in layer])
+    widths = np.array([layers[0][0].shape[1], *(len(bias) for _, bias in layers)], np.int64)
+    return parameters, widths, np.zeros((2, widths.max()), np.float32)
+
 
 @kernel
-def perceptron(weights, biases, values):
+def perceptron(parameters, widths, values):
     """Outputs of a multilayer perceptron with ReLU between its linear layers, a row of `values`.
 
-    weights: a matrix [out, in] a layer, biases [out]; values [2, widest layer] holds the inputs in its first
-    row and is working space: what goes into a layer, and what comes out.
+    parameters: the weights [out, in], row by row, and the biases [out] of a layer after the other; widths:
+    numbers that go into each layer, and those that come out of the last; values [2, widest layer] holds the
+    inputs in its first row and is working space: what goes into a layer, and what comes out.
     """
-    for layer in range(len(weights)):
-        weight, bias = weights[layer], biases[layer]
+    start, last = 0, len(widths) - 2
+    for layer in range(last + 1):
+        width, count = widths[layer], widths[layer + 1]
         inputs, outputs = values[layer % 2], values[1 - layer % 2]
-        for output in range(len(bias)):
-            total = bias[output]
-            for i in range(weight.shape[1]):
-                total += weight[output, i] * inputs[i]
-            inner = layer < len(weights) - 1
-            outputs[output] = max(total, np.float32(0)) if inner else total
-    return values[len(weights) % 2]
+        biases = start + count * width
+        for output in range(count):
+            row, total = parameters[start + output * width : start + (output + 1) * width], np.float32(0)
+            for i in range(width):
+                total += row[i] * inputs[i]
+            total += parameters[biases + output]
+            outputs[output] = max(total, np.float32(0)) if layer < last else total
+        start = biases + count
+    return values[(last + 1) % 2]
