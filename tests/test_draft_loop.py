@@ -187,6 +187,19 @@ def test_a_tree_after_more_plain_steps_than_a_prefix_pass_has_rows(engine):
     assert len(result.cycles) > len(schedule)
 
 
+def test_a_subclass_that_decides_otherwise_is_asked_itself(engine):
+    target, drafter = engine
+
+    class Deeper(StaticController):
+        def continue_drafting(self, state):
+            return state.depth < self.depth + 1
+
+    clock, controller = PhaseClock(target.device), Deeper(2, 4)
+    assert type(make_draft_loop(drafter, controller, clock)) is DraftLoop
+    result = decode(target, drafter, controller, PROMPT, max_new_tokens=30)
+    assert {cycle.depth for cycle in result.cycles} == {3}
+
+
 def test_seconds_of_a_call_are_told_apart(engine):
     target, drafter = engine
     controller = CONTROLLERS["policies"](0)

@@ -134,6 +134,17 @@ class FakeClock:
             lambda: profile.draft_step(drafter.state.depth + 1, drafter.state.context_length),
         )
 
+        self.charge(drafter, "note_levels", self.drafting)
+
+    def drafting(self, depth):
+        """A tree that was drafted in one call, all decisions about it included."""
+        drafter, profile, context = self.drafter, self.profile, self.drafter.state.context_length
+        deciding = min(depth + 1, drafter.max_depth) * profile.depth_policy
+        if not depth:
+            return deciding
+        steps = sum(profile.draft_step(level, context) for level in range(2, depth + 1))
+        return deciding + profile.size_policy + profile.draft_prefix(drafter.pending, context) + steps
+
     def verification(self, size):
         state, profile = self.drafter.state, self.profile
         nodes = min(size, state.pool)

@@ -87,7 +87,7 @@ class Controller(Protocol):
 class CompiledController(Controller, Protocol):
     """A controller whose decisions can be part of one compiled call that drafts a whole tree.
 
-    A subclass that decides otherwise has to override `compiled_decisions` too: a CPU asks nothing else.
+    A subclass that decides otherwise is asked level by level, unless it overrides `compiled_decisions` too.
     """
 
     def compiled_decisions(self) -> "CompiledDecisions | None":

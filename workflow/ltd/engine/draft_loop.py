@@ -30,9 +30,21 @@ class DraftLoop:
 
 def make_draft_loop(drafter: Drafter, controller: Controller, clock: PhaseClock) -> DraftLoop:
     """The loop that suits how the drafter computes and the controller decides."""
-    can_compile = drafter.drafts_in_one_call and isinstance(controller, CompiledController)
-    if can_compile and controller.compiled_decisions() is not None:
+    compiled = drafter.drafts_in_one_call and _decides_by_kernels(controller)
+    if compiled and controller.compiled_decisions() is not None:
         from ltd.engine.compiled.draft_loop import CompiledDraftLoop  # a GPU needs no Numba
 
         return CompiledDraftLoop(drafter, controller, clock)
     return DraftLoop(drafter, controller, clock)
+
+
+def _decides_by_kernels(controller: Controller) -> bool:
+    """Whether the kernels are those of what it decides now: a subclass may have changed the one alone."""
+
+    def owner(method: str) -> type:
+        return next(kind for kind in type(controller).__mro__ if method in vars(kind))
+
+    return isinstance(controller, CompiledController) and all(
+        issubclass(owner("compiled_decisions"), owner(method))
+        for method in ("continue_drafting", "choose_size")
+    )
