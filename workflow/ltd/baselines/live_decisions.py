@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ltd.baselines.classifier import DEPTH_UNIT
 from ltd.engine.compiled.arithmetic import exponential, kernel
-from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel
+from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel, only_size
 from ltd.engine.compiled.network import KernelNetwork, for_kernel, perceptron
 from ltd.engine.compiled.signals import beam_mass, entropy
 from ltd.engine.compiled.tree import best_nodes, pool_size
@@ -152,12 +152,7 @@ def make_threshold_kernel(signal: Callable) -> Callable:
             return False
         return not rule.asked[draft.depth] or signal(rule.details, draft) >= rule.least
 
-    return make_draft_kernel(goes_on, _first)
-
-
-@kernel
-def _first(rule, draft):
-    return 0
+    return make_draft_kernel(goes_on, only_size)
 
 
 @kernel

@@ -32,8 +32,9 @@ class CycleRecord:
 
     size is the controller's choice, verified the nodes there were (both 0 in a plain step). tokens counts
     what was emitted, end-of-sequence and length limit respected; accepted counts the draft tokens among
-    them. draft includes the bookkeeping of the pool; rest is tree building, choosing tokens (greedily
-    the compiled engine does it within verify) and cache compaction. The four sum to the cycle's wall time.
+    them. draft includes the bookkeeping of the pool and, where one call drafts a tree, what it takes to begin
+    that; rest is tree building, choosing tokens (greedily the compiled engine does it within verify) and
+    cache compaction. The four sum to the cycle's wall time.
     """
 
     context_length: int

@@ -42,7 +42,8 @@ def _decides_by_kernels(controller: Controller) -> bool:
     """Whether the kernels are those of what it decides now: a subclass may have changed the one alone."""
 
     def owner(method: str) -> type:
-        return next(kind for kind in type(controller).__mro__ if method in vars(kind))
+        classes = type(controller).__mro__
+        return next((kind for kind in classes if method in vars(kind)), classes[0])
 
     return isinstance(controller, CompiledController) and all(
         issubclass(owner("compiled_decisions"), owner(method))

@@ -246,8 +246,8 @@ class PhaseTimer:
         total = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms
         self.live.append((cycle.depth, max(cycle.verified, 1), cycle.context_length, rows, total))
         if cycle.depth == 0:
-            step = cycle.draft_ms + cycle.verify_ms + cycle.rest_ms  # asking whether to draft is a call, too
-            self.watch.add(("plain_step", 1, context), step)
+            # Asking whether to draft is a call, too, and counts as drafting.
+            self.watch.add(("plain_step", 1, context), total)
         else:
             self.watch.add(("rest", cycle.verified, context), cycle.rest_ms)
             self.watch.add(("verify", cycle.verified, context), cycle.verify_ms)

@@ -118,11 +118,12 @@ def _up_to_depth(depth, draft):
 
 
 @kernel
-def _only_size(depth, draft):
+def only_size(arguments, draft):
+    """The choice of a size where there is one."""
     return 0
 
 
-_draft_static = make_draft_kernel(_up_to_depth, _only_size)
+_draft_static = make_draft_kernel(_up_to_depth, only_size)
 
 
 @kernel
