@@ -1,6 +1,7 @@
 # Two policies, made to co-adapt: initial ones alone, then rounds that retrain one against the other.
 # Chains: `default` from the rl block, `paper` with the paper's formulation, `ltd` with the tuned winner, and those
-# of rules/common.smk that only some ask for.
+# of rules/common.smk that only some ask for. Each job waits for the one before, so that chains take longest: they
+# go first, and what is fitted to the traces beside them fills the cores that are left.
 CHAIN = f"{RESULTS}/policies/{{chain}}"
 
 
@@ -16,6 +17,7 @@ rule train_initial_policy:
         f"{RESULTS}/logs/train_policy-{{chain}}-initial-{{policy}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_policy-{{chain}}-initial-{{policy}}.tsv"
+    priority: 1
     conda:
         "../../envs/ltd.yaml"
     params:
@@ -38,6 +40,7 @@ rule combine_policies:
         directory(f"{CHAIN}/iteration-0"),
     log:
         f"{RESULTS}/logs/combine_policies-{{chain}}.log",
+    priority: 1
     conda:
         "../../envs/ltd.yaml"
     params:
@@ -64,6 +67,7 @@ rule train_policy_round:
         f"{RESULTS}/benchmarks/train_policy-{{chain}}-{{iteration}}.tsv"
     wildcard_constraints:
         iteration=r"[1-9]\d*",
+    priority: 1
     conda:
         "../../envs/ltd.yaml"
     params:
@@ -88,6 +92,7 @@ rule choose_policies:
         directory(f"{CHAIN}/best"),
     log:
         f"{RESULTS}/logs/choose_policies-{{chain}}.log",
+    priority: 1
     conda:
         "../../envs/ltd.yaml"
     params:

@@ -1,5 +1,6 @@
 # The Optuna study over reward and hyper-parameters; its journal is resumable state, not an output.
-# Workers, where there are several, add trials to it until there are enough; on a cluster each is a job.
+# Workers, where there are several, add trials to it until there are enough; on a cluster each is a job. A trial's
+# networks are too small for a second thread, which made trials a fifth slower.
 WORKERS = range(config["tune"]["workers"])
 WORKER_FILE = f"{RESULTS}/tuning-workers/{{worker}}.json"
 
@@ -18,6 +19,7 @@ rule tune_worker:
         f"{RESULTS}/benchmarks/tune-worker-{{worker}}.tsv"
     wildcard_constraints:
         worker=r"\d+",
+    priority: 1
     conda:
         "../../envs/ltd.yaml"
     params:
@@ -45,13 +47,13 @@ rule tune:
         f"{RESULTS}/logs/tune.log",
     benchmark:
         f"{RESULTS}/benchmarks/tune.tsv"
+    priority: 1
     conda:
         "../../envs/ltd.yaml"
-    threads: workflow.cores
     params:
         output=folder_of_output,
         state=f"{RESULTS}/state/tune",
-        options=options("tune", leave_out=["workers"]),
+        options=options("tune", leave_out=["workers"], threads=1),
     shell:
         "python -m ltd.tune --traces {input.traces} --validation-traces {input.validation}"
         " --profile {input.profile} --settings {input.untuned}/settings.json"
