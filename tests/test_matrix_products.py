@@ -1,7 +1,11 @@
 """The share of matrix products in a step: which kernels of a GPU count, and a profiler that loses some."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from ltd.measurement import matrix_products
 from ltd.measurement.matrix_products import STEPS, is_product_kernel, per_step
 
 
@@ -18,6 +22,16 @@ from ltd.measurement.matrix_products import STEPS, is_product_kernel, per_step
 )
 def test_kernels_of_products_are_told_by_their_names(name, counts):
     assert is_product_kernel(name) == counts
+
+
+@pytest.mark.parametrize(
+    ("module", "counts"), [("products", True), ("attention", False), ("drafting", False)]
+)
+def test_kernels_of_our_own_are_told_by_theirs(module, counts):
+    source = (Path(matrix_products.__file__).parents[1] / f"engine/gpu/{module}.py").read_text()
+    kernels = re.findall(r"def (\w+_kernel)\(", source)
+    assert kernels
+    assert [is_product_kernel(name) for name in kernels] == [counts] * len(kernels)
 
 
 def test_time_of_a_step_is_the_sum_of_medians_or_where_events_are_missing_the_mean():

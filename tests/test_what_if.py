@@ -1,5 +1,7 @@
 """Predicted speedups of static Eagle3: the paper's acceptance lengths on a profile's times."""
 
+from pathlib import Path
+
 import pytest
 
 from ltd import what_if
@@ -29,6 +31,20 @@ def test_command_prints_the_table(tmp_path, capsys):
     what_if.main(["--profiles", f"vicuna-13b={tmp_path}/p.json", "--depth", "3", "--context", "32"])
     printed = capsys.readouterr().out
     assert "on synthetic; published: Zhang" in printed and "| vicuna-13b | maths | 6.58 |" in printed
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ("llama31-8b", "llama31-8b"),
+        ("deepseek-r1-llama-8b", "llama31-8b"),
+        ("vicuna-13b", "vicuna-13b"),
+    ],
+)
+def test_measured_shapes_are_in_the_papers_reach(model, shape):
+    path = Path(what_if.__file__).parents[1] / f"profiles/{shape}-h200.json"
+    rows = what_if.predictions(what_if.WhatIfOptions(profiles=(f"{model}={path}",)))
+    assert rows["predicted"].to_numpy() == pytest.approx(rows["published"].to_numpy(), rel=0.2)
 
 
 @pytest.mark.parametrize("entry", ["gpt=p.json", "llama31-8b"])

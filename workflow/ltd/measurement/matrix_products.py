@@ -14,6 +14,7 @@ STEPS = 24
 # Operators whose own time is a product of matrices; fused attention is counted as something else.
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 PRODUCT_KERNELS = ("gemm", "gemv", "cutlass", "nvjet", "splitk")  # nvjet: cuBLAS's own on Hopper and later
+OUR_PRODUCT_KERNELS = ("_product_kernel", "_adding_kernel", "_gated_kernel")  # of `ltd.engine.gpu.products`
 ATTENTION_KERNELS = ("fmha", "flash")
 
 
@@ -47,7 +48,7 @@ def is_product_kernel(name: str) -> bool:
     """Whether a GPU's kernel of this name multiplies matrices."""
     name = name.lower()
     fused = any(word in name for word in ATTENTION_KERNELS)
-    return not fused and any(word in name for word in PRODUCT_KERNELS)
+    return not fused and any(word in name for word in PRODUCT_KERNELS + OUR_PRODUCT_KERNELS)
 
 
 def per_step(microseconds: list[float]) -> float:
