@@ -152,8 +152,10 @@ def test_verification_sets_its_own_mode():
         assert verification.select(6) == 6
         verification.verify()
         tokens = verification.follow(len(found))
-        verification.keep(len(tokens))
-        found += tokens
+        # A sequence may end before the path does: what does not count leaves no trace.
+        kept = tokens[: 1 + len(found) % 2]
+        verification.keep(len(kept))
+        found += kept
         verification.step()
         found += verification.follow(len(found))
         verification.keep(1)
@@ -171,7 +173,7 @@ def test_passes_are_met_without_a_trace(monkeypatch):
     before = [tensor.clone() for tensor in (kept, *deferred)]
     monkeypatch.setattr(bucketed_verification, "Passes", lambda device: RecordedPasses(captures=True))
     passes = TreePasses(fixed.forward, drafter).passes
-    assert len(passes._graphs) == 3 * len(fixed.forward.row_buckets)
+    assert len(passes._graphs) == 2 * len(fixed.forward.row_buckets)
     assert all(map(torch.equal, before, (kept, *deferred)))
 
 

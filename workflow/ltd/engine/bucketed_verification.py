@@ -1,7 +1,7 @@
 """Verification with passes of few fixed shapes, as a GPU wants them; see `ltd.engine.bucketed_forward`.
 
-Selecting a tree, the pass over it, following the target's tokens and keeping them are a CUDA graph each.
-Where decoding is greedy the host waits once a cycle: for how many tokens were accepted, and which.
+Selecting a tree, the pass over it, and accepting the path that the target's tokens follow are a CUDA graph
+each. Where decoding is greedy the host waits once a cycle: for how many tokens were accepted, and which.
 """
 
 from functools import partial
@@ -22,23 +22,23 @@ class TreePasses:
     """What is done with trees between the drafter's passes and the target's, for one pair of them.
 
     All is about the last rows, a bucket of them, of the target's padded rows: of these the last `count` [1]
-    are the tree. Of the accepted path, int64 [D + 1], rows and tokens are in `path` and `outcome`, which
-    begins with their number; `kept` [1] of them are kept.
+    are the tree. `outcome` int64 [2 + D] holds the number of accepted rows, then their tokens; at most
+    `room` [1] of them are written to the caches.
     """
 
     @torch.inference_mode()
     def __init__(self, forward: BucketedForward, drafter: BucketedDrafter) -> None:
         self.forward, self.drafter = forward, drafter
         device, self._longest = drafter.device, drafter.max_depth + 1
-        # There is always a root, also while passes are met for the first time; then nothing is kept.
+        # There is always a root, also while passes are met for the first time; then nothing is written.
         self.count = torch.ones(1, dtype=torch.int64, device=device)
-        self.kept = torch.zeros(1, dtype=torch.int64, device=device)
+        self.room = torch.zeros(1, dtype=torch.int64, device=device)
         self.parents = torch.zeros(forward.rows.rows, dtype=torch.int64, device=device)
-        self.path = torch.zeros(self._longest, dtype=torch.int64, device=device)
         self.outcome = torch.zeros(1 + self._longest, dtype=torch.int64, device=device)
         self.passes = Passes(device)
         if self.passes.captures:
             self._capture()
+        self.room.fill_(self._longest)
 
     def _capture(self) -> None:
         """Meet every pass once, so that none is captured while time is taken.
@@ -49,8 +49,7 @@ class TreePasses:
         before = [rows.clone() for rows in deferred]
         for rows in self.forward.row_buckets:
             self.select(rows)
-            self.follow(rows)
-            self.keep(rows)
+            self.accept(rows)
         for rows, old in zip(deferred, before, strict=True):
             rows.copy_(old)
 
@@ -58,33 +57,31 @@ class TreePasses:
         """Enter the best nodes in the target's padded rows."""
         self.passes.run(("select", rows), partial(self._select, rows))
 
-    def follow(self, rows: int) -> None:
-        """Find the path that greedy decoding accepts, behind the pass over the tree."""
-        self.passes.run(("follow", rows), partial(self._follow, rows))
-
-    def keep(self, rows: int) -> None:
-        """Append the path to the target's cache, and to what the drafter's next prefix pass reads."""
-        self.passes.run(("keep", rows), partial(self._keep, rows))
+    def accept(self, rows: int) -> None:
+        """Find the path that greedy decoding accepts, behind the pass over the tree; write it behind the
+        target's cache and to what the drafter's next prefix pass reads. How much of it counts is the host's
+        to say: what a sequence does not count is written over.
+        """
+        self.passes.run(("accept", rows), partial(self._accept, rows))
 
     def _select(self, rows: int) -> None:
         tokens, depths, parents, ancestors = self.drafter.padded_tree(self.count, rows)
         self.forward.rows.enter(tokens, depths, ancestors)
         self.parents.narrow(0, 0, rows).copy_(parents)
 
-    def _follow(self, rows: int) -> None:
-        fixed, parents = self.forward.rows, self.parents.narrow(0, 0, rows)
-        chosen = self.forward.logits.narrow(0, 0, rows).argmax(dim=-1)
-        tokens, ancestors = fixed.last(rows)[0], fixed.among(rows)
-        path, length = padded_accepted_rows(tokens, parents, ancestors, chosen, self.count, self._longest)
-        self.path.copy_(path)
-        self.outcome.copy_(torch.cat([length, chosen.index_select(0, path)]))
-
-    def _keep(self, rows: int) -> None:
-        forward = self.forward
-        forward.cache.keep_path(self.path, rows, forward.rows.length, self.kept)
+    def _accept(self, rows: int) -> None:
+        forward, parents = self.forward, self.parents.narrow(0, 0, rows)
+        chosen = forward.logits.narrow(0, 0, rows).argmax(dim=-1)
+        tree_tokens, ancestors = forward.rows.last(rows)[0], forward.rows.among(rows)
+        path, accepted = padded_accepted_rows(
+            tree_tokens, parents, ancestors, chosen, self.count, self._longest
+        )
+        path_tokens = chosen.index_select(0, path)
+        self.outcome.copy_(torch.cat([accepted, path_tokens]))
+        forward.cache.keep_path(path, rows, forward.rows.length, torch.minimum(accepted, self.room))
         taps, tokens = self.drafter.deferred_rows(self._longest)
-        taps.copy_(forward.taps.index_select(0, self.path))
-        tokens.copy_(self.outcome[1:])
+        taps.copy_(forward.taps.index_select(0, path))
+        tokens.copy_(path_tokens)
 
 
 class BucketedVerification(Verification):
@@ -127,7 +124,7 @@ class BucketedVerification(Verification):
         if not self._greedy:
             self._cut_padding()
             return super().follow(position)
-        self._passes.follow(self._row_count)
+        self._passes.accept(self._row_count)
         count, *tokens = self._passes.outcome.tolist()
         return tokens[:count]
 
@@ -137,8 +134,6 @@ class BucketedVerification(Verification):
         if not (self._row_count and self._greedy):
             super().keep(count)
             return
-        self._passes.kept.fill_(count)
-        self._passes.keep(self._row_count)
         self.target.forward.cache.length += count
         self._token = self.drafter.deferred(count)
 

@@ -43,10 +43,10 @@ class CycleRecord:
     verified: int
     accepted: int
     tokens: int
-    draft_ms: float
-    verify_ms: float
-    policy_ms: float
-    rest_ms: float
+    draft_ms: float = 0.0
+    verify_ms: float = 0.0
+    policy_ms: float = 0.0
+    rest_ms: float = 0.0
 
 
 @dataclass
@@ -145,7 +145,9 @@ class _Loop:
         self.clock.start()
         while not self.done:
             self._cycle()
+        synchronise(self.target.device)
         self.result.prefill_seconds, self.result.seconds = begun - started, time.perf_counter() - begun
+        self.clock.settle()
         return self.result
 
     def _cycle(self) -> None:
@@ -162,8 +164,9 @@ class _Loop:
         if self.controller is not None:
             self.controller.accepted(accepted)
             self.clock.mark("policy")
-        timed = self.clock.finish()
-        self.result.cycles.append(CycleRecord(context, depth, size, verified, accepted, emitted, *timed))
+        record = CycleRecord(context, depth, size, verified, accepted, emitted)
+        self.clock.finish(record)
+        self.result.cycles.append(record)
 
     def _draft(self) -> tuple[int, int]:
         """Depth and chosen size of a tree, 0 and 0 for a plain step."""

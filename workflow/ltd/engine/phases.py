@@ -1,6 +1,7 @@
 """A clock that leaves nothing out: every moment of a cycle belongs to exactly one phase."""
 
 import time
+from typing import Any
 
 import torch
 
@@ -10,12 +11,13 @@ PHASES = ("draft", "verify", "policy", "rest")  # in the order of a cycle's reco
 class PhaseClock:
     """Attributes the time since the last mark to a phase, so the phases of a cycle sum to its wall time.
 
-    On a GPU marks are events on the stream and cost no synchronisation; they are read when the cycle ends.
+    On a GPU marks are events on the stream: nobody waits for them before an answer is complete.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._events = device.type == "cuda"
         self._marks: list[tuple[str, torch.cuda.Event]] = []
+        self._unread: list[tuple[Any, list[tuple[str, torch.cuda.Event]]]] = []
         self.start()
 
     def start(self) -> None:
@@ -38,21 +40,29 @@ class PhaseClock:
         self._spent[source] -= seconds * 1e3
         self._spent[target] += seconds * 1e3
 
-    def finish(self) -> tuple[float, ...]:
-        """Milliseconds of the `PHASES` since the last call (or the start); counting goes on from the last
-        mark.
+    def finish(self, record: Any) -> None:
+        """A cycle is over: milliseconds of the `PHASES` since the last call (or the start) become `draft_ms`,
+        `verify_ms`, ... of its record, on a GPU not before `settle`. Counting goes on from the last mark.
         """
-        if self._marks:
-            self._read_events()
-        spent, self._spent = self._spent, dict.fromkeys(PHASES, 0.0)
-        return tuple(spent.values())
+        if self._events:
+            self._unread.append((record, self._marks))
+            self._marks = []
+        else:
+            self._write(record)
 
-    def _read_events(self) -> None:
-        self._marks[-1][1].synchronize()
-        for phase, now in self._marks:
-            self._spent[phase] += self._last.elapsed_time(now)
-            self._last = now
-        self._marks.clear()
+    def settle(self) -> None:
+        """Complete the records, once the device has reached all marks."""
+        for record, marks in self._unread:
+            for phase, now in marks:
+                self._spent[phase] += self._last.elapsed_time(now)
+                self._last = now
+            self._write(record)
+        self._unread.clear()
+
+    def _write(self, record: Any) -> None:
+        for phase, milliseconds in self._spent.items():
+            setattr(record, f"{phase}_ms", milliseconds)
+        self._spent = dict.fromkeys(PHASES, 0.0)
 
     def _now(self):
         if not self._events:
