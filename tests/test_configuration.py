@@ -176,6 +176,14 @@ def test_a_task_must_be_left_to_train_on(config, tmp_path):
     assert complaint(config).startswith("prompts.test_only: no task is left to train on")
 
 
+def test_a_test_task_is_not_trained_on(config, tmp_path):
+    for task in config["prompts"]["tasks"]:
+        (tmp_path / f"{task}.jsonl").write_text('{"turns": ["hello"]}\n' * 9)
+    config["prompts"] |= {"path": str(tmp_path), "test_only": ["qa", "maths"]}
+    config["rl"]["train_tasks"] = ["code", "qa"]
+    assert complaint(config).startswith("rl.train_tasks: 'qa' is one of prompts.test_only, too; take it out")
+
+
 def test_line_without_turns(config, tmp_path):
     for task in config["prompts"]["tasks"]:
         (tmp_path / f"{task}.jsonl").write_text('{"turns": ["hello"]}\n{"question": "hello"}\n')

@@ -131,6 +131,12 @@ def test_every_question_counts_as_a_test_prompt(own, tmp_path, monkeypatch):
     configuration.check(merged(ROOT / "tests/config.yaml", written(own)), SCHEMA)
 
 
+def test_a_head_that_is_taken_needs_nothing_to_learn_from(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own[0]["draft"], own[0]["prompts"]["draft"] = {"unroll_steps": 1}, 0
+    configuration.check(merged(ROOT / "tests/config.yaml", written(own)), SCHEMA)
+
+
 @pytest.mark.skipif(
     not (ROOT.parent / "shared/data/prompts").is_dir(), reason="the real prompts are not beside this checkout"
 )

@@ -4,8 +4,6 @@ import difflib
 import itertools
 import json
 import re
-import struct
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +13,9 @@ import yaml
 
 from ltd import methods, option_checks, world
 from ltd.ablations import catalogue as ablations
+from ltd.checkpoint_files import check_chat_template, check_model_folder
 from ltd.errors import InputError
 from ltd.files import read_json
-from ltd.hub import check_name
 
 # Weights as transformers looks for them, and as the reader of Eagle3 heads does.
 HEAD_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -143,17 +141,10 @@ def check_values(config: Config) -> None:
                 raise InputError(
                     f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
                 )
+    check_draft_training(config)
     check_train_tasks(config)
     check_observations(config)
     check_benchmark(config)
-    if config["draft"]["path"] is None and not config["prompts"]["draft"]:
-        raise InputError("prompts.draft: 0 leaves the head nothing to learn from; give some, or a draft.path")
-    unrolled, deepest = config["draft"]["unroll_steps"], config["tree"]["max_depth"]
-    if config["draft"]["path"] is None and unrolled < deepest:
-        raise InputError(
-            f"draft.unroll_steps: {unrolled} is less than tree.max_depth {deepest}; "
-            "the head must be trained for every depth it drafts"
-        )
     largest = max(
         config["rl"]["sizes"][-1],
         config["baselines"]["sizes"][-1],
@@ -165,6 +156,20 @@ def check_values(config: Config) -> None:
         raise InputError(
             f"latency.sizes: the largest is {config['latency']['sizes'][-1]}, but {largest} is used; "
             "time every size that is chosen"
+        )
+
+
+def check_draft_training(config: Config) -> None:
+    """Check that a head that is trained here has something to learn from, for all that it will draft."""
+    if config["reuse"] or config["draft"]["path"] is not None:
+        return
+    if not config["prompts"]["draft"]:
+        raise InputError("prompts.draft: 0 leaves the head nothing to learn from; give some, or a draft.path")
+    unrolled, deepest = config["draft"]["unroll_steps"], config["tree"]["max_depth"]
+    if unrolled < deepest:
+        raise InputError(
+            f"draft.unroll_steps: {unrolled} is less than tree.max_depth {deepest}; "
+            "the head must be trained for every depth it drafts"
         )
 
 
@@ -208,12 +213,10 @@ def check_train_tasks(config: Config) -> None:
     test_only = set(config["prompts"]["test_only"])
     if test_only >= set(config["prompts"]["tasks"]):
         raise InputError("prompts.test_only: no task is left to train on; leave one out, or give `reuse`")
-    for block in ("rl", "baselines"):
-        wanted = config[block].get("train_tasks", [])
-        if test_only and test_only.intersection(wanted):
-            raise InputError(
-                f"{block}.train_tasks: {', '.join(wanted)} must not name any of prompts.test_only"
-            )
+    if both := sorted(test_only.intersection(config["rl"]["train_tasks"])):
+        raise InputError(
+            f"rl.train_tasks: {both[0]!r} is one of prompts.test_only, too; take it out of one of them"
+        )
     known = [*config["prompts"]["tasks"], *world.TASKS]
     for task in config["rl"]["paper_tasks"]:
         if task not in known:
@@ -271,69 +274,3 @@ def find_profile(path: str, beside: Path) -> Path:
         f"transfer.profiles: {path}: no such file, here or in {beside}; give the latency/profile.json of "
         "another machine, or none"
     )
-
-
-def check_model_folder(key: str, path: str, weights: Sequence[str]) -> None:
-    """Check a local checkpoint folder: configuration and weights present, safetensors files whole.
-
-    A name that is no local path is taken for a hub id and left to the loader. Weights are one of the files
-    named, where an index stands for the shards that it lists; none are looked for when none is named.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        check_name(key, path)
-        return
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{key}: {path} has no config.json; give the folder of a saved model")
-    found = next((folder / name for name in weights if (folder / name).is_file()), None)
-    if weights and found is None:
-        raise InputError(
-            f"{key}: {path} has no weights ({', '.join(weights)}); give the whole folder of a saved model"
-        )
-    if found is not None and found.suffix == ".json":
-        check_shards(found)
-    for file in folder.glob("*.safetensors"):
-        check_safetensors(file)
-
-
-def check_shards(index: Path) -> None:
-    """Raise InputError when a file that an index of shards names is not beside it."""
-    content = read_json(index)
-    files = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(files, dict):
-        raise InputError(f"{index}: no weight_map; copy the file again")
-    absent = sorted(name for name in set(files.values()) if not (index.parent / name).is_file())
-    if absent:
-        raise InputError(f"{index}: {absent[0]} is not beside it; copy the missing shard into the folder")
-
-
-def check_safetensors(file: Path) -> None:
-    """Raise InputError for a header that cannot be read, and for a file of another size than it says."""
-    size = file.stat().st_size
-    remedy = "the file is truncated or damaged; copy it again"
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > size - 8:
-            raise InputError(f"{file}: {remedy}")
-        header = stream.read(length)
-    try:
-        tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):  # no JSON, or not of this form
-        raise InputError(f"{file}: its header cannot be read; {remedy}") from None
-    if 8 + length + end != size:
-        raise InputError(f"{file}: {size} bytes, its header says {8 + length + end}; {remedy}")
-
-
-def check_chat_template(path: str) -> None:
-    """Raise InputError when a local target's tokenizer has no chat template, which every task needs."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return
-    settings = folder / "tokenizer_config.json"
-    inside = settings.is_file() and "chat_template" in read_json(settings)
-    if not inside and not (folder / "chat_template.jinja").is_file():
-        raise InputError(
-            f"target.path: the tokenizer in {path} has no chat template; give responses.chat_template, or "
-            "add a chat_template.jinja"
-        )
