@@ -1,6 +1,7 @@
 """Trees drafted by one compiled call, decisions included, against those drafted level by level."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.draft_loop import DraftLoop, make_draft_loop
 from ltd.engine.phases import PhaseClock
+from ltd.errors import InputError
 from ltd.opponents.calibration import PLACES, Calibration
 from ltd.opponents.marginal_rule import MarginalRule
 from ltd.opponents.rule_controller import RuleController
@@ -102,7 +104,7 @@ CONTROLLERS = {
 CONSTANTS = {
     "static": lambda: StaticController(3, 6),
     "plain": lambda: StaticController(0, 1),
-    "all nodes": lambda: StaticController(DEPTH, 64),
+    "more than there are": lambda: StaticController(2, 64),
     "a pair of constants": lambda: PolicyController(2, 5),
 }
 
@@ -155,13 +157,40 @@ def test_constants_are_drafted_in_one_call_too(name, engine):
     assert len(decisions_of(engine, controller)) == 1
 
 
+def test_a_size_beyond_the_pool_takes_all_nodes(engine):
+    result = decode(*engine, CONSTANTS["more than there are"](), PROMPT, max_new_tokens=20)
+    assert {cycle.verified for cycle in result.cycles} == {BEAM + BEAM * BEAM}
+
+
+@pytest.mark.parametrize("name", ["policies", "size policy", "marginal rule"])
+@pytest.mark.parametrize("tree", [(BEAM + 1, DEPTH), (BEAM - 1, DEPTH), (BEAM, DEPTH + 1)])
+def test_trees_that_a_controller_does_not_know_are_refused(name, tree, engine):
+    target, _ = engine
+    drafter = random_drafter(target, beam=tree[0], max_depth=tree[1], draft_vocab=12, compiled=True)
+    with pytest.raises(InputError, match=f"fitted to trees of beam {BEAM} and depth {DEPTH}, the drafter's"):
+        decode(target, drafter, CONTROLLERS[name](0), PROMPT, max_new_tokens=5)
+
+
+def test_shallower_trees_than_a_controller_knows_are_drafted(engine):
+    target, _ = engine
+    drafter = random_drafter(target, beam=BEAM, max_depth=2, draft_vocab=12, compiled=True)
+    for name in ("policies", "marginal rule"):
+        controller = CONTROLLERS[name](0)
+        result = decode(target, drafter, controller, PROMPT, max_new_tokens=20)
+        assert choices(result) == choices(
+            decode(target, drafter, LevelByLevel(controller), PROMPT, max_new_tokens=20)
+        )
+
+
 def test_policies_that_look_at_hidden_states_decide_level_by_level(engine):
     target, drafter = engine
     spec = ObservationSpec(("hidden",), BEAM, DEPTH, SIZES, hidden_size=target.hidden_size)
     pair = Policy("depth", network_of(spec.width, 2), spec, (0, 1)), policy("size", 2)
     controller = PolicyController(*pair)
     assert type(make_draft_loop(drafter, controller, PhaseClock(target.device))) is DraftLoop
-    assert decode(target, drafter, controller, PROMPT, max_new_tokens=20).tokens
+    result = decode(target, drafter, controller, PROMPT, max_new_tokens=40)
+    assert result.tokens == decode_autoregressive(target, PROMPT, max_new_tokens=40).tokens
+    assert len({cycle.depth for cycle in result.cycles}) > 1
 
 
 def test_a_tree_after_more_plain_steps_than_a_prefix_pass_has_rows(engine):
@@ -187,14 +216,61 @@ def test_a_tree_after_more_plain_steps_than_a_prefix_pass_has_rows(engine):
     assert len(result.cycles) > len(schedule)
 
 
-def test_a_subclass_that_decides_otherwise_is_asked_itself(engine):
+@pytest.mark.parametrize("deferred", [1, 64, 133])
+def test_a_tree_is_the_same_whatever_waited_for_its_prefix_pass(deferred, engine):
+    """All rows in one call, in parts of a prefix pass, or each in a call of its own."""
     target, drafter = engine
+    alone = random_drafter(target, beam=BEAM, max_depth=DEPTH, draft_vocab=12, compiled=True)
+    tokens = torch.randint(target.vocab_size, (5 + deferred,), generator=torch.Generator().manual_seed(0))
+    taps = target.prefill(tokens)[1]
+    for each in (drafter, alone):
+        each.prefill(taps[:5], tokens[:5])
+    # A row's token is the one behind its taps.
+    behind = torch.cat([tokens[5:], tokens[:1]])
+    drafter.defer(taps[-deferred - 1 : -1], behind[:deferred])
+    make_draft_loop(drafter, StaticController(3, 8), PhaseClock(target.device))()
+    for row in range(deferred):
+        alone.extend(taps[row + 4 : row + 5], behind[row : row + 1])
+    alone.expand()
+    alone.expand()
+    assert drafter.length == alone.length == 4 + deferred
+    pool = drafter.state.pool
+    assert pool == alone.state.pool
+    torch.testing.assert_close(drafter.state.scores[:pool], alone.state.scores[:pool], rtol=1e-4, atol=1e-4)
+    assert torch.equal(drafter.select(20).tokens, alone.select(20).tokens)
 
-    class Deeper(StaticController):
-        def continue_drafting(self, state):
-            return state.depth < self.depth + 1
 
-    clock, controller = PhaseClock(target.device), Deeper(2, 4)
+class Deeper(StaticController):
+    """Overrides one decision and not the kernels."""
+
+    def continue_drafting(self, state):
+        return state.depth < self.depth + 1
+
+
+class DeeperProxy:
+    """Overrides one decision of a controller that it stands before."""
+
+    def __init__(self, depth, size):
+        self.controller = StaticController(depth, size)
+
+    def __getattr__(self, name):
+        return getattr(self.controller, name)
+
+    def continue_drafting(self, state):
+        return state.depth < self.controller.depth + 1
+
+
+def deeper_object(depth, size):
+    """One decision is put into the object itself."""
+    controller = StaticController(depth, size)
+    controller.continue_drafting = lambda state: state.depth < depth + 1
+    return controller
+
+
+@pytest.mark.parametrize("deeper", [Deeper, DeeperProxy, deeper_object])
+def test_who_decides_otherwise_than_its_kernels_is_asked_itself(deeper, engine):
+    target, drafter = engine
+    clock, controller = PhaseClock(target.device), deeper(2, 4)
     assert type(make_draft_loop(drafter, controller, clock)) is DraftLoop
     result = decode(target, drafter, controller, PROMPT, max_new_tokens=30)
     assert {cycle.depth for cycle in result.cycles} == {3}
@@ -221,9 +297,13 @@ def test_a_call_writes_what_each_of_its_parts_took(engine):
     for deepest, expected in ((0, 0), (3, 3), (None, 4)):
         drafter.defer(taps[-1:], tokens[-1:])
         begun = time.perf_counter()
+        loop.clock.start()
         depth, size = loop(deepest)
+        loop.clock.finish(record := SimpleNamespace())
         total = time.perf_counter() - begun
         seconds = loop.seconds
+        assert record.policy_ms == pytest.approx(1e3 * (seconds[DECIDING] + seconds[CHOOSING]))
+        assert record.draft_ms >= 1e3 * seconds[FIRST_LEVEL:].sum()
         assert depth == expected and (size in SIZES) == (depth > 0)
         assert (seconds[FIRST_LEVEL : FIRST_LEVEL + depth] > 0).all()
         assert not seconds[FIRST_LEVEL + depth :].any()

@@ -1,6 +1,7 @@
 """The command and the transformers interface, with a small saved model and head."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -175,6 +176,16 @@ def test_python_interface(folders, target):
     assert text.split() == [f"w{token}" for token in expected]
 
 
+def test_trees_are_those_that_the_controller_was_fitted_to(folders):
+    controller = StaticController(2, 5)
+    controller.tree = 3, 4
+    load = partial(Decoder.load, folders / "target", folders / "draft", controller, device="cpu")
+    drafter = load().drafter
+    assert (drafter.beam, drafter.max_depth) == controller.tree
+    with pytest.raises(InputError, match="fitted to trees of beam 3 and depth 4"):
+        load(beam=5).answer("w3", max_new_tokens=5)
+
+
 def test_command_streams_text_and_ends_with_the_speed(folders, capsys):
     options = ["--device", "cpu", "--threads", "1", "--depth", "2", "--size", "5", "--beam", "4"]
     options += ["--max-new-tokens", "12"]
@@ -191,6 +202,10 @@ def test_command_streams_text_and_ends_with_the_speed(folders, capsys):
         (["--depth", "2"], "depth, size: give both"),
         ([], "no trained policies there"),
         (["--depth", "2", "--size", "5", "--draft", "nowhere"], "nowhere"),
+        (
+            ["--depth", "2", "--size", "5", "--experiment", "results/nowhere"],
+            "results/nowhere/target: no target was trained there; give the experiment's own as --target",
+        ),
         (["--depth", "2", "--size", "5", "--temperature", "-1"], "temperature"),
     ],
 )

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from ltd.devices import set_threads
-from ltd.engine.controllers import Controller, StaticController
+from ltd.engine.controllers import Controller, StaticController, tree_for
 from ltd.engine.custom_generate import ltd_generate
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
@@ -25,7 +25,7 @@ from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
 from ltd.replay.latency import LatencyProfile
-from ltd.rl.policies import Policy, PolicyController
+from ltd.rl.policies import PolicyController
 from ltd.texts.prompts import OWN_FORMAT, ChatFormat, chat_format, render
 
 __all__ = ["Decoder", "GenerateOptions", "ltd_generate", "main"]
@@ -78,14 +78,19 @@ class Decoder:
         draft: str | Path,
         controller: Controller,
         *,
-        beam: int = 10,
-        max_depth: int = 12,
+        beam: int | None = None,
+        max_depth: int | None = None,
         max_context: int = DEFAULT_CONTEXT,
         device: str = "auto",
         dtype: str = "auto",
         quantisation: str = "none",
     ) -> "Decoder":
-        """Read both models; raises InputError when either is missing or does not fit the other."""
+        """Read both models; raises InputError when either is missing or does not fit the other.
+
+        Trees have `beam` and `max_depth` (None: those that the controller was fitted to, 10 and 12 for one
+        that suits all).
+        """
+        beam, max_depth = tree_for(controller, beam, max_depth)
         loaded = load_engine(
             target,
             draft,
@@ -133,8 +138,7 @@ def choose_controller(options: GenerateOptions) -> tuple[Controller, int, int]:
         raise InputError(f"{folder}: no trained policies there; give --policies, or --depth and --size")
     machine = None if options.profile is None else LatencyProfile.load(options.profile)
     controller = PolicyController.load(folder, profile=machine)
-    policy = next(p for p in (controller.depth, controller.size) if isinstance(p, Policy))
-    return controller, policy.spec.beam, policy.spec.max_depth
+    return controller, *tree_for(controller, None, None)
 
 
 def generate(options: GenerateOptions) -> None:
@@ -142,6 +146,8 @@ def generate(options: GenerateOptions) -> None:
     controller, beam, max_depth = choose_controller(options)
     form = chat_format(options.system, options.chat_template, options.thinking)
     name = options.target or options.experiment / "target"
+    if options.target is None and not name.is_dir():
+        raise InputError(f"{name}: no target was trained there; give the experiment's own as --target")
     prompt = encode(load_tokenizer(name), options.prompt, form)
     decoder = Decoder.load(
         name,

@@ -28,7 +28,7 @@ class LevelAcceptance:
 
     def __call__(self, state: Any) -> float:
         return _level_acceptance(
-            state.score_array, state.entropy(), state.depth, state.beam, DEPTH_UNIT, *self._network
+            state.score_array, state.entropy(), state.depth, state.beam, DEPTH_UNIT, self._network
         )
 
 
@@ -46,7 +46,7 @@ class ConfidentNodes:
             DEPTH_UNIT,
             self._least,
             self._max_size,
-            *self._network,
+            self._network,
         )
 
 
@@ -68,27 +68,27 @@ def _sigmoid(logit):
 
 
 @kernel
-def _level_acceptance(scores, entropy, depth, beam, depth_unit, parameters, widths, values):
-    """Of the newest level of scores [pool]; the last three are as in `perceptron`."""
+def _level_acceptance(scores, entropy, depth, beam, depth_unit, network):
+    """Of the newest level of scores [pool]."""
     level = scores[pool_size(beam, depth - 1) : pool_size(beam, depth)]
-    best, inputs = np.empty(beam, np.int64), values[0]
+    best, inputs = np.empty(beam, np.int64), network.values[0]
     best_nodes(level, best)
     for rank in range(beam):
         inputs[rank] = level[best[rank]]
     inputs[beam], inputs[beam + 1] = entropy, depth / depth_unit
-    return _sigmoid(perceptron(parameters, widths, values)[0])
+    return _sigmoid(perceptron(network)[0])
 
 
 @kernel
-def _confident_nodes(scores, depth, beam, depth_unit, least, max_size, parameters, widths, values):
-    """How many of the best nodes of scores [pool] to keep; the last three are as in `perceptron`."""
-    drafted = scores[: pool_size(beam, depth)]
+def _confident_nodes(scores, depth, beam, depth_unit, least, max_size, network):
+    """How many of the best nodes of scores [pool] to keep."""
+    drafted, inputs = scores[: pool_size(beam, depth)], network.values[0]
     best, kept = np.empty(min(max_size, len(drafted)), np.int64), 0
     best_nodes(drafted, best)
     for node in best:
         level = 1 if node < beam else (node - beam) // (beam * beam) + 2
-        values[0, 0], values[0, 1] = drafted[node], level / depth_unit
-        kept += _sigmoid(perceptron(parameters, widths, values)[0]) > least
+        inputs[0], inputs[1] = drafted[node], level / depth_unit
+        kept += _sigmoid(perceptron(network)[0]) > least
     return max(kept, 1)
 
 
@@ -168,10 +168,9 @@ def _bound_signal(factor, draft):
 
 @kernel
 def _level_signal(details, draft):
-    depth_unit, (parameters, widths, values) = details
-    return _level_acceptance(
-        draft.scores, entropy(draft.logits), draft.depth, draft.beam, depth_unit, parameters, widths, values
-    )
+    depth_unit, network = details
+    seen = entropy(draft.logits)
+    return _level_acceptance(draft.scores, seen, draft.depth, draft.beam, depth_unit, network)
 
 
 @kernel
@@ -202,7 +201,7 @@ def bound_tree(rule, deepest, seconds, prefix, head, pool):
 
 @kernel
 def level_tree(rule, deepest, seconds, prefix, head, pool):
-    """`disco`; details: the unit of the depth, the network as in `perceptron`."""
+    """`disco`; details: the unit of the depth, the network."""
     return _by_level(rule, deepest, seconds, prefix, head, pool)
 
 
@@ -221,12 +220,8 @@ def _up_to_depth(rule, draft):
 
 @kernel
 def _count_confident(rule, draft):
-    parameters, widths, values = rule.network
-    count = _confident_nodes(
-        draft.scores, draft.depth, draft.beam, rule.depth_unit, rule.least, rule.max_size, parameters, widths,
-        values,
-    )  # fmt: skip
-    return count - 1
+    judged = rule.depth_unit, rule.least, rule.max_size, rule.network
+    return _confident_nodes(draft.scores, draft.depth, draft.beam, *judged) - 1
 
 
 _draft_and_prune = make_draft_kernel(_up_to_depth, _count_confident)

@@ -52,9 +52,9 @@ class AcceptanceHead(nn.Module):
         return sum(layer.weight.numel() for layer in (self.gate, self.skip, self.output))
 
     def for_kernel(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-        """Arguments of `ltd.baselines.live_decisions.StateAcceptance`, in this head's memory."""
+        """Arguments of `ltd.baselines.live_decisions.StateAcceptance`, in this head's memory on a CPU."""
         tensors = self.gate.weight, self.gate.bias, self.skip.weight, self.output.weight[0]
-        return *(tensor.detach().numpy() for tensor in tensors), self.output.bias.item()
+        return *(tensor.detach().cpu().numpy() for tensor in tensors), self.output.bias.item()
 
     def save(self, path: Path) -> None:
         """Write the weights."""

@@ -18,6 +18,8 @@ from ltd.errors import InputError
 if TYPE_CHECKING:  # a GPU needs no Numba
     from ltd.engine.compiled.draft_loop import CompiledDecisions
 
+PAPER_TREE = 10, 12  # beam and largest depth
+
 
 @dataclass
 class DraftState:
@@ -91,7 +93,22 @@ class CompiledController(Controller, Protocol):
     """
 
     def compiled_decisions(self) -> "CompiledDecisions | None":
-        """What the decisions of the next cycle are made by; none where only Python can make them."""
+        """What the decisions of the next cycle are made by; none, then for every cycle, where only Python can
+        make them.
+        """
+
+
+def fitted_tree(controller: Controller) -> tuple[int, int] | None:
+    """Beam and largest depth of the trees that a controller was fitted to, its attribute `tree`; None for one
+    that has no such attribute and suits all trees.
+    """
+    return getattr(controller, "tree", None)
+
+
+def tree_for(controller: Controller, beam: int | None, max_depth: int | None) -> tuple[int, int]:
+    """Beam and largest depth to draft with: as given, or as the controller was fitted, or the paper's."""
+    fitted = fitted_tree(controller) or PAPER_TREE
+    return beam or fitted[0], max_depth or fitted[1]
 
 
 class StaticController:

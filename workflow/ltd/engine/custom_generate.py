@@ -23,7 +23,7 @@ from transformers.generation import (
 from transformers.generation.streamers import BaseStreamer
 
 from ltd.draft_head.eagle3 import Eagle3Head, load_head
-from ltd.engine.controllers import Controller
+from ltd.engine.controllers import Controller, tree_for
 from ltd.engine.decoding import decode
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import make_drafter
@@ -43,13 +43,14 @@ def ltd_generate(
     generation_config: GenerationConfig,
     draft: str | Path | Eagle3Head,
     controller: Controller,
-    beam: int = 10,
-    max_depth: int = 12,
+    beam: int | None = None,
+    max_depth: int | None = None,
     max_context: int | None = None,
     **prepared,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """The callable for `custom_generate`; `draft` (an Eagle3 head or its folder) and `controller` are
-    passed on.
+    passed on. Trees have `beam` and `max_depth` (None: those that the controller was fitted to, 10 and 12 for
+    one that suits all).
 
     Prompt and answer have room for `max_context` tokens (None: for what the call may generate, 1024 at
     least); a model with a sliding window needs one that is not larger than the window. On a CPU load the
@@ -69,7 +70,7 @@ def ltd_generate(
     prompt = input_ids[0] if mask is None else input_ids[0][mask[0].bool()]
     limit = generation_config.max_length - input_ids.shape[1]
     context = max_context or max(DEFAULT_CONTEXT, 1 << (len(prompt) + limit - 1).bit_length())
-    target, drafter = _engine(model, draft, beam, max_depth, context)
+    target, drafter = _engine(model, draft, *tree_for(controller, beam, max_depth), context)
     sampling = {}
     if generation_config.do_sample:
         sampling = {

@@ -1,8 +1,9 @@
 """Drafting a tree under a controller: level by level here, or, compiled, all of it in one call."""
 
-from ltd.engine.controllers import CompiledController, Controller
+from ltd.engine.controllers import CompiledController, Controller, fitted_tree
 from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
+from ltd.errors import InputError
 
 
 class DraftLoop:
@@ -29,7 +30,11 @@ class DraftLoop:
 
 
 def make_draft_loop(drafter: Drafter, controller: Controller, clock: PhaseClock) -> DraftLoop:
-    """The loop that suits how the drafter computes and the controller decides."""
+    """The loop that suits how the drafter computes and the controller decides.
+
+    Raises InputError when the controller was fitted to trees of another beam or to shallower ones.
+    """
+    _check_tree(drafter, controller)
     compiled = drafter.drafts_in_one_call and _decides_by_kernels(controller)
     if compiled and controller.compiled_decisions() is not None:
         from ltd.engine.compiled.draft_loop import CompiledDraftLoop  # a GPU needs no Numba
@@ -38,14 +43,24 @@ def make_draft_loop(drafter: Drafter, controller: Controller, clock: PhaseClock)
     return DraftLoop(drafter, controller, clock)
 
 
+def _check_tree(drafter: Drafter, controller: Controller) -> None:
+    fitted = fitted_tree(controller)
+    if fitted is not None and (fitted[0] != drafter.beam or fitted[1] < drafter.max_depth):
+        raise InputError(
+            f"controller {controller.name}: fitted to trees of beam {fitted[0]} and depth {fitted[1]}, the "
+            f"drafter's are of {drafter.beam} and {drafter.max_depth}; make the drafter with the former"
+        )
+
+
 def _decides_by_kernels(controller: Controller) -> bool:
-    """Whether the kernels are those of what it decides now: a subclass may have changed the one alone."""
+    """Whether the kernels are those of what it decides now: a subclass, or somebody who put a method into the
+    object itself, may have changed the one alone.
+    """
+    decisions, put_in = ("continue_drafting", "choose_size"), getattr(controller, "__dict__", {})
+    if not isinstance(controller, CompiledController) or any(name in put_in for name in decisions):
+        return False
 
     def owner(method: str) -> type:
-        classes = type(controller).__mro__
-        return next((kind for kind in classes if method in vars(kind)), classes[0])
+        return next((kind for kind in type(controller).__mro__ if method in vars(kind)), object)
 
-    return isinstance(controller, CompiledController) and all(
-        issubclass(owner("compiled_decisions"), owner(method))
-        for method in ("continue_drafting", "choose_size")
-    )
+    return all(issubclass(owner("compiled_decisions"), owner(method)) for method in decisions)

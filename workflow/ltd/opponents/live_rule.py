@@ -1,7 +1,7 @@
 """The marginal rule's decisions about the draft in progress, compiled: one by one, or as part of drafting a
 tree; for drafts on a CPU.
 
-The same numbers as those of `ltd.opponents.marginal_rule`, in the same order of summation.
+Up to rounding the numbers are those of `ltd.opponents.marginal_rule`.
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +14,13 @@ from ltd.engine.compiled.tree import best_nodes, pool_size
 from ltd.opponents.marginal_rule import MarginalRule
 
 
-class RuleTree(NamedTuple):
-    """The rule as the kernel takes it: asked [D] says at which depths it decides, expected [A] is working
-    space; the others are as below.
+class KernelRule(NamedTuple):
+    """The rule as kernels take it.
+
+    asked [D] says at which depths it decides; prior [K]: what `ltd.rl.root_prior` holds; forecast [D, F]
+    weighs, in this order: one, what is known of the root, the beam's chances, their squares, the expected
+    tokens; cost [1 + D, C, A] in tokens; knots [B] and chances [D, places, B] as of `Calibration`; expected
+    [A] is working space.
     """
 
     asked: np.ndarray
@@ -30,74 +34,79 @@ class RuleTree(NamedTuple):
     expected: np.ndarray
 
 
+def for_kernel(rule: MarginalRule) -> KernelRule:
+    """A rule as kernels take it."""
+    calibration, sizes = rule.calibration, np.array(rule.sizes, np.int64)
+    return KernelRule(
+        asked=np.array([rule.asked(depth) for depth in range(rule.max_depth)]),
+        prior=rule.root_prior.values,
+        forecast=rule.forecast,
+        cost=rule.cost,
+        beam=rule.beam,
+        sizes=sizes,
+        knots=calibration.knots,
+        chances=calibration.chances,
+        expected=np.zeros(len(sizes)),
+    )
+
+
 class LiveRule:
     """Decides by the tree alone: nothing is kept from one decision to the next."""
 
     def __init__(self, rule: MarginalRule) -> None:
-        calibration = rule.calibration
-        sizes = np.array(rule.sizes, np.int64)
-        self._shape = rule.beam, sizes, calibration.knots, calibration.chances, np.zeros(len(sizes))
-        self._rule = rule
-        self._forecast, self._cost, self._prior = rule.forecast, rule.cost, rule.root_prior.values
+        self._rule = for_kernel(rule)
 
     def goes_on(self, state: Any) -> bool:
         """Whether drafting on is expected to pay."""
-        after_root = self._prior[min(state.root, len(self._prior) - 1)]
-        return _goes_on(state.score_array, state.depth, after_root, self._forecast, *self._shape)
+        return _goes_on(self._rule, state.score_array, state.depth, state.root)
 
     def best_size(self, state: Any) -> int:
         """Index of the size that is expected to pay best."""
-        return _best_size(state.score_array, state.depth, state.context_length, self._cost, *self._shape)
+        return _best_size(self._rule, state.score_array, state.depth, state.context_length)
 
     def clear(self) -> None:
         """Nothing to forget."""
 
-    def for_tree(self) -> CompiledDecisions:
-        """All decisions of a tree."""
-        rule = self._rule
-        asked = np.array([rule.asked(depth) for depth in range(rule.max_depth)])
-        tree = RuleTree(asked, self._prior, self._forecast, self._cost, *self._shape)
-        return CompiledDecisions(_rule_tree, tree, tuple(rule.sizes))
+
+def tree_decisions(rule: MarginalRule) -> CompiledDecisions:
+    """All decisions of a tree."""
+    return CompiledDecisions(_rule_tree, for_kernel(rule), tuple(rule.sizes))
 
 
 @kernel(arithmetic=AS_WRITTEN)
-def _goes_on(scores, depth, after_root, forecast, beam, sizes, knots, chances, expected):
-    """forecast [D, F] weighs, in this order: one, what is known of the root, the beam's chances, their
-    squares, the expected tokens.
-    """
-    _expect(scores, depth, beam, sizes, knots, chances, expected)
-    weights = forecast[depth]
-    gain = weights[0] + after_root * weights[1]
+def _goes_on(rule, scores, depth, root):
+    """Whether the gain that is forecast for scores [pool] at this depth is positive."""
+    _expect(rule, scores, depth)
+    beam, weights = rule.beam, rule.forecast[depth]
+    gain = weights[0] + rule.prior[min(root, len(rule.prior) - 1)] * weights[1]
     if depth > 0:
         level = scores[pool_size(beam, depth - 1) : pool_size(beam, depth)]
-        best = np.empty(beam, np.int64)
+        chances, best = rule.chances[depth - 1], np.empty(beam, np.int64)
         best_nodes(level, best)
         for rank in range(beam):
-            chance = _chance(level[best[rank]], knots, chances[depth - 1, min(rank, chances.shape[1] - 1)])
+            chance = _chance(level[best[rank]], rule.knots, chances[min(rank, len(chances) - 1)])
             gain += chance * weights[2 + rank] + chance * chance * weights[2 + beam + rank]
-    for i in range(len(sizes)):
-        gain += expected[i] * weights[2 + 2 * beam + i]
+    for i in range(len(rule.sizes)):
+        gain += rule.expected[i] * weights[2 + 2 * beam + i]
     return gain > 0
 
 
 @kernel(arithmetic=AS_WRITTEN)
-def _best_size(scores, depth, context_length, cost, beam, sizes, knots, chances, expected):
-    """cost [1 + D, C, A] in tokens."""
-    _expect(scores, depth, beam, sizes, knots, chances, expected)
-    costs = cost[depth, min(context_length, cost.shape[1] - 1)]
+def _best_size(rule, scores, depth, context_length):
+    """Index of the size whose expected tokens exceed its cost by most."""
+    _expect(rule, scores, depth)
+    expected, costs = rule.expected, rule.cost[depth, min(context_length, rule.cost.shape[1] - 1)]
     best = 0
-    for i in range(1, len(sizes)):
+    for i in range(1, len(rule.sizes)):
         if 1 + expected[i] - costs[i] > 1 + expected[best] - costs[best]:
             best = i
     return best
 
 
 @kernel(arithmetic=AS_WRITTEN)
-def _expect(scores, depth, beam, sizes, knots, chances, expected):
-    """Expected accepted tokens [A] of every size: the sum of the chances of so many best nodes.
-
-    scores [pool]; knots [B] and chances [D, places, B] as of `Calibration`.
-    """
+def _expect(rule, scores, depth):
+    """Write the expected accepted tokens of every size: the sum of the chances of so many best nodes."""
+    beam, sizes, chances = rule.beam, rule.sizes, rule.chances
     drafted = scores[: pool_size(beam, depth)]
     best = np.empty(min(len(drafted), sizes[-1]), np.int64)
     best_nodes(drafted, best)
@@ -108,10 +117,11 @@ def _expect(scores, depth, beam, sizes, knots, chances, expected):
         while place < min(sizes[i], len(best)):
             node = best[place]
             level = 0 if node < beam else (node - beam) // (beam * beam) + 1
-            total += _chance(drafted[node], knots, chances[level, min(met[level], chances.shape[1] - 1)])
+            rank = min(met[level], chances.shape[1] - 1)
+            total += _chance(drafted[node], rule.knots, chances[level, rank])
             met[level] += 1
             place += 1
-        expected[i] = total
+        rule.expected[i] = total
 
 
 @kernel(arithmetic=AS_WRITTEN)
@@ -137,21 +147,12 @@ def _chance(score, knots, chances):
 def _drafts_on(rule, draft):
     if draft.depth >= len(rule.asked):
         return False
-    if not rule.asked[draft.depth]:
-        return True
-    after_root = rule.prior[min(draft.root, len(rule.prior) - 1)]
-    return _goes_on(
-        draft.scores, draft.depth, after_root, rule.forecast, rule.beam, rule.sizes, rule.knots, rule.chances,
-        rule.expected,
-    )  # fmt: skip
+    return not rule.asked[draft.depth] or _goes_on(rule, draft.scores, draft.depth, draft.root)
 
 
 @kernel(arithmetic=AS_WRITTEN)
 def _choose_size(rule, draft):
-    return _best_size(
-        draft.scores, draft.depth, draft.context_length, rule.cost, rule.beam, rule.sizes, rule.knots,
-        rule.chances, rule.expected,
-    )  # fmt: skip
+    return _best_size(rule, draft.scores, draft.depth, draft.context_length)
 
 
 _draft_by_rule = make_draft_kernel(_drafts_on, _choose_size)

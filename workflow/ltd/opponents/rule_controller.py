@@ -20,15 +20,20 @@ class RuleController:
         self._decisions = _decisions(rule)
         self._asked = [rule.asked(depth) for depth in range(rule.max_depth)]
 
+    @property
+    def tree(self) -> tuple[int, int]:
+        """Beam and largest depth of the trees that the rule knows."""
+        return self.rule.beam, self.rule.max_depth
+
     def compiled_decisions(self) -> "CompiledDecisions":
         """The same decisions within one call."""
         return self._of_tree
 
     @cached_property
     def _of_tree(self) -> "CompiledDecisions":
-        from ltd.opponents.live_rule import LiveRule
+        from ltd.opponents.live_rule import tree_decisions
 
-        return LiveRule(self.rule).for_tree()
+        return tree_decisions(self.rule)
 
     @property
     def weights(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from ltd.engine.compiled import signals
 from ltd.engine.compiled.arithmetic import exponential, kernel
 from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel, static_decisions
-from ltd.engine.compiled.network import for_kernel, perceptron
+from ltd.engine.compiled.network import KernelNetwork, for_kernel, perceptron
 from ltd.engine.compiled.tree import best_nodes, pool_size
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE, Policy
@@ -35,20 +35,19 @@ class LiveObservation(NamedTuple):
 
 
 class LivePolicy(NamedTuple):
-    """A policy as the kernel takes it; the last three are as in `perceptron`."""
+    """A policy as the kernel takes it."""
 
     observation: LiveObservation
-    parameters: np.ndarray
-    widths: np.ndarray
-    values: np.ndarray
+    network: KernelNetwork
 
 
 class PolicyPair(NamedTuple):
     """What a cycle is decided by: no tree is deeper than `limit`; asked [limit] says where the depth policy
-    decides; without `chooses_size` all trees are of one size.
+    decides, whose action `go_on` drafts another level; without `chooses_size` all trees are of one size.
     """
 
     limit: int
+    go_on: int
     asked: np.ndarray
     depth: LivePolicy
     chooses_size: bool
@@ -79,7 +78,7 @@ def live_observation(spec: ObservationSpec) -> LiveObservation:
 
 def live_policy(policy: Policy) -> LivePolicy:
     """A policy as the kernel takes it."""
-    return LivePolicy(live_observation(policy.spec), *for_kernel(policy.network.layers))
+    return LivePolicy(live_observation(policy.spec), for_kernel(policy.network.layers))
 
 
 def pair_decisions(depth: Policy | int, size: Policy | int) -> CompiledDecisions:
@@ -94,7 +93,7 @@ def pair_decisions(depth: Policy | int, size: Policy | int) -> CompiledDecisions
         limit, asked = depth, np.zeros(depth, bool)
     chooses_size = isinstance(size, Policy)
     # A constant's place is taken by the other's policy, which is not asked there.
-    pair = PolicyPair(limit, asked, policies[0], chooses_size, policies[-1])
+    pair = PolicyPair(limit, CONTINUE, asked, policies[0], chooses_size, policies[-1])
     return CompiledDecisions(_policy_tree, pair, size.actions if chooses_size else (size,))
 
 
@@ -171,11 +170,11 @@ def _write_levels(scores, depth, beam, max_depth, top, out):
 @kernel
 def _best_action(policy, scores, depth, context_length, entropy, root):
     """Observe, pass through the network and take the best action."""
-    observation, parameters, widths, values = policy
-    observe(observation, scores, depth, context_length, entropy, root, values[0])
-    logits = perceptron(parameters, widths, values)
+    network = policy.network
+    observe(policy.observation, scores, depth, context_length, entropy, root, network.values[0])
+    logits = perceptron(network)
     best = 0
-    for action in range(1, widths[-1]):
+    for action in range(1, network.widths[-1]):
         if logits[action] > logits[best]:
             best = action
     return best
@@ -195,7 +194,7 @@ def _action_for(policy, draft):
 def _goes_on(pair, draft):
     if draft.depth >= pair.limit:
         return False
-    return not pair.asked[draft.depth] or _action_for(pair.depth, draft) == CONTINUE
+    return not pair.asked[draft.depth] or _action_for(pair.depth, draft) == pair.go_on
 
 
 @kernel

@@ -225,6 +225,12 @@ class PolicyController:
         """Read both policies of a folder; `profile` is that of the machine to run on (`ltd.rl.machine`)."""
         return cls(*(settled(load_policy(folder, kind), profile) for kind in ("depth", "size")), name)
 
+    @property
+    def tree(self) -> tuple[int, int] | None:
+        """Beam and largest depth of the trees that the policies know; None for two constants."""
+        specs = [policy.spec for policy in (self.depth, self.size) if isinstance(policy, Policy)]
+        return (specs[0].beam, specs[0].max_depth) if specs else None
+
     def compiled_decisions(self) -> "CompiledDecisions | None":
         """Both policies' decisions, as far as kernels know what they look at."""
         return self._decisions

@@ -24,7 +24,7 @@ DECIDING, CHOOSING, FIRST_LEVEL = range(3)
 
 class Draft(NamedTuple):
     """What decisions may look at, as in `ltd.engine.controllers.DraftState`; feature [H] and logits [Vd] are
-    those of the best row of the newest pass.
+    those of the best row of the newest pass, before the first one of an earlier tree's: not to be looked at.
     """
 
     scores: np.ndarray
@@ -61,14 +61,14 @@ class CompiledDraftLoop(DraftLoop):
         self.seconds = np.zeros(FIRST_LEVEL + drafter.max_depth)
         # Compiled now, if it is not yet: drafting no level at all takes no time that matters.
         draft, arguments, _ = controller.compiled_decisions()
-        draft(arguments, 0, self.seconds, *drafter.loop_arguments())
+        draft(arguments, 0, self.seconds, *drafter.loop_arguments(pending=0))
 
     def __call__(self, deepest: int | None = None) -> tuple[int, int]:
         """Draft a tree of at most `deepest` levels (none: the drafter's); depth and size."""
         seconds, drafter = self.seconds, self.drafter
         seconds.fill(0.0)
         draft, arguments, sizes = self.controller.compiled_decisions()
-        deepest = drafter.max_depth if deepest is None else deepest
+        deepest = drafter.max_depth if deepest is None else min(deepest, drafter.max_depth)
         depth, choice = draft(arguments, deepest, seconds, *drafter.loop_arguments())
         drafter.note_levels(depth)
         self.clock.mark("draft")

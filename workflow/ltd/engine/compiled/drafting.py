@@ -79,7 +79,6 @@ class CompiledDrafter(Drafter):
     """Same interface and results as `Drafter`, for a head of float32 or bfloat16 on a CPU."""
 
     drafts_in_one_call = True
-    prefix_rows = 64
 
     def __init__(self, head: Eagle3Head, *, packed: bool = True, **sizes: int) -> None:
         """`packed` allows weights held in half precision; sizes as for `Drafter`."""
@@ -96,10 +95,9 @@ class CompiledDrafter(Drafter):
         threads, config = torch.get_num_threads(), self.head.config
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         weights = _head_weights(self.head, self.packed)
-        capacity = self.max_context + max(self.beam * self.max_depth, self.prefix_rows)
-        self.length, slots = 0, capacity
+        slots = self.max_context + max(self.beam * self.max_depth, self.prefix_rows)
         # Behind the prefix stand the beams of all levels but the last, which no pass runs over.
-        self._prefix_slots = capacity - self.beam * (self.max_depth - 1)
+        self._prefix_slots = slots - self.beam * (self.max_depth - 1)
         keys, values = make_cache(1, config.num_key_value_heads, slots, config.head_dim)
         work = Workspace.make(weights.layer, max(self.beam, self.prefix_rows), slots, threads)
         rotation = (part.numpy() for part in rotary_of(config, torch.arange(slots)))
@@ -109,8 +107,8 @@ class CompiledDrafter(Drafter):
         width = len(weights.output) * LANES
         self.hidden, logits = torch.zeros(self.beam, config.hidden_size), torch.zeros(self.beam, width)
         # Arrays and rows that share the tensors' memory, made once.
-        self.scores = self.state.scores.numpy()
-        self._pool = Pool(self.scores, self.tokens.numpy(), self.hidden.numpy(), logits.numpy())
+        scores = self.state.score_array
+        self._pool = Pool(scores, self.tokens.numpy(), self.hidden.numpy(), logits.numpy())
         self._newest = self.hidden[0], logits[0, : config.draft_vocab_size]
         self.deferred_taps, self.deferred_tokens = self._pending_taps.numpy(), self._pending_tokens.numpy()
         self._every = np.arange(len(self.deferred_tokens))
@@ -161,11 +159,14 @@ class CompiledDrafter(Drafter):
         state.feature, state.draft_logits = self._newest
         state.context_length = self.length
 
-    def loop_arguments(self) -> tuple[Prefix, HeadPass, Pool]:
-        """Arguments of a kernel that drafts a whole tree, the last three of
-        `ltd.engine.compiled.draft_loop.make_draft_kernel`; `note_levels` then says what it drafted.
+    def loop_arguments(self, pending: int | None = None) -> tuple[Prefix, HeadPass, Pool]:
+        """Arguments of a kernel that drafts a whole tree behind the first `pending` deferred rows, none: all.
+
+        They are the last three of `ltd.engine.compiled.draft_loop.make_draft_kernel`; `note_levels` then says
+        what it drafted.
         """
-        prefix = self._prefix(self.deferred_taps[: self.pending], self.deferred_tokens[: self.pending])
+        rows = self.pending if pending is None else pending
+        prefix = self._prefix(self.deferred_taps[:rows], self.deferred_tokens[:rows])
         return prefix, self._head_pass, self._pool
 
     def note_levels(self, depth: int) -> None:
@@ -182,8 +183,8 @@ class CompiledDrafter(Drafter):
 
     def select_arrays(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Fields of that `DraftTree` as arrays."""
-        scores, tokens = self.scores[: self.state.pool], self._pool.tokens
-        return select_tree(scores, self._parents, tokens, self._root, size)
+        scores = self._pool.scores[: self.state.pool]
+        return select_tree(scores, self._parents, self._pool.tokens, self._root, size)
 
     @property
     def next_taps(self) -> np.ndarray:

@@ -5,33 +5,40 @@ order in which they lie in memory, so that large networks gain as well.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ltd.engine.compiled.arithmetic import kernel
 
-# Arguments of `perceptron`.
-KernelNetwork = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+class KernelNetwork(NamedTuple):
+    """A multilayer perceptron with ReLU between its linear layers.
+
+    parameters: the weights [out, in], row by row, and the biases [out] of a layer after the other; widths:
+    numbers that go into each layer, and those that come out of the last; values [2, widest layer] takes the
+    inputs in its first row and is working space: what goes into a layer, and what comes out.
+    """
+
+    parameters: np.ndarray
+    widths: np.ndarray
+    values: np.ndarray
 
 
 def for_kernel(layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> KernelNetwork:
-    """Linear layers, (weight [out, in], bias [out]) float32 each, as `perceptron` takes them.
+    """Linear layers, (weight [out, in], bias [out]) float32 each, as kernels take them.
 
     One array for all of them: every array of a call costs time to hand over.
     """
     parameters = np.concatenate([part.ravel() for layer in layers for part in layer])
     widths = np.array([layers[0][0].shape[1], *(len(bias) for _, bias in layers)], np.int64)
-    return parameters, widths, np.zeros((2, widths.max()), np.float32)
+    return KernelNetwork(parameters, widths, np.zeros((2, widths.max()), np.float32))
 
 
 @kernel
-def perceptron(parameters, widths, values):
-    """Outputs of a multilayer perceptron with ReLU between its linear layers, a row of `values`.
-
-    parameters: the weights [out, in], row by row, and the biases [out] of a layer after the other; widths:
-    numbers that go into each layer, and those that come out of the last; values [2, widest layer] holds the
-    inputs in its first row and is working space: what goes into a layer, and what comes out.
-    """
+def perceptron(network):
+    """Outputs for the inputs in `network.values[0]`; a row of these values."""
+    parameters, widths, values = network
     start, last = 0, len(widths) - 2
     for layer in range(last + 1):
         width, count = widths[layer], widths[layer + 1]

@@ -91,7 +91,9 @@ class CompiledVerification(Verification):
         (tokens, _, parents, _), forward, drafter = self._tree, self._forward, self.drafter
         first, waiting = drafter.pending, drafter.deferred_tokens
         cache, deferred = (*forward.cache, forward.length), (drafter.deferred_taps, waiting, first)
-        count = _settle(tokens, parents, chosen, *cache, self._outputs[0], drafter.scores, *deferred)
+        count = _settle(
+            tokens, parents, chosen, *cache, self._outputs[0], drafter.state.score_array, *deferred
+        )
         return waiting[first : first + count].tolist()
 
 

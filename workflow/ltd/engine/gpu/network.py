@@ -6,6 +6,8 @@ Same weights and, up to the rounding of sums, the same results as `ltd.engine.le
 what they gate (norm and SwiGLU inside), and the way down (the addition inside).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -61,39 +63,41 @@ def _suited(linear: FusedLinear, parts: int = 1) -> bool:
     return suits(linear.weight, parts) and linear.bias is None
 
 
+class Seen(NamedTuple):
+    """Where a layer's rows [R] stand and what they attend to; see `ltd.engine.gpu.attention`.
+
+    positions, slots [R] of the rows; keys, values: the layer's cache; sees bool [R, n]: which of the n slots
+    before the prefix; length [1]: tokens of the prefix.
+    """
+
+    positions: Tensor
+    slots: Tensor
+    keys: Tensor
+    values: Tensor
+    sees: Tensor
+    length: Tensor
+
+
 class LayerPass:
     """One decoder layer over rows [R]."""
 
     def __init__(self, layer: LeanLayer, rotation: HeadRotation) -> None:
         self.layer, self.table = layer, rotation.table
 
-    def attend(
-        self,
-        heads: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        sees: Tensor,
-        length: Tensor,
-    ) -> Tensor:
-        """Attention [R, query_heads * head_dim] from the product [R, heads * head_dim]; see
-        `ltd.engine.gpu.attention`.
-        """
+    def attend(self, heads: Tensor, seen: Seen) -> Tensor:
+        """Attention [R, query_heads * head_dim] from the product [R, heads * head_dim]."""
         layer = self.layer
         heads = heads.view(len(heads), layer.heads, layer.head_dim)
         norm, eps = layer.head_norm, layer.head_eps
-        queries = attention.rotate_and_store(heads, self.table, positions, slots, norm, eps)
-        return attention.tree_attention(queries, keys, values, sees, length)
+        queries = attention.rotate_and_store(heads, self.table, seen.positions, seen.slots, norm, eps)
+        return attention.tree_attention(queries, seen.keys, seen.values, seen.sees, seen.length)
 
     def __call__(
-        self, inputs: Tensor | WeightedRows, residual: Tensor, next_norm: RowNorm, *seen
+        self, inputs: Tensor | WeightedRows, residual: Tensor, next_norm: RowNorm, seen: Seen
     ) -> tuple[Tensor, WeightedRows]:
-        """Residual stream [R, H] behind the layer, itself and on its way through the norm there; `seen` as
-        `attend` takes it.
-        """
+        """Residual stream [R, H] behind the layer, itself and on its way through the norm there."""
         layer = self.layer
-        attended = self.attend(product(inputs, layer.qkv.weight, layer.qkv.bias), *seen)
+        attended = self.attend(product(inputs, layer.qkv.weight, layer.qkv.bias), seen)
         residual, inputs = product_and_add(attended, layer.output.weight, residual, layer.mlp_norm)
         inner = gated_product(inputs, layer.gate_up.weight)
         return product_and_add(inner, layer.down.weight, residual, next_norm)
@@ -120,27 +124,27 @@ class TargetPass:
         these in the cache, `length` [1] tokens.
         """
         hidden = self.network.embedding.index_select(0, tokens)
-        caches = list(zip(slots, keys, values, strict=True))
+        caches = zip(slots, keys, values, strict=True)
         run = self._few_rows if len(tokens) <= MOST_ROWS else self._many_rows
-        return run(hidden, positions, caches, sees, length)
+        return run(hidden, [Seen(positions, *cache, sees, length) for cache in caches])
 
-    def _few_rows(self, hidden: Tensor, positions: Tensor, caches: list, *seen) -> tuple[Tensor, Tensor]:
+    def _few_rows(self, hidden: Tensor, seen_by: list[Seen]) -> tuple[Tensor, Tensor]:
         network, norms = self.network, self.network.norms
         inputs, taps = weigh(hidden, norms[0]), []
-        for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
+        for index, (layer, seen) in enumerate(zip(self.layers, seen_by, strict=True)):
             if index in network.tap_layers:
                 taps.append(hidden)
-            hidden, inputs = layer(inputs, hidden, norms[index + 1], positions, *cache, *seen)
+            hidden, inputs = layer(inputs, hidden, norms[index + 1], seen)
         return product(inputs, network.head.weight), torch.cat(taps, dim=-1)
 
-    def _many_rows(self, hidden: Tensor, positions: Tensor, caches: list, *seen) -> tuple[Tensor, Tensor]:
+    def _many_rows(self, hidden: Tensor, seen_by: list[Seen]) -> tuple[Tensor, Tensor]:
         """With a library's products, and what stands between them fused as in `LeanNetwork`."""
         network, norms = self.network, self.network.norms
         inputs, taps = norms[0](hidden), []
-        for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
+        for index, (layer, seen) in enumerate(zip(self.layers, seen_by, strict=True)):
             if index in network.tap_layers:
                 taps.append(hidden)
-            attended = layer.attend(layer.layer.qkv(inputs), positions, *cache, *seen)
+            attended = layer.attend(layer.layer.qkv(inputs), seen)
             hidden, inputs = norms[index + 1].add(*layer.layer.finish(attended, hidden))
         return network.head(inputs), torch.cat(taps, dim=-1)
 
@@ -165,8 +169,8 @@ class DraftPass:
         length: Tensor,
         parent_scores: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `DraftNetwork.forward`, with rows that see `sees` bool [R, n] of the slots before the prefix
-        and `length` [1] tokens of that.
+        """As `DraftNetwork.forward` but for the logits, which are in the weights' number type, with rows that
+        see `sees` bool [R, n] of the slots before the prefix and `length` [1] tokens of that.
         """
         network, norm = self.network, self.network.final_norm
         if taps:
@@ -174,8 +178,8 @@ class DraftPass:
         inputs = network.enter(features, tokens)
         if network.norm_before_residual:
             features = inputs[:, 1].contiguous()
-        seen = positions, slots[0], keys[0], values[0], sees, length
-        hidden, weighted = self.layer(inputs.flatten(1), features, norm, *seen)
+        seen = Seen(positions, slots[0], keys[0], values[0], sees, length)
+        hidden, weighted = self.layer(inputs.flatten(1), features, norm, seen)
         if parent_scores is None:
             hidden, weighted = hidden[-1:], weighted.last()
         logits = product(weighted, network.output.weight)
