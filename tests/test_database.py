@@ -1,8 +1,15 @@
-"""A real PostgreSQL holds the runs and the study of several workers."""
+"""A real PostgreSQL holds the runs, also behind a tracking server, and the study of several workers."""
 
+import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import Barrier, local
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import mlflow
 import pytest
@@ -11,6 +18,7 @@ from ltd import tracking, tune
 from ltd.errors import InputError
 from ltd.files import read_json
 from postgres import postgres
+from slurm_cluster import free_ports, wait_for
 from test_tracking import Options, children
 from test_tune import TINY, Run, base, options  # noqa: F401 (a fixture)
 
@@ -60,9 +68,8 @@ def test_a_worker_leaves_the_trials_of_others_alone(options, database, monkeypat
     assert tune.open_study(second, base(options)).trials[trial.number].state.name == "FAIL"
 
 
-def test_runs_are_tracked(tmp_path, database, monkeypatch):
-    experiment = tmp_path / "results/toy"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", database("tracking"))
+def tracked_artifact(experiment):
+    """Track a stage with one artifact as the pipeline does; the address of the child's artifacts."""
     tracking.open_parent(experiment, {"seed": 1})
     with tracking.stage_run("train_draft", Options(experiment, experiment / "draft")) as run:
         run.metrics({"loss": 0.5}, step=3)
@@ -72,7 +79,48 @@ def test_runs_are_tracked(tmp_path, database, monkeypatch):
     assert child["metrics.loss"] == 0.5 and child["status"] == "FINISHED"
     assert mlflow.get_run(child["tags.mlflow.parentRunId"]).info.status == "FINISHED"
     assert mlflow.artifacts.load_text(f"{child['artifact_uri']}/note.txt") == "text"
-    assert not (tmp_path / "results/mlflow.db").exists()
+    assert not (experiment.parent / "mlflow.db").exists()
+    return child["artifact_uri"]
+
+
+def test_runs_are_tracked(tmp_path, database, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database("tracking"))
+    experiment = tmp_path / "results/toy"
+    assert tracked_artifact(experiment).startswith((tmp_path / "results/mlflow_artifacts/toy").as_uri())
+
+
+@contextmanager
+def tracking_server(backend, artifacts, log):
+    """The server that docs/many-machines.md starts; yields its address."""
+    port = free_ports(1)[0]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", backend, "--artifacts-destination", str(artifacts)]
+
+    def answers():
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
+                return reply.status == 200
+        except (URLError, OSError):
+            assert server.poll() is None, log.read_text()[-2000:]
+            return False
+
+    with log.open("w") as stream:
+        server = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        try:
+            wait_for(answers, log, seconds=120)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)  # its workers, too
+            server.wait()
+
+
+def test_a_server_keeps_runs_in_a_database_and_artifacts_in_a_store(tmp_path, database, monkeypatch):
+    store = tmp_path / "store"
+    with tracking_server(database("server"), store, tmp_path / "log") as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        assert tracked_artifact(tmp_path / "results/toy").startswith("mlflow-artifacts:")
+    assert [path.read_text() for path in store.rglob("note.txt")] == ["text"]
+    assert not (tmp_path / "results/mlflow_artifacts").exists()
 
 
 def test_no_database_is_said_in_one_line(options, tmp_path, monkeypatch):  # noqa: F811
