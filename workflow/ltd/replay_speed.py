@@ -1,6 +1,6 @@
 """Measure how many steps a second the replay environments make, without a learner.
 
-    python -m ltd.replay_speed --traces results/default/traces/train-t0-w4.safetensors \\
+    python -m ltd.replay_speed --traces results/default/traces/train-t0-w2.safetensors \\
         --profile results/default/latency/profile.json
 
 Actions are random. The depth environment is the one that the target of 300,000 steps a second is about; the
