@@ -15,6 +15,7 @@ from ltd import configuration
 from ltd.draft_head.head_config import shape_of_head
 from ltd.engine.memory import plan_memory
 from ltd.errors import InputError
+from ltd.files import write_jsonl
 from ltd.hub import is_hub_id, split_revision
 from ltd.preflight import check_models
 from ltd.prepare_prompts import Options, check
@@ -60,6 +61,19 @@ def merged(*files):
     for file in files:
         whole = lay(whole, yaml.safe_load(file.read_text()))
     return whole
+
+
+def test_the_readmes_own_model_is_accepted(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    example = re.search(r"```yaml\n(# mine.yaml\n.*?)```", readme, re.DOTALL)[1]
+    command = re.search(r"--configfile (workflow/experiments/\S+) mine.yaml", readme)[1]
+    for task in ("support", "mails"):
+        write_jsonl(tmp_path / f"{task}.jsonl", [{"turns": [f"{task}: parcel {n}?"]} for n in range(40)])
+    example = example.replace("my_prompts", str(tmp_path)).replace("/models/my-", "me/my-")
+    (tmp_path / "mine.yaml").write_text(example)
+    config = merged(ROOT / command, tmp_path / "mine.yaml")
+    configuration.check(config, ROOT / "workflow/schemas/config.schema.yaml")
+    assert config["target"]["path"] == "me/my-model" and config["tree"]["beam"] == 10
 
 
 @pytest.fixture(autouse=True)
