@@ -31,7 +31,7 @@ lint: setup  ## formatting and static checks
 	snakemake --lint
 
 ui: setup  ## browse all runs at http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///results/mlflow.db
+	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///results/mlflow.db
 
 setup: .venv/installed
 
