@@ -75,10 +75,11 @@ def _one_line(error: jsonschema.ValidationError) -> str:
         missing = next(name for name in error.validator_value if name not in error.instance)
         return f"{prefix}{missing}: missing; see config.yaml for its meaning and default"
     wanted = error.schema.get("description") or f"{error.validator} {json.dumps(error.validator_value)}"
-    return f"{key}: {json.dumps(error.instance)} is not allowed; expected {wanted}{_quoted(error.instance)}"
+    remedy = _remedy_for_text(error.instance)
+    return f"{key}: {json.dumps(error.instance)} is not allowed; expected {wanted}{remedy}"
 
 
-def _quoted(value: Any) -> str:
+def _remedy_for_text(value: Any) -> str:
     """What to do about a number that came as text: Snakemake reads those inside `--config 'rl={...}'` so."""
     number = isinstance(value, str) and re.fullmatch(r"-?[\d.]+(e-?\d+)?", value)
     return "; inside a mapping --config gives text: write it into a file for --configfile" if number else ""
