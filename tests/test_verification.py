@@ -57,7 +57,7 @@ def holdings(verification):
     kept = by_slot[:, :, :length], values[:, :, :, :length]
     deferred = drafter.deferred_taps[:waiting], drafter.deferred_tokens[:waiting]
     counts = np.array([length, waiting, drafter.length, drafter.state.depth, drafter.state.context_length])
-    return [*(array.copy() for array in (*kept, *deferred, drafter.scores)), counts]
+    return [*(array.copy() for array in (*kept, *deferred, drafter.state.score_array)), counts]
 
 
 @torch.inference_mode()
