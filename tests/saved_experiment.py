@@ -77,6 +77,8 @@ def make_experiment(folder, prompts=6):
         max_new_tokens=MAX_NEW_TOKENS,
         default_depth=MAX_DEPTH,
         default_size=SIZES[-1],
+        profile_rounds=2,
+        policy_network=(8,),
         device="cpu",
     )
 

@@ -11,7 +11,9 @@ from ltd.benchmark import (
     benchmark,
     check,
     decode_all,
+    make_controllers,
     make_engine,
+    make_rounds,
     open_state,
     schedule,
     select_prompts,
@@ -21,8 +23,10 @@ from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.measurement.clock_noise import clock_noise
 from ltd.measurement.reference_check import compare_with_transformers
+from ltd.measurement.replay_rows import replay_rows
 from ltd.measurement.summary import SUMMARY_COLUMNS
 from ltd.replay.latency import LatencyProfile
+from ltd.replay.traces import Traces
 from ltd.texts.responses import Responses
 from ltd.tracking import StageRun
 from saved_experiment import METHODS, make_experiment
@@ -81,8 +85,28 @@ def test_summary_has_measured_and_replayed_rows(options, results):
         assert replay.loc[method, "acceptance_length"] == pytest.approx(live.loc[method, "acceptance_length"])
     facts = read_json(options.output / "benchmark.json")
     assert facts["clock_gap"] < 0.02 and facts["transformers"]["disagreements"] == 0
+    assert set(facts["drift"]) == {"autoregressive_step", "grid_cycle"}
     noise = clock_noise(results["runs"], results["cycles"])
     assert set(METHODS) <= set(noise["pair"])  # besides those that are the same tree
+
+
+def test_replay_is_with_times_taken_between_the_prompts(options, results):
+    earlier, later = (
+        LatencyProfile.load(path) for path in (options.profile, options.output / "profile.json")
+    )
+    assert later.context_lengths == earlier.context_lengths and later.target_hash == earlier.target_hash
+    for name, table in earlier.tables.items():
+        assert later.tables[name].axis == table.axis and later.tables[name].ms != table.ms
+    runs = replay_rows(
+        make_controllers(options),
+        Traces.load(options.traces),
+        later,
+        select_prompts(Responses.load(options.responses), options.test_tasks, 3, options.seed),
+    ).runs
+    table = results["summary"].set_index(["source", "method", "task"])
+    for method, rows in runs.groupby("method"):
+        seconds = rows.loc[rows["task"] == "chat", "seconds"].sum()
+        assert table.loc[("replay", method, "chat"), "seconds"] == pytest.approx(seconds)
 
 
 def test_finished_prompts_are_not_decoded_again(options, results, monkeypatch):
@@ -92,12 +116,14 @@ def test_finished_prompts_are_not_decoded_again(options, results, monkeypatch):
     profile = LatencyProfile.load(options.profile)
     engine = make_engine(options, profile, 0.0, longest=20)
     prompts = select_prompts(Responses.load(options.responses), options.test_tasks, 3, options.seed)
-    assert len(list(decode_all(engine, prompts, options, state))) == len(list(state.glob("0*.json"))) == 6
+    rounds = make_rounds(engine, profile, len(prompts), options, state)
+    assert len(list(decode_all(engine, prompts, rounds, options, state))) == 6
+    assert len(list(state.glob("0*.json"))) == 6
     for number in (1, 4):
         (state / f"0000{number}.json").unlink()
     decoded = []
     monkeypatch.setattr(stage, "record", lambda *a: decoded.append(a[1:4]) or RECORD(*a))
-    records = [entry for part in decode_all(engine, prompts, options, state) for entry in part]
+    records = [entry for part in decode_all(engine, prompts, rounds, options, state) for entry in part]
     assert {(prompt.question_id) for prompt, _, _ in decoded} == {prompts[i].question_id for i in (1, 4)}
     assert len(decoded) == 2 * len(METHODS) * 2
     again, _ = tables(records, options.methods)
@@ -136,6 +162,7 @@ def test_schedule_shuffles_methods_and_repeats_anew_for_every_prompt():
         ({"methods": ("ltd",)}, "autoregressive"),
         ({"methods": ("autoregressive", "eagel3")}, "'eagel3' is unknown"),
         ({"repeats": 0}, "benchmark.repeats"),
+        ({"profile_rounds": 0}, "benchmark.profile_rounds"),
         ({"default_depth": 5}, "benchmark.default_depth: 5 exceeds the 4"),
         ({"default_size": 9}, "benchmark.default_size: 9 exceeds the 8"),
     ],

@@ -2,7 +2,8 @@
 
 For every prompt the methods and their repeats run in an order of their own, shuffled together, so that a
 machine that speeds up or slows down does so for all alike, and two repeats of one method form an A/A pair
-that shows the clock's noise. Greedy answers, and sampled ones with the same seed, are the same tokens for
+that shows the clock's noise. Between prompts the phases of a cycle are timed, for the replayed rows beside
+the measured ones. Greedy answers, and sampled ones with the same seed, are the same tokens for
 every method: `lossless` in the summary says whether they were. One temperature is decoded at a time, that of
 the traces; `ltd.join_benchmark` puts several together.
 """
@@ -33,6 +34,8 @@ from ltd.engine.lookup_folder import load_lookup
 from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
+from ltd.measurement.phase_timer import PhaseTimer, own_text
+from ltd.measurement.profile_rounds import ProfileRounds, drift
 from ltd.measurement.reference_check import compare_with_transformers
 from ltd.measurement.replay_rows import replay_rows
 from ltd.measurement.summary import (
@@ -42,6 +45,7 @@ from ltd.measurement.summary import (
     metric_label,
     summarise,
 )
+from ltd.measurement.visits import room_needed
 from ltd.methods import BASELINE
 from ltd.methods import check as check_methods
 from ltd.opponents import NAMES as OPPONENTS
@@ -82,7 +86,7 @@ class BenchmarkOptions(StageOptions):
 
     target: str = option(help="folder or hub id of the target model")
     draft: Path = option(help="folder of the Eagle3 head")
-    profile: Path = option(help="latency profile of this machine, for the replayed rows")
+    profile: Path = option(help="latency profile of this machine: the trees, and what to time for replay")
     grid: Path = option(help="result of the static grid search")
     policies: Path = option(help="folder with one folder a chain of policies")
     baselines: Path = option(help="folder with one folder a published baseline; only those asked for")
@@ -90,7 +94,9 @@ class BenchmarkOptions(StageOptions):
     lookup: Path = option(help="folder of the look-up drafter; only where it is asked for")
     responses: Path = option(help="the target's answers to the test prompts; their prompts are decoded")
     traces: Path = option(help="traces of the same answers, for the replayed rows and the oracle")
-    output: Path = option(help="folder of cycles.parquet, runs.parquet, summary.csv and benchmark.json")
+    output: Path = option(
+        help="folder of cycles.parquet, runs.parquet, summary.csv, benchmark.json and profile.json"
+    )
     state: Path = option(help="folder that keeps finished prompts of an interrupted benchmark")
     methods: tuple[str, ...] = option(DEFAULT_METHODS, "methods to decode with, the first the baseline")
     test_tasks: tuple[str, ...] = option(
@@ -101,6 +107,10 @@ class BenchmarkOptions(StageOptions):
     max_new_tokens: int = option(128, "largest number of tokens of an answer")
     default_depth: int = option(8, "depth of `eagle3`, the published static setting")
     default_size: int = option(30, "size of `eagle3`, the published static setting")
+    profile_rounds: int = option(10, "times that every point of the latency profile is measured meanwhile")
+    policy_network: tuple[int, ...] = option(
+        (32, 32), "hidden layers of the policies timed beside the paper's"
+    )
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,10 @@ def looked_up(methods: tuple[str, ...]) -> list[str]:
 def check(options: BenchmarkOptions, profile: LatencyProfile) -> None:
     """Refuse what cannot be measured before any work is done."""
     check_methods(options.methods)
-    for name in ("prompts_per_task", "repeats", "max_new_tokens", "default_depth", "default_size"):
+    for name in (
+        *("prompts_per_task", "repeats", "max_new_tokens"),
+        *("default_depth", "default_size", "profile_rounds"),
+    ):
         if getattr(options, name) < 1:
             raise InputError(
                 f"benchmark.{name}: {getattr(options, name)} is not positive; expected at least 1"
@@ -196,8 +209,20 @@ def schedule(methods: tuple[str, ...], repeats: int, seed: int, index: int) -> l
     return [pairs[place] for place in order]
 
 
+def make_rounds(
+    engine: Engine, profile: LatencyProfile, prompts: int, options: BenchmarkOptions, state: Path
+) -> ProfileRounds:
+    """Return the timer of the points of `profile`, for between so many prompts."""
+    sizes, contexts = tuple(profile.tables["verify"].axis), tuple(profile.context_lengths)
+    text = own_text(engine.target, contexts[-1] + 1, options.seed)
+    timer = PhaseTimer(
+        engine.target, engine.drafter, text, sizes, contexts, options.policy_network, options.seed
+    )
+    return ProfileRounds(timer, options.profile_rounds, prompts, state)
+
+
 def decode_all(
-    engine: Engine, prompts: list[Sequence], options: BenchmarkOptions, state: Path
+    engine: Engine, prompts: list[Sequence], rounds: ProfileRounds, options: BenchmarkOptions, state: Path
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the records of every prompt; those that `state` already holds are not decoded again."""
     for method in options.methods:
@@ -211,6 +236,7 @@ def decode_all(
                 for method, repeat in pairs
             ]
             write_json(file, records)
+        rounds.after(index)
         yield read_json(file)
 
 
@@ -258,8 +284,8 @@ def tables(records: list[dict[str, Any]], methods: tuple[str, ...]) -> tuple[pd.
 
 def open_state(options: BenchmarkOptions) -> Path:
     """Return the folder of finished prompts, emptied when it belongs to other settings or files."""
-    ignored = {"experiment", "output", "state", "traces", "profile", "baselines", "opponents", "lookup"}
-    paths = ("draft", "grid", "responses")
+    ignored = {"experiment", "output", "state", "traces", "baselines", "opponents", "lookup"}
+    paths = ("draft", "profile", "grid", "responses")
     settings = {key: str(value) for key, value in asdict(options).items() if key not in ignored}
     settings |= {name: file_hash(getattr(options, name)) for name in paths}
     # Only those that are decoded with: chains that are trained meanwhile change nothing here.
@@ -283,8 +309,11 @@ def open_state(options: BenchmarkOptions) -> Path:
 def make_engine(
     options: BenchmarkOptions, profile: LatencyProfile, temperature: float, longest: int
 ) -> Engine:
-    """Load target and head with room for prompts of up to `longest` tokens, and a controller a method."""
+    """Load target and head with room for prompts of up to `longest` tokens and for the timer's, and a
+    controller a method.
+    """
     controllers = make_controllers(options)
+    room = room_needed(profile.tables["verify"].axis, profile.max_depth)
     target, drafter = load_engine(
         options.target,
         options.draft,
@@ -293,7 +322,7 @@ def make_engine(
         device=options.device,
         dtype=options.dtype,
         quantisation=options.quantisation,
-        max_context=longest + options.max_new_tokens,
+        max_context=max(longest + options.max_new_tokens, profile.context_lengths[-1] + room),
         max_tree=max(DEFAULT_TREE, profile.max_size),
     )
     target.check_prompt(longest)
@@ -315,15 +344,17 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     engine = make_engine(options, profile, traces.temperature, longest)
     state = open_state(options)
     resumed = len(list(state.glob("[0-9]*.json")))
-    records = [entry for part in decode_all(engine, prompts, options, state) for entry in part]
+    rounds = make_rounds(engine, profile, len(prompts), options, state)
+    records = [entry for part in decode_all(engine, prompts, rounds, options, state) for entry in part]
     runs, cycles = tables(records, options.methods)
     # Traces and profile are the head's.
     with_head = {name: c for name, c in engine.controllers.items() if name not in engine.own_drafters}
-    replayed = replay_rows(with_head, traces, profile, prompts)
+    own_profile = rounds.profile(profile, engine.target, options.quantisation)
+    replayed = replay_rows(with_head, traces, own_profile, prompts)
     summary = summarise(
         pd.concat([runs, replayed.runs]), pd.concat([cycles, replayed.cycles]), seed=options.seed
     )
-    device = resolve_device(options.device)
+    device, grid = resolve_device(options.device), read_json(options.grid)["best"]
     facts = {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -332,9 +363,10 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
         "repeats": options.repeats,
         "max_new_tokens": options.max_new_tokens,
         "prompts_of_interrupted_run": resumed,
-        "grid": read_json(options.grid)["best"],
+        "grid": grid,
         "default": {"depth": options.default_depth, "size": options.default_size},
         "clock_gap": clock_gap(runs, cycles),
+        "drift": drift(profile, own_profile, grid["depth"], grid["size"]),
         "transformers": compare_with_transformers(options.target, runs, prompts, device),
     }
     for name, table in (("cycles", cycles), ("runs", runs), ("oracle", replayed.oracle)):
@@ -342,6 +374,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
             table.to_parquet(temporary, index=False)
     with atomic_path(options.output / "summary.csv") as temporary:
         summary.to_csv(temporary, index=False)
+    own_profile.save(options.output / "profile.json")
     write_json(options.output / "benchmark.json", facts)
     shutil.rmtree(state)  # who asks for the benchmark again wants it measured again
     log(run, summary, facts, options.output)

@@ -7,29 +7,24 @@ cycles of the decoding loop show how far the profile is off.
 """
 
 import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
-from ltd.devices import device_name
 from ltd.engine.loading import load_engine
 from ltd.engine.model_loading import WEIGHTS
 from ltd.files import atomic_path, read_json, write_json
 from ltd.hub import identity
 from ltd.measurement.matrix_products import matrix_product_share
 from ltd.measurement.phase_timer import PhaseTimer, own_text, random_text
-from ltd.measurement.timing import median, spread
+from ltd.measurement.profile_tables import interpolation_error, latency_tables, machine_facts
 from ltd.measurement.visits import between, check_room, room_needed
 from ltd.option_checks import check_latency
 from ltd.options import StageOptions, option, run_stage
-from ltd.replay.latency import LatencyProfile, LatencyTable
+from ltd.replay.latency import LatencyProfile
 from ltd.tracking import StageRun
 
 
@@ -53,77 +48,10 @@ class LatencyOptions(StageOptions):
         (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 38), "verified nodes to time, from 1 to the largest, ascending"
     )
     context_lengths: tuple[int, ...] = option((32, 96, 192, 384), "tokens in the cache to time at, ascending")
-    repetitions: int = option(16, "times that every point is measured; medians are kept")
+    repetitions: int = option(10, "times that every point is measured; means are kept, long pauses cut")
     policy_network: tuple[int, ...] = option(
         (32, 32), "hidden layers of the policies timed beside the paper's"
     )
-
-
-def tables(options: LatencyOptions, timer: PhaseTimer) -> dict[str, LatencyTable]:
-    """Medians of all points that are not held out, by phase."""
-    samples = timer.watch.samples()
-    axes: dict[str, Iterable[int]] = {
-        "autoregressive_step": (1,),
-        "plain_step": (1,),
-        "draft_prefix": timer.rows,
-        "draft_step": range(2, options.max_depth + 1),
-        "verify": options.sizes,
-        "depth_policy": sorted({policies.weights["depth"] for policies in timer.policies}),
-        "size_policy": sorted({policies.weights["size"] for policies in timer.policies}),
-        "rest": options.sizes,
-    }
-
-    def table(phase: str, axis: Iterable[int]) -> LatencyTable:
-        cells = [[samples[phase, point, context] for context in options.context_lengths] for point in axis]
-        return LatencyTable(
-            axis=list(axis),
-            ms=[[round(median(cell), 5) for cell in row] for row in cells],
-            spread=[[round(spread(cell), 5) for cell in row] for row in cells],
-            samples=min(len(cell) for row in cells for cell in row),
-        )
-
-    return {phase: table(phase, axis) for phase, axis in axes.items()}
-
-
-def interpolation_error(
-    profile: LatencyProfile, options: LatencyOptions, timer: PhaseTimer
-) -> dict[str, dict[str, float]]:
-    """Relative errors, predicted / measured - 1, where the profile has no measured point.
-
-    `verify_sizes`: verification of sizes between those of the axis; `contexts`: verification, prefix pass
-    and autoregressive step at a context between those of the axis; `cycles`: whole cycles of the decoding
-    loop, all phases but the policies'. `bias` is the median error, `median` and `largest` are of its size.
-    """
-    samples, held_out = timer.watch.samples(), timer.contexts[-1]
-
-    def points(phase: str, axis: Iterable[int], contexts: Iterable[int]) -> list[tuple[float, float]]:
-        look_up = getattr(profile, phase)
-        keys = [(point, context) for point in axis for context in contexts]
-        return [(1e3 * float(look_up(*key)), median(samples[phase, *key])) for key in keys]
-
-    plain = 1e3 * float(profile.autoregressive_step(held_out))
-    pairs = {
-        "verify_sizes": points("verify", between(options.sizes), options.context_lengths),
-        "contexts": points("verify", options.sizes, (held_out,))
-        + points("draft_prefix", timer.rows, (held_out,))
-        + [(plain, median(samples["autoregressive_step", 1, held_out]))],
-    }
-    *shape, ms = np.array(timer.live).T
-    cycles = 1e3 * profile.cycle_seconds(*(column.astype(int) for column in shape))
-    errors = {name: relative_errors(*np.transpose(values)) for name, values in pairs.items() if values}
-    return errors | {"cycles": relative_errors(cycles, ms)}
-
-
-def relative_errors(predicted: ArrayLike, measured: ArrayLike) -> dict[str, float]:
-    """Summarise predicted / measured - 1 over points: their number, median error, median and largest size."""
-    predicted, measured = np.asarray(predicted), np.asarray(measured)
-    error = predicted / measured - 1
-    return {
-        "points": len(error),
-        "bias": float(np.median(error)),
-        "median": float(np.median(np.abs(error))),
-        "largest": float(np.abs(error).max()),
-    }
 
 
 def profile_latency(options: LatencyOptions, run: StageRun) -> None:
@@ -145,24 +73,23 @@ def profile_latency(options: LatencyOptions, run: StageRun) -> None:
     write_text = own_text if options.weights == "checkpoint" else random_text
     text = write_text(target, options.context_lengths[-1] + 1, options.seed)
     timer = PhaseTimer(
-        target, drafter, text, options.sizes, options.context_lengths, options.policy_network, options.seed
+        *(target, drafter, text, options.sizes, options.context_lengths),
+        policy_network=options.policy_network,
+        seed=options.seed,
+        held_out_sizes=between(options.sizes),
+        held_out_contexts=between(options.context_lengths)[:1],
     )
     timer.run(options.repetitions)
-    exact = "" if options.quantisation == "none" else f"+{options.quantisation}"
     profile = LatencyProfile(
-        device=device_name(target.device),
-        device_type=target.device.type,
-        dtype=str(target.number_type).removeprefix("torch.") + exact,
-        threads=torch.get_num_threads(),
-        versions={name: version(name) for name in ("torch", "transformers", "numpy")},
+        **machine_facts(target, options.quantisation),
         target_hash=identity(options.target),
         draft_hash=identity(options.draft) if options.draft is not None else "random",
         beam=options.beam,
         max_depth=options.max_depth,
         context_lengths=list(options.context_lengths),
-        tables=tables(options, timer),
+        tables=latency_tables(timer.watch.samples(), timer.axes, options.context_lengths),
     )
-    profile.interpolation_error.update(interpolation_error(profile, options, timer))
+    profile.interpolation_error.update(interpolation_error(profile, timer))
     share = matrix_product_share(target, text[: options.context_lengths[len(options.context_lengths) // 2]])
     facts = {"matrix_product_share": share, "repetitions": options.repetitions, "weights": options.weights}
     write(profile, options.output, facts | environment(target.device))

@@ -106,6 +106,7 @@ rule benchmark_at_temperature:
         oracle=f"{MEASURED}/oracle.parquet",
         summary=f"{MEASURED}/summary.csv",
         details=f"{MEASURED}/benchmark.json",
+        profile=f"{MEASURED}/profile.json",
     log:
         f"{RESULTS}/logs/benchmark-t{{temperature}}.log",
     benchmark:
@@ -125,13 +126,16 @@ rule benchmark_at_temperature:
         output=folder_of_output,
         state=f"{RESULTS}/state/benchmark-t{{temperature}}",
         options=options("benchmark", leave_out=["temperatures"]),
+        policy_network=command_line(
+            {"policy_network": config["latency"]["policy_network"]}
+        ),
     shell:
         "python -m ltd.benchmark --target {params.target} --draft {params.draft}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
         " --baselines {params.baselines}"
         " --opponents {params.opponents} --lookup {params.lookup}"
         " --responses {input.responses} --traces {input.traces} --output {params.output}"
-        " --state {params.state} {params.options} 2>&1 | tee {log}"
+        " --state {params.state} {params.policy_network} {params.options} 2>&1 | tee {log}"
 
 
 # All temperatures in one set of files: another one in the configuration decodes at that one alone.

@@ -4,10 +4,10 @@ A visit is a whole cycle made of the engine's own pieces (prefix pass, draft ste
 verification). Autoregressive steps and the rest of a cycle come from the decoding loop's own records,
 beside whole cycles to check a profile against.
 
-What a cycle finds in the processor's caches depends on the one before. So cycles come in turns: an ordinary
-tree, often a plain step or two, as between the cycles of a policy, then the cycle that counts. Right after a
-tree of sixty nodes a small one takes a tenth longer, and a plain step after a tree longer than one in plain
-decoding.
+What a cycle finds in the processor's caches depends on those before. So cycles come in turns: two ordinary
+trees, now and then a plain step or two, as between the cycles of a policy, then the cycle that counts. On a
+CPU a tree of three nodes is drafted in 0.76 ms after its like, in 0.85 ms after a plain step and in 0.97 ms
+after a tree of thirty nodes, and a plain step takes longer after a tree than in plain decoding.
 """
 
 import time
@@ -31,7 +31,7 @@ from ltd.engine.target import TargetModel
 from ltd.engine.tree import pool_size
 from ltd.engine.verification import make_verification
 from ltd.measurement.timing import Stopwatch
-from ltd.measurement.visits import LIVE_TOKENS, between, prefix_axis
+from ltd.measurement.visits import LIVE_TOKENS, ORDINARY_TREES, PLAIN_TOKENS, prefix_axis, shorter_prompt
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE, Policy, PolicyController, PolicyNetwork
 from ltd.rl.policy_settings import OBSERVED
@@ -42,19 +42,17 @@ if TYPE_CHECKING:  # a GPU needs no Numba
     from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 WARM_UP = 2  # repetitions that are not counted
-PLAIN_STEPS = 16  # autoregressive steps a repetition and context
-# The first steps after a prompt find other things in the caches: on a CPU they take up to 1.3 times as long.
-SETTLING_STEPS = 8
 MOST_PLAIN_STEPS = 3  # in a turn
+TREE_NEXT = 7 / 8  # chance that no plain step, or no further one, comes before the cycle that counts
 PLAIN = (0, 1)  # a plain step in a schedule
 NEVER_STOP = 1e9  # logit
 
 
 @dataclass(frozen=True)
 class Turn:
-    """An ordinary tree, plain steps, and the cycle that counts; trees as (depth, size)."""
+    """Ordinary trees, plain steps, and the cycle that counts; trees as (depth, size)."""
 
-    before: tuple[int, int]
+    before: list[tuple[int, int]]
     plain_steps: int
     counted: tuple[int, int]
 
@@ -91,8 +89,12 @@ class PhaseTimer:
         context_lengths: tuple[int, ...],
         policy_network: tuple[int, ...],
         seed: int,
+        held_out_sizes: tuple[int, ...] = (),
+        held_out_contexts: tuple[int, ...] = (),
     ) -> None:
-        """text [n]: tokens that prompts of all context lengths are cut from."""
+        """text [n]: tokens that prompts of all context lengths are cut from. What is held out is visited with
+        the rest, but not in the axes of a profile.
+        """
         self.target, self.drafter, self.text = target, drafter, text
         self.watch = Stopwatch(target.device)
         sampler = TokenSampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
@@ -102,36 +104,68 @@ class PhaseTimer:
         self.loops = [make_draft_loop(drafter, pair, PhaseClock(target.device)) for pair in self.policies]
         self._visits = 0
         self.live: list[tuple[float, ...]] = []  # depth, size, context, prefix rows, milliseconds
-        self.sizes = (*sizes, *between(sizes))
-        self.contexts = (*context_lengths, *between(context_lengths)[:1])
+        self.profile_sizes, self.sizes = sizes, (*sizes, *held_out_sizes)
+        self.contexts = (*context_lengths, *held_out_contexts)
         self.rows = prefix_axis(drafter.max_depth)
+        self.turns = max(len(self.sizes), len(self.rows))
 
     def run(self, repetitions: int) -> None:
         """Warm up, then visit everything `repetitions` times."""
-        rounds = range(-WARM_UP, repetitions)
-        for repetition in tqdm(rounds, desc="profile_latency", unit="round"):
-            if repetition == 0:
-                self.watch.clear()
-                self.live.clear()
-            for context in self.random.permutation(self.contexts).tolist():
-                self._visit_all(context)
-                self._decode_live(context)
+        self.warm_up()
+        for _ in tqdm(range(repetitions), desc="profile_latency", unit="round"):
+            self.round()
+
+    def warm_up(self) -> None:
+        """Visit everything and forget it."""
+        for _ in tqdm(range(WARM_UP), desc="warm-up", unit="round"):
+            self.round()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was taken so far."""
+        self.watch.clear()
+        self.live.clear()
+
+    def round(self) -> None:
+        """Visit every context length."""
+        for context in self.random.permutation(self.contexts).tolist():
+            self.visit(context)
+
+    def visit(self, context: int) -> None:
+        """Visit every size at one context length, piece by piece and in the decoding loop."""
+        self._visit_all(context)
+        self._decode_live(context)
+
+    @property
+    def axes(self) -> dict[str, list[int]]:
+        """Positions of every phase's table in a profile."""
+        return {
+            "autoregressive_step": [1],
+            "plain_step": [1],
+            "draft_prefix": list(self.rows),
+            "draft_step": list(range(2, self.drafter.max_depth + 1)),
+            "verify": list(self.profile_sizes),
+            "depth_policy": sorted({policies.weights["depth"] for policies in self.policies}),
+            "size_policy": sorted({policies.weights["size"] for policies in self.policies}),
+            "rest": list(self.profile_sizes),
+        }
 
     def _visit_all(self, context: int) -> None:
-        """A turn a size; the cache holds about `context` tokens at the middle of them."""
+        """Every size and number of rows has a turn; the cache holds about `context` tokens in the middle."""
         turns = self._turns()
-        prompt = self._prompt(max(context - 3 * len(turns) // 2, 2))
+        prompt = self._prompt(max(context - shorter_prompt(len(turns)), 2))
         logits, taps = self.target.prefill(prompt)
         self.drafter.prefill(taps, prompt)
         newest = taps[-1:], logits.argmax(dim=-1, keepdim=True)
         self.drafter.defer(*newest)
         self.verification.begin(newest[1])
-        rows = self.random.permutation(np.resize(self.random.permutation(self.rows), len(self.sizes)))
+        rows = self.random.permutation(np.resize(self.random.permutation(self.rows), self.turns))
         for turn, needed in zip(turns, rows.tolist(), strict=True):
             # The policies take turns: each sees whole cycles, as it does in decoding.
             loop = self.loops[self._visits % len(self.loops)]
             self._visits += 1
-            self._visit(Stopwatch(self.target.device), loop, *turn.before, 1, context, *newest)
+            for shape in turn.before:
+                self._visit(Stopwatch(self.target.device), loop, *shape, 1, context, *newest)
             for _ in range(min(turn.plain_steps, needed - 1)):  # each leaves a row to the next prefix pass
                 self.verification.step()
                 self.verification.follow(1)
@@ -198,37 +232,38 @@ class PhaseTimer:
             watch.add(("draft_step", level, context), step)
 
     def _turns(self) -> list[Turn]:
-        """A turn for every size, in random order; the largest depth is always among those that count.
+        """Turns with every size, in random order; the largest depth is always among those that count.
 
         Ordinary trees are of the smaller half of depths and sizes.
         """
-        deepest, number = self.drafter.max_depth, len(self.sizes)
-        smaller = sorted(self.sizes)[: (number + 1) // 2]
-        before = self._shapes(range(1, (deepest + 1) // 2 + 1), smaller)
-        plain_steps = np.minimum(self.random.geometric(0.5, number) - 1, MOST_PLAIN_STEPS).tolist()
+        deepest, number = self.drafter.max_depth, self.turns
+        smaller = sorted(self.sizes)[: (len(self.sizes) + 1) // 2]
+        before = zip(
+            *(self._shapes(range(1, (deepest + 1) // 2 + 1), smaller) for _ in range(ORDINARY_TREES)),
+            strict=True,
+        )
+        plain_steps = np.minimum(self.random.geometric(TREE_NEXT, number) - 1, MOST_PLAIN_STEPS).tolist()
         if not any(plain_steps):
             plain_steps[0] = 1  # every repetition has some to time at every context
         counted = self._shapes(range(deepest, 0, -1), self.sizes)
-        return [Turn(*parts) for parts in zip(before, plain_steps, counted, strict=True)]
+        return [Turn(list(trees), *rest) for trees, *rest in zip(before, plain_steps, counted, strict=True)]
 
     def _shapes(self, depths: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:
-        """As many (depth, size) as there are sizes to time, both in random order; depth as the size needs."""
-        drawn = (
-            self.random.permutation(np.resize(axis, len(self.sizes))).tolist() for axis in (depths, sizes)
-        )
+        """A (depth, size) a turn, both in random order; depth as the size needs."""
+        drawn = (self.random.permutation(np.resize(axis, self.turns)).tolist() for axis in (depths, sizes))
         beam = self.drafter.beam
         return [(max(depth, shallowest(beam, size)), size) for depth, size in zip(*drawn, strict=True)]
 
     def _decode_live(self, context: int) -> None:
         """Answers of the decoding loop: a plain one, and one whose cycles have random depths and sizes."""
         prompt = self._prompt(max(context - LIVE_TOKENS // 2, 2))
-        steps = SETTLING_STEPS + PLAIN_STEPS
-        plain = decode_autoregressive(self.target, prompt, max_new_tokens=steps + 1, eos_ids=())
-        for cycle in plain.cycles[SETTLING_STEPS:]:
+        # The first steps after a prompt, up to 1.2 times as long on a CPU, are part of every answer.
+        plain = decode_autoregressive(self.target, prompt, max_new_tokens=PLAIN_TOKENS, eos_ids=())
+        for cycle in plain.cycles:
             self.watch.add(("autoregressive_step", 1, context), cycle.verify_ms + cycle.rest_ms)
-        parts = [[turn.before, *[PLAIN] * turn.plain_steps, turn.counted] for turn in self._turns()]
+        parts = [[*turn.before, *[PLAIN] * turn.plain_steps, turn.counted] for turn in self._turns()]
         schedule = RandomSchedule([shape for part in parts for shape in part])
-        counted = [place for part in parts for place in [False, *[True] * (len(part) - 1)]]
+        counted = [place >= ORDINARY_TREES for part in parts for place in range(len(part))]
         # Answers advance by as many tokens as are accepted, so how many it takes to play all cycles varies.
         while schedule.played < len(schedule.cycles):
             before = schedule.played

@@ -10,6 +10,8 @@ from itertools import pairwise
 from ltd.errors import InputError
 
 LIVE_TOKENS = 40  # tokens of an answer with live cycles
+PLAIN_TOKENS = 40  # of one of plain decoding
+ORDINARY_TREES = 2  # before a cycle that counts
 
 
 def between(points: Sequence[int]) -> tuple[int, ...]:
@@ -23,14 +25,23 @@ def prefix_axis(max_depth: int) -> tuple[int, ...]:
     return tuple(sorted({1, 2, 4, 8, max_depth + 1}))
 
 
+def shorter_prompt(visits: int) -> int:
+    """By how much a prompt is shorter than the context length, so that the cache holds the latter in the
+    middle of the visits, each of a counted tree and the ordinary ones.
+    """
+    return visits * (ORDINARY_TREES + 1) // 2
+
+
 def room_needed(sizes: Sequence[int], max_depth: int) -> int:
     """Tokens that visits and answers add to the caches beyond a context length, at most.
 
-    Counted visits bring the rows of their prefix pass to the head's cache, those of plain steps among them;
-    the ordinary trees before bring one row each, and the prompt is shorter by more.
+    Counted visits bring the rows of their prefix pass to the head's cache, those of plain steps among them,
+    the ordinary trees before bring one row each.
     """
-    visits, rows = len(sizes) + len(between(sizes)), prefix_axis(max_depth)
-    return max(LIVE_TOKENS, math.ceil(visits / len(rows)) * sum(rows))
+    rows = prefix_axis(max_depth)
+    visits = max(len(sizes) + len(between(sizes)), len(rows))
+    counted = math.ceil(visits / len(rows)) * sum(rows)
+    return max(LIVE_TOKENS, PLAIN_TOKENS, counted + visits * ORDINARY_TREES - shorter_prompt(visits))
 
 
 def check_room(

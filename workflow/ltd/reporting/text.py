@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ltd.ablations.catalogue import GRID
 from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK
 from ltd.reporting import findings, pairs, sampling
 from ltd.reporting.results import Results
@@ -103,6 +104,15 @@ def _figure(name: str, drawn: set[str], caption: str) -> str:
     return f"![{caption}]({name}.svg)\n\n*{caption}*" if name in drawn else ""
 
 
+def _drift(change: dict[str, float]) -> str:
+    """How the machine changed between the profile and the benchmark."""
+    return (
+        "Replay beside the clock is with times taken between the benchmark's prompts. Against the profile "
+        "that policies and grid were chosen with, an autoregressive step took "
+        f"{100 * change['autoregressive_step']:+.1f}%, a cycle of {GRID} {100 * change['grid_cycle']:+.1f}%."
+    )
+
+
 def _clock(results: Results, drawn: set[str]) -> list[str]:
     """How far the clock, the replay and the profile can be trusted."""
     facts, errors = results.facts, results.profile["interpolation_error"]
@@ -113,6 +123,7 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
         f"static tree): {spreads or 'no pair'}.",
         f"The phases of all cycles sum to the wall time within {100 * facts['clock_gap']:.2f}%.",
     ]
+    sentences += [_drift(facts["drift"])]
     sentences += [
         f"Latency profile against {what}: median error {100 * errors[key]['median']:.1f}%, bias "
         f"{100 * errors[key]['bias']:+.1f}% ({errors[key]['points']} points)."

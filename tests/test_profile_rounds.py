@@ -1,0 +1,69 @@
+"""Visits of the timer between the prompts of a benchmark: spread evenly, kept, put together."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ltd.files import read_json
+from ltd.measurement.profile_rounds import ProfileRounds, drift
+from ltd.measurement.timing import Stopwatch
+from synthetic import synthetic_profile
+
+
+class CountingTimer:
+    """Takes the number of the visit, counted from 100 on, for a time."""
+
+    contexts = (16, 32)
+
+    def __init__(self):
+        self.watch, self.visits, self.warmed_up = Stopwatch(torch.device("cpu")), 0, 0
+
+    def warm_up(self):
+        self.warmed_up += 1
+
+    def visit(self, context):
+        self.watch.add(("verify", 1, context), 100.0 + self.visits)
+        self.visits += 1
+
+    def forget(self):
+        self.watch.clear()
+
+
+@pytest.mark.parametrize(("rounds", "prompts"), [(3, 10), (2, 4), (7, 3)])
+def test_visits_are_spread_evenly_over_the_prompts(tmp_path, rounds, prompts):
+    timer = CountingTimer()
+    spread, taken = ProfileRounds(timer, rounds, prompts, tmp_path), [0]
+    for prompt in range(prompts):
+        spread.after(prompt)
+        taken.append(timer.visits)
+    visits = rounds * len(timer.contexts)
+    assert taken[-1] == visits and timer.warmed_up == 1
+    assert all(0 <= prompt * visits / prompts - done < 1 for prompt, done in enumerate(taken))
+
+
+def test_a_visit_that_is_there_is_not_made_again(tmp_path):
+    """Two visits, the machine is killed and one of their files lost: three of the four are left to make."""
+    for prompt in range(2):
+        ProfileRounds(CountingTimer(), 2, 4, tmp_path).after(prompt)
+    (tmp_path / "visit-0000.json").unlink()
+    second = CountingTimer()
+    rounds = ProfileRounds(second, 2, 4, tmp_path)
+    for prompt in range(4):
+        rounds.after(prompt)
+    assert second.visits == 3
+    kept = [read_json(tmp_path / f"visit-000{number}.json") for number in range(4)]
+    assert [(context, taken) for ((_, _, context, taken),) in kept] == [
+        (16, [100.0]),
+        (32, [100.0]),
+        (16, [101.0]),
+        (32, [102.0]),
+    ]
+
+
+def test_drift_compares_a_step_and_a_cycle():
+    earlier = synthetic_profile()
+    step = earlier.tables["autoregressive_step"]
+    slower = dataclasses.replace(step, ms=[[1.25 * ms for ms in row] for row in step.ms])
+    change = drift(earlier, earlier.replace_table("autoregressive_step", slower), 2, 2)
+    assert change["autoregressive_step"] == pytest.approx(0.25) and change["grid_cycle"] == 0
