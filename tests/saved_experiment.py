@@ -78,7 +78,6 @@ def make_experiment(folder, prompts=6):
         default_depth=MAX_DEPTH,
         default_size=SIZES[-1],
         profile_rounds=2,
-        policy_network=(8,),
         device="cpu",
     )
 

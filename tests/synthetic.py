@@ -111,6 +111,7 @@ def synthetic_profile(
         beam=beam,
         max_depth=max_depth,
         context_lengths=contexts,
+        policy_network=[32, 32],
         tables={
             "autoregressive_step": table([1], [1.0]),
             "plain_step": table([1], [1.1]),

@@ -12,7 +12,7 @@ from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, record_traces
 from ltd.replay.chains import chain_profile, chain_traces
-from ltd.replay.simulator import static_grid
+from ltd.replay.static_grid import static_grid
 from ltd.replay.table import ReplayTable
 from ltd.replay.traces import Traces
 from ltd.reporting.advice import sglang_flags, vllm_config

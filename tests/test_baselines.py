@@ -16,7 +16,7 @@ from ltd.files import write_json
 from ltd.measurement.replay_rows import _simulate
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
 from ltd.replay.latency import LatencyTable
-from ltd.replay.simulator import static_grid
+from ltd.replay.static_grid import static_grid
 from synthetic import synthetic_profile, synthetic_traces
 from tiny_engine import tiny_answers, tiny_drafter, tiny_head, tiny_target
 

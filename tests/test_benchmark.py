@@ -13,7 +13,6 @@ from ltd.benchmark import (
     decode_all,
     make_controllers,
     make_engine,
-    make_rounds,
     open_state,
     schedule,
     select_prompts,
@@ -22,6 +21,7 @@ from ltd.benchmark import (
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.measurement.clock_noise import clock_noise
+from ltd.measurement.profile_rounds import rounds_between
 from ltd.measurement.reference_check import compare_with_transformers
 from ltd.measurement.replay_rows import replay_rows
 from ltd.measurement.summary import SUMMARY_COLUMNS
@@ -97,6 +97,7 @@ def test_replay_is_with_times_taken_between_the_prompts(options, results):
     assert later.context_lengths == earlier.context_lengths and later.target_hash == earlier.target_hash
     for name, table in earlier.tables.items():
         assert later.tables[name].axis == table.axis and later.tables[name].ms != table.ms
+        assert later.tables[name].samples >= options.profile_rounds
     runs = replay_rows(
         make_controllers(options),
         Traces.load(options.traces),
@@ -116,7 +117,7 @@ def test_finished_prompts_are_not_decoded_again(options, results, monkeypatch):
     profile = LatencyProfile.load(options.profile)
     engine = make_engine(options, profile, 0.0, longest=20)
     prompts = select_prompts(Responses.load(options.responses), options.test_tasks, 3, options.seed)
-    rounds = make_rounds(engine, profile, len(prompts), options, state)
+    rounds = rounds_between(len(prompts), 2, engine.target, engine.drafter, profile, 0.0, 0, state)
     assert len(list(decode_all(engine, prompts, rounds, options, state))) == 6
     assert len(list(state.glob("0*.json"))) == 6
     for number in (1, 4):

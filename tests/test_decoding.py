@@ -247,6 +247,9 @@ def test_wrong_requests_are_refused():
             decode(target, drafter, StaticController(1, 1), PROMPT, **options)
     with pytest.raises(InputError, match="size 65 is not between 1 and 64"):
         decode(target, drafter, StaticController(2, 65), PROMPT, max_new_tokens=5)
+    for parts in ((target, drafter, None), (target, None, StaticController(1, 1))):
+        with pytest.raises(InputError, match="a drafter needs a controller and a controller a drafter"):
+            decode(*parts, PROMPT, max_new_tokens=4)
     with pytest.raises(InputError, match="batch size 1"):
         decode(target, drafter, StaticController(1, 1), torch.zeros(2, 3), max_new_tokens=5)
     with pytest.raises(InputError, match="beam 99"):

@@ -29,7 +29,8 @@ from ltd.opponents.marginal_rule import MarginalRule
 from ltd.opponents.rule_controller import RuleController
 from ltd.rl.live_decision import PARTS
 from ltd.rl.observations import ObservationSpec
-from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
+from ltd.rl.policies import Policy, PolicyNetwork
+from ltd.rl.policy_controller import PolicyController
 from ltd.rl.root_prior import RootPrior
 
 BEAM, DEPTH, SIZES = 4, 5, (1, 2, 4, 8, 16)

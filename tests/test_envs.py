@@ -8,12 +8,13 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import ltd.rl.environments  # noqa: F401, registers the environments
+from dinkelbach import best_actions
 from ltd.errors import InputError
 from ltd.replay.table import ReplayTable
 from ltd.rl.choices import FixedDepth, FixedSize
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.replay_walk import ReplayWorld
-from ltd.rl.rewards import Reward, best_rate
+from ltd.rl.rewards import Reward
 from ltd.rl.vector_environment import DepthVecEnv, SizeVecEnv
 from synthetic import synthetic_profile, synthetic_traces
 
@@ -81,6 +82,41 @@ def test_whole_answers_end_where_the_answer_ends(world):
         assert np.isin(env.walk.position[dones], world.starts).all()
 
 
+class PlainAtTheEnd:
+    """Depth 1, but plain steps where an answer has few tokens left."""
+
+    def go_on(self, walk, lanes):
+        return (walk.depth[lanes] == 0) & (walk.world.tokens_left[walk.position[lanes]] > 3)
+
+
+def test_plain_steps_that_end_an_answer_end_its_episode(world):
+    env = SizeVecEnv(world, SPEC, throughput(world), PlainAtTheEnd(), lanes=32, whole_answers=True)
+    env.reset()
+    ended = 0
+    for _ in range(60):
+        answer = world.traces.sequence[env.walk.position]
+        _, _, dones, _ = env.step(np.zeros(32, dtype=int))
+        moved = world.traces.sequence[env.walk.position] != answer
+        assert dones[moved].all()
+        ended += moved.sum()
+    assert ended > 20
+
+
+def test_a_reset_begins_new_cycles(world):
+    env = DepthVecEnv(world, SPEC, throughput(world), FixedSize(4, 1), lanes=4)
+    env.reset()
+    env.step(np.ones(4, dtype=int))
+    env.reset()
+    assert not env.walk.depth.any() and not env.walk.decisions.any()
+
+
+def test_random_depths_take_the_decisions_of_a_schedule(world):
+    """Asked at 1, 3 and 5: up to depth 4 twice, and not at the largest, 6."""
+    env = SizeVecEnv(world, SPEC, throughput(world), lanes=256, first_decision=1, interval=2)
+    env.reset()
+    assert np.array_equal(env.walk.decisions, np.array([0, 1, 1, 2, 2, 3, 3])[env.walk.depth])
+
+
 def test_random_depths_are_uniform_from_one(world):
     env = SizeVecEnv(world, SPEC, throughput(world), lanes=64)
     env.reset()
@@ -131,7 +167,7 @@ def test_marginal_rate_finds_the_closed_form_optimum():
     Mean of ratios prefers the first (0.26 to 0.242); sum over sum the second (9.2 / 32 to 5.2 / 20).
     """
     tokens, seconds = np.asarray([[1.2, 1.2], [4, 8]]), np.asarray([[10.0, 10], [10, 22]])
-    rate, actions = best_rate(tokens, seconds, np.ones(2))
+    rate, actions = best_actions(tokens, seconds)
     assert rate == pytest.approx(9.2 / 32)
     assert actions[1] == 1
     assert np.argmax((tokens / seconds).mean(axis=0)) == 0

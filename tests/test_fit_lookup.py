@@ -20,7 +20,8 @@ from ltd.measurement.summary import MEAN_TASK, mark_lossless, summarise
 from ltd.record_lookup import RecordLookupOptions, halves, record_lookup
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
-from ltd.replay.simulator import simulate, static_grid
+from ltd.replay.simulator import simulate
+from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces, check
 from ltd.reporting.findings import findings
 from ltd.rl.replay_walk import ReplayWorld

@@ -136,7 +136,7 @@ def test_beams_advance_alike(beam, dtype):
     paths = tree.root_paths(beam, depth, torch.device(DEVICE))
     sees = torch.eye(beam, dtype=torch.bool, device=DEVICE).repeat(1, depth - 1)
     for level in range(1, depth):
-        first = tree.level_start(beam, level)
+        first = tree.pool_size(beam, level - 1)
         count = beam if level == 1 else beam * beam
         scores[first : first + count] = randn(count).round(decimals=1)  # some are equal
         tokens[first : first + count] = torch.randint(99, (count,), device=DEVICE)

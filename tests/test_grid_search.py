@@ -6,7 +6,7 @@ import pytest
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.grid_search import GridSearchOptions, grid_search
-from ltd.replay.simulator import static_grid
+from ltd.replay.static_grid import static_grid
 from ltd.tracking import StageRun
 from synthetic import synthetic_profile, synthetic_traces
 

@@ -67,7 +67,7 @@ def test_cycle_is_the_sum_of_its_parts(profile):
     assert profile.cycle_seconds(3, 10, 50, 3) == pytest.approx(expected, rel=1e-12)
     policy = 4 * profile.depth_policy + profile.size_policy
     assert profile.cycle_seconds(3, 10, 50, 3, 4, 1) == pytest.approx(expected + policy, rel=1e-12)
-    assert profile.cycle_seconds(0, 10, 50, 3) == profile.plain_step(50)
+    assert profile.cycle_seconds(0, 10, 50, 3) == profile.cycle_seconds(0, 0, 50, 0) == profile.plain_step(50)
     # A tree of depth 1 has 4 nodes: more cannot be verified.
     assert profile.cycle_seconds(1, 60, 50) == profile.cycle_seconds(1, 4, 50)
 

@@ -14,7 +14,8 @@ from ltd.rl.co_adaptation import KINDS, Workshop, evaluate_pair, rehearse_pair, 
 from ltd.rl.evaluation import evaluate
 from ltd.rl.machine import machine_numbers, settled
 from ltd.rl.observations import ObservationSpec
-from ltd.rl.policies import LiveObserver, PolicyController, load_policy, save_policies
+from ltd.rl.policies import load_policy, save_policies
+from ltd.rl.policy_controller import LiveObserver, PolicyController
 from ltd.rl.policy_settings import COMPACT, PolicySettings
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward

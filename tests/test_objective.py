@@ -15,6 +15,7 @@ third at the rate 1 that training starts from.
 import numpy as np
 import pytest
 
+from dinkelbach import best_actions
 from ltd.replay.latency import LatencyTable
 from ltd.replay.traces import NO_RANK, Traces
 from ltd.rl.choices import FixedDepth, PolicySize
@@ -24,7 +25,7 @@ from ltd.rl.policies import Policy
 from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.ppo import train
 from ltd.rl.replay_walk import ReplayWorld
-from ltd.rl.rewards import Reward, best_rate
+from ltd.rl.rewards import Reward
 from ltd.rl.vector_environment import SizeVecEnv
 from synthetic import synthetic_profile
 
@@ -97,7 +98,7 @@ def attained(world, reward):
 
 def test_marginal_reward_attains_the_optimum_and_the_mean_of_ratios_does_not(world):
     tokens, steps = np.array([[1.0, 1.0, 1.0], [4.0, 8.0, 11.0]]), np.array([[1.0, 2.2, 3.6]] * 2)
-    optimum, actions = best_rate(tokens, steps, np.ones(2))
+    optimum, actions = best_actions(tokens, steps)
     assert optimum == pytest.approx(2.8125) and actions.tolist() == [0, 1]
     speedup, rate = attained(world, "marginal")
     assert speedup == pytest.approx(optimum, rel=0.01)

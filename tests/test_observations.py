@@ -12,7 +12,8 @@ from ltd.errors import InputError
 from ltd.replay.traces import NO_RANK
 from ltd.rl import OBSERVATION_PARTS
 from ltd.rl.observations import PARTS, DraftView, Levels, ObservationSpec
-from ltd.rl.policies import Policy, PolicyController, PolicyNetwork
+from ltd.rl.policies import Policy, PolicyNetwork
+from ltd.rl.policy_controller import PolicyController
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.root_prior import RootPrior, root_prior
 from ltd.rl.worlds import observation_in

@@ -8,7 +8,7 @@ import pytest
 from ltd.errors import InputError
 from ltd.replay import oracle as oracle_module
 from ltd.replay.oracle import oracle
-from ltd.replay.simulator import static_grid
+from ltd.replay.static_grid import static_grid
 from ltd.replay.table import ReplayTable
 from synthetic import synthetic_profile, synthetic_traces
 

@@ -11,11 +11,13 @@ import torch
 from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
 from ltd.replay.latency import LatencyTable
-from ltd.replay.simulator import simulate, static_grid
+from ltd.replay.simulator import simulate
+from ltd.replay.static_grid import static_grid
 from ltd.rl.evaluation import best_constant, evaluate
 from ltd.rl.live_decision import PARTS, LiveDecision, live_observation, observe
 from ltd.rl.observations import DraftView, ObservationSpec
-from ltd.rl.policies import Policy, PolicyController, PolicyNetwork, load_policy, save_policies
+from ltd.rl.policies import Policy, PolicyNetwork, load_policy, save_policies
+from ltd.rl.policy_controller import PolicyController
 from ltd.rl.policy_settings import OBSERVED, SIZES
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.root_prior import RootPrior, root_prior

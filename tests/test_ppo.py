@@ -9,9 +9,18 @@ import torch
 from ltd import choose_policies, combine_policies, tracking, train_policy
 from ltd.errors import InputError
 from ltd.replay.traces import Traces, of_tasks
-from ltd.rl.co_adaptation import KINDS, Workshop, evaluate_pair, train_chain, train_policy_of
+from ltd.rl.co_adaptation import (
+    KINDS,
+    Workshop,
+    evaluate_pair,
+    met_observations,
+    rehearse_pair,
+    train_chain,
+    train_policy_of,
+)
 from ltd.rl.evaluation import evaluate
-from ltd.rl.policies import PolicyController, PolicyNetwork
+from ltd.rl.policies import PolicyNetwork
+from ltd.rl.policy_controller import PolicyController
 from ltd.rl.policy_settings import PolicySettings, with_overrides
 from ltd.rl.ppo import action_statistics, actor_layers, build, export_network, learning_rate, segment_ends
 from ltd.rl.presets import PRESETS, with_preset
@@ -118,6 +127,26 @@ def test_marginal_rate_follows_the_attained_throughput():
     assert 0.8 < last["rate"] / last["speedup"] < 1.1
 
 
+def test_marginal_rate_starts_at_what_the_pair_attains():
+    shop = workshop(rehearsal=200)
+    pair = rehearse_pair(shop)
+    trained = train_policy_of(shop, "size", pair, seed=0)
+    attained = evaluate_pair(shop.training, pair).throughput * shop.training.step_seconds
+    assert attained > 1.05 and trained.training.curves[0]["rate"] == pytest.approx(attained)
+
+
+def test_every_update_learns():
+    """The first is half a rollout old, and so is the last: of a single one, too."""
+    shop = workshop(warm_up=0.0)
+    for rollouts in (1, 4):
+        model = build(shop.environment("size", {}, 0), "size", shop.settings, rollouts * 1024, 0, None)
+        rates = []
+        for update in range(1, rollouts + 1):
+            model.num_timesteps = update * 1024
+            rates.append(model.lr_schedule(0.0) / shop.settings.learning_rate)
+        assert rates == pytest.approx([1 - (update + 0.5) / rollouts for update in range(rollouts)])
+
+
 def test_learning_rate_warms_up_and_decays_to_zero():
     settings = PolicySettings(warm_up=0.1, learning_rate=1.0)
     assert [round(learning_rate(p, settings), 3) for p in (0, 0.05, 0.1, 0.55, 1)] == [0, 0.5, 1, 0.5, 0]
@@ -132,6 +161,27 @@ def test_collapse_shows_in_the_statistics():
     assert action_statistics(constant, x)["mutual_information"] < 1e-6
     assert action_statistics(constant, x)["action_entropy"] < 0.01
     assert action_statistics(informed, x)["mutual_information"] > 0.5
+
+
+def test_statistics_are_of_all_decisions_made():
+    """Every cycle drafts one level: a policy that goes on at depth 0 and stops at 1 tells them apart."""
+    shop = workshop(depth_observation=("one_hot_depth",), depth_network=(), critic_network=(4,))
+    spec = shop.spec("depth")
+    weight = np.zeros((2, spec.width), np.float32)
+    weight[1, :2] = 20, -20  # to go on, at depths 0 and 1
+    depth = shop.policy("depth", PolicyNetwork([(weight, np.zeros(2, np.float32))]))
+    evaluation = evaluate(shop.validation, depth, 4)
+    assert set(evaluation.depth) == {1}
+    met = met_observations(evaluation, depth)
+    assert np.array_equal(met[:, :2].sum(axis=0), [len(met) / 2, len(met) / 2])
+    assert action_statistics(depth.network, met)["mutual_information"] == pytest.approx(np.log(2), rel=1e-3)
+
+
+def test_a_policy_that_is_never_asked_has_no_statistics():
+    shop = workshop()
+    size = shop.policy("size", PolicyNetwork([(np.zeros((5, shop.spec("size").width)), np.zeros(5))]))
+    met = met_observations(evaluate(shop.validation, 0, size), size)
+    assert met.shape[0] == 0 and set(action_statistics(size.network, met).values()) == {0.0}
 
 
 def test_exact_values_of_stopping_equal_enumeration():

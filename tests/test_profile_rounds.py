@@ -9,18 +9,23 @@ from ltd.files import read_json
 from ltd.measurement.profile_rounds import ProfileRounds, drift
 from ltd.measurement.timing import Stopwatch
 from synthetic import synthetic_profile
+from tiny_engine import tiny_target
 
 
 class CountingTimer:
     """Takes the number of the visit, counted from 100 on, for a time."""
 
     contexts = (16, 32)
+    target, axes = tiny_target(), {"verify": [1]}
 
     def __init__(self):
         self.watch, self.visits, self.warmed_up = Stopwatch(torch.device("cpu")), 0, 0
 
     def warm_up(self):
         self.warmed_up += 1
+
+    def begin_visit(self, number):
+        self.number = number
 
     def visit(self, context):
         self.watch.add(("verify", 1, context), 100.0 + self.visits)
@@ -59,6 +64,17 @@ def test_a_visit_that_is_there_is_not_made_again(tmp_path):
         (16, [101.0]),
         (32, [102.0]),
     ]
+
+
+def test_a_profile_is_of_all_visits_together(tmp_path):
+    rounds = ProfileRounds(CountingTimer(), 3, 6, tmp_path)
+    for prompt in range(6):
+        rounds.after(prompt)
+    earlier = dataclasses.replace(synthetic_profile(), context_lengths=[16, 32])
+    later = rounds.profile(earlier, "int8")
+    verify = later.tables["verify"]
+    assert verify.ms == [[102.0, 103.0]] and verify.samples == 3  # of 100, 102, 104 and of 101, 103, 105
+    assert later.dtype == "float32+int8" and later.target_hash == earlier.target_hash
 
 
 def test_drift_compares_a_step_and_a_cycle():

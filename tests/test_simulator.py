@@ -10,7 +10,8 @@ from ltd.engine.compiled.verification import CompiledVerification
 from ltd.engine.controllers import StaticController
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
-from ltd.replay.simulator import simulate, static_grid
+from ltd.replay.simulator import simulate
+from ltd.replay.static_grid import static_grid
 from ltd.replay.table import ReplayTable
 from synthetic import synthetic_profile, synthetic_traces
 from tiny_engine import tiny_answers, tiny_drafter, tiny_head, tiny_target

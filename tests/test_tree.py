@@ -12,13 +12,12 @@ import torch
 from engine_models import random_drafter, random_head, random_target
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.engine.compiled.drafting import CompiledDrafter
-from ltd.engine.compiled.tree import select_tree
+from ltd.engine.compiled.tree import best_children, select_tree
 from ltd.engine.drafting import Drafter
 from ltd.engine.sampling import accepted_rows, padded_accepted_rows
 from ltd.engine.tree import (
     DraftTree,
     TreeLayout,
-    level_start,
     padded_tree_rows,
     pool_size,
     root_paths,
@@ -41,7 +40,7 @@ def random_pool(beam, depth, seed, rounding=None):
     scores[:beam] = steps(beam)
     beams = list(range(beam))
     for level in range(2, depth + 1):
-        start = level_start(beam, level)
+        start = pool_size(beam, level - 1)
         for rank, node in enumerate(beams):
             slot = (level - 1) * beam + rank
             chain = [node]
@@ -204,3 +203,16 @@ def test_entropy_is_that_of_the_best_row(compiled):
     drafter.expand()
     children = drafter.state.scores[23 : 2 * 23] - level[0]
     assert drafter.state.entropy() == pytest.approx(-(children.exp() * children).sum().item(), rel=1e-4)
+
+
+def test_no_child_scores_above_its_parent():
+    """Compiled sums may be taken in any order: with logits this large rounding would show."""
+    generator = np.random.default_rng(0)
+    scores, tokens, ids = np.empty(4, np.float32), np.empty(4, np.int64), np.arange(64)
+    for _ in range(300):
+        logits = generator.normal(20, 1, 64).astype(np.float32)
+        logits[generator.integers(64)] += np.float32(20)
+        parent = np.float32(-generator.exponential(3))
+        best_children(logits, parent, ids, scores, tokens)
+        assert scores[0] <= parent and scores[0] == pytest.approx(parent, abs=1e-5)
+        assert (np.diff(scores) <= 0).all() and tokens[0] == logits.argmax()

@@ -17,10 +17,12 @@ from ltd.options import StageOptions, option, parse_options
 from ltd.replay.chains import chain_profile, chain_traces
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
-from ltd.replay.simulator import Simulation, simulate, static_grid
+from ltd.replay.simulator import Simulation, simulate
+from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces
 from ltd.reporting.advice import Advice, render
-from ltd.rl.policies import DESCRIPTION, PolicyController
+from ltd.rl.policies import DESCRIPTION
+from ltd.rl.policy_controller import PolicyController
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,7 @@ from ltd.engine.lookup_folder import load_lookup
 from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
-from ltd.measurement.phase_timer import PhaseTimer, own_text
-from ltd.measurement.profile_rounds import ProfileRounds, drift
+from ltd.measurement.profile_rounds import ProfileRounds, drift, rounds_between
 from ltd.measurement.reference_check import compare_with_transformers
 from ltd.measurement.replay_rows import replay_rows
 from ltd.measurement.summary import (
@@ -45,7 +44,7 @@ from ltd.measurement.summary import (
     metric_label,
     summarise,
 )
-from ltd.measurement.visits import room_needed
+from ltd.measurement.visits import check_room, room_needed
 from ltd.methods import BASELINE
 from ltd.methods import check as check_methods
 from ltd.opponents import NAMES as OPPONENTS
@@ -53,7 +52,7 @@ from ltd.opponents.folders import load_opponent
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
-from ltd.rl.policies import PolicyController
+from ltd.rl.policy_controller import PolicyController
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 
@@ -71,6 +70,10 @@ CYCLE_COLUMNS = (
 )
 
 
+POSITIVE = (
+    *("prompts_per_task", "repeats", "max_new_tokens"),
+    *("default_depth", "default_size", "profile_rounds"),
+)
 # Table 1 of the paper, the strongest opponents, and what each policy is worth (table 4).
 DEFAULT_METHODS = (
     *(BASELINE, "eagle3", "eagle3_grid"),
@@ -108,9 +111,6 @@ class BenchmarkOptions(StageOptions):
     default_depth: int = option(8, "depth of `eagle3`, the published static setting")
     default_size: int = option(30, "size of `eagle3`, the published static setting")
     profile_rounds: int = option(10, "times that every point of the latency profile is measured meanwhile")
-    policy_network: tuple[int, ...] = option(
-        (32, 32), "hidden layers of the policies timed beside the paper's"
-    )
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,7 @@ def looked_up(methods: tuple[str, ...]) -> list[str]:
 def check(options: BenchmarkOptions, profile: LatencyProfile) -> None:
     """Refuse what cannot be measured before any work is done."""
     check_methods(options.methods)
-    for name in (
-        *("prompts_per_task", "repeats", "max_new_tokens"),
-        *("default_depth", "default_size", "profile_rounds"),
-    ):
+    for name in POSITIVE:
         if getattr(options, name) < 1:
             raise InputError(
                 f"benchmark.{name}: {getattr(options, name)} is not positive; expected at least 1"
@@ -207,18 +204,6 @@ def schedule(methods: tuple[str, ...], repeats: int, seed: int, index: int) -> l
     pairs = [(method, repeat) for method in methods for repeat in range(repeats)]
     order = np.random.default_rng([seed, index]).permutation(len(pairs))
     return [pairs[place] for place in order]
-
-
-def make_rounds(
-    engine: Engine, profile: LatencyProfile, prompts: int, options: BenchmarkOptions, state: Path
-) -> ProfileRounds:
-    """Return the timer of the points of `profile`, for between so many prompts."""
-    sizes, contexts = tuple(profile.tables["verify"].axis), tuple(profile.context_lengths)
-    text = own_text(engine.target, contexts[-1] + 1, options.seed)
-    timer = PhaseTimer(
-        engine.target, engine.drafter, text, sizes, contexts, options.policy_network, options.seed
-    )
-    return ProfileRounds(timer, options.profile_rounds, prompts, state)
 
 
 def decode_all(
@@ -326,6 +311,7 @@ def make_engine(
         max_tree=max(DEFAULT_TREE, profile.max_size),
     )
     target.check_prompt(longest)
+    check_room(profile.context_lengths, profile.tables["verify"].axis, profile.max_depth, target.max_context)
     drafters = {}
     if looked_up(options.methods):
         settings, texts = load_lookup(options.lookup)
@@ -344,12 +330,15 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     engine = make_engine(options, profile, traces.temperature, longest)
     state = open_state(options)
     resumed = len(list(state.glob("[0-9]*.json")))
-    rounds = make_rounds(engine, profile, len(prompts), options, state)
+    rounds = rounds_between(
+        *(len(prompts), options.profile_rounds, engine.target, engine.drafter, profile),
+        *(engine.temperature, options.seed, state),
+    )
     records = [entry for part in decode_all(engine, prompts, rounds, options, state) for entry in part]
     runs, cycles = tables(records, options.methods)
     # Traces and profile are the head's.
     with_head = {name: c for name, c in engine.controllers.items() if name not in engine.own_drafters}
-    own_profile = rounds.profile(profile, engine.target, options.quantisation)
+    own_profile = rounds.profile(profile, options.quantisation)
     replayed = replay_rows(with_head, traces, own_profile, prompts)
     summary = summarise(
         pd.concat([runs, replayed.runs]), pd.concat([cycles, replayed.cycles]), seed=options.seed
@@ -383,6 +372,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
 def log(run: StageRun, summary: pd.DataFrame, facts: dict[str, Any], output: Path) -> None:
     """Log speedups and acceptance lengths by method and task, and the small outputs; print the means."""
     values = {"clock_gap": facts["clock_gap"]}
+    values |= {f"drift/{name}": change for name, change in facts["drift"].items()}
     for row in summary.itertuples():
         label = metric_label(row.method, row.task, row.temperature)
         label += "/replay" if row.source == "replay" else ""
@@ -390,6 +380,7 @@ def log(run: StageRun, summary: pd.DataFrame, facts: dict[str, Any], output: Pat
     run.metrics(values)
     run.artifact(output / "summary.csv")
     run.artifact(output / "benchmark.json")
+    run.artifact(output / "profile.json")
     means = summary[summary["task"] == MEAN_TASK]
     print(means[["method", "source", "speedup", "tokens_per_second", "lossless"]].to_string(index=False))
 

@@ -16,7 +16,7 @@ from ltd.files import file_hash
 from ltd.option_checks import check_baselines
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
-from ltd.replay.simulator import static_grid
+from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces, of_tasks
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.tracking import StageRun

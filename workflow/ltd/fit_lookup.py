@@ -22,7 +22,7 @@ from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.replay.oracle import oracle
-from ltd.replay.simulator import static_grid
+from ltd.replay.static_grid import static_grid
 from ltd.texts import responses
 from ltd.tracking import StageRun
 

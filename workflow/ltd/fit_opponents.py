@@ -20,7 +20,7 @@ from ltd.opponents.stopping import Fitted, Fitting, fit_pair
 from ltd.opponents.supervised import SUPERVISED
 from ltd.option_checks import check_opponents
 from ltd.options import StageOptions, option, run_stage
-from ltd.replay.simulator import static_grid
+from ltd.replay.static_grid import static_grid
 from ltd.rl.co_adaptation import Workshop
 from ltd.rl.evaluation import Evaluation, evaluate
 from ltd.rl.policies import save_policies

@@ -25,7 +25,7 @@ from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
 from ltd.replay.latency import LatencyProfile
-from ltd.rl.policies import PolicyController
+from ltd.rl.policy_controller import PolicyController
 from ltd.texts.prompts import OWN_FORMAT, ChatFormat, chat_format, render
 
 __all__ = ["Decoder", "GenerateOptions", "ltd_generate", "main"]

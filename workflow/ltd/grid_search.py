@@ -14,7 +14,8 @@ from ltd.files import write_json
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
-from ltd.replay.simulator import Simulation, StaticGrid, static_grid
+from ltd.replay.simulator import Simulation
+from ltd.replay.static_grid import StaticGrid, static_grid
 from ltd.replay.traces import Traces
 
 

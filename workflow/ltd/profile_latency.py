@@ -87,6 +87,7 @@ def profile_latency(options: LatencyOptions, run: StageRun) -> None:
         beam=options.beam,
         max_depth=options.max_depth,
         context_lengths=list(options.context_lengths),
+        policy_network=list(options.policy_network),
         tables=latency_tables(timer.watch.samples(), timer.axes, options.context_lengths),
     )
     profile.interpolation_error.update(interpolation_error(profile, timer))

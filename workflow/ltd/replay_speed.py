@@ -21,7 +21,7 @@ from ltd.rl.choices import FixedDepth, FixedSize
 from ltd.rl.policy_settings import OBSERVED, SIZES
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
-from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv
+from ltd.rl.vector_environment import DepthVecEnv, PolicyVecEnv, SizeVecEnv
 from ltd.rl.worlds import observation_in
 
 
@@ -37,7 +37,7 @@ class SpeedOptions:
     observation: tuple[str, ...] = option(OBSERVED, "parts of the observation")
 
 
-def steps_per_second(env: ReplayVecEnv, steps: int, repetitions: int) -> list[float]:
+def steps_per_second(env: PolicyVecEnv, steps: int, repetitions: int) -> list[float]:
     """Return the environment steps a second of every measurement, all lanes counted."""
     env.reset()
     actions = np.random.default_rng(0).integers(env.action_space.n, size=(steps, env.num_envs))
@@ -50,7 +50,7 @@ def steps_per_second(env: ReplayVecEnv, steps: int, repetitions: int) -> list[fl
     return speeds
 
 
-def environments(options: SpeedOptions) -> dict[str, ReplayVecEnv]:
+def environments(options: SpeedOptions) -> dict[str, PolicyVecEnv]:
     """The environments of the first trainings; raises InputError for files that do not belong together."""
     if min(options.lanes, options.steps, options.repetitions) < 1:
         raise InputError("lanes, steps, repetitions: expected at least 1 of each")

@@ -20,7 +20,8 @@ from ltd.measurement.summary import BASELINE, MEAN_TASK, compare
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
-from ltd.replay.simulator import Simulation, static_grid
+from ltd.replay.simulator import Simulation
+from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces
 from ltd.reporting.transfer import (
     CONDITIONED,

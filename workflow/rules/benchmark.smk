@@ -1,4 +1,4 @@
-# What is measured at one temperature; the files beside it hold all of them.
+# What is measured at one temperature; the tables beside it hold all of them.
 MEASURED = f"{RESULTS}/benchmark/t{{temperature}}"
 
 
@@ -126,16 +126,13 @@ rule benchmark_at_temperature:
         output=folder_of_output,
         state=f"{RESULTS}/state/benchmark-t{{temperature}}",
         options=options("benchmark", leave_out=["temperatures"]),
-        policy_network=command_line(
-            {"policy_network": config["latency"]["policy_network"]}
-        ),
     shell:
         "python -m ltd.benchmark --target {params.target} --draft {params.draft}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
         " --baselines {params.baselines}"
         " --opponents {params.opponents} --lookup {params.lookup}"
         " --responses {input.responses} --traces {input.traces} --output {params.output}"
-        " --state {params.state} {params.policy_network} {params.options} 2>&1 | tee {log}"
+        " --state {params.state} {params.options} 2>&1 | tee {log}"
 
 
 # All temperatures in one set of files: another one in the configuration decodes at that one alone.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ltd.baselines.threshold import ThresholdRule
-from ltd.engine.tree import level_start, pool_size
+from ltd.engine.tree import pool_size
 from ltd.replay.traces import Traces
 
 
@@ -30,7 +30,7 @@ class BeamMass:
 
     def live(self, state: Any) -> float:
         """Of the newest level."""
-        level = slice(level_start(state.beam, state.depth), state.pool)
+        level = slice(pool_size(state.beam, state.depth - 1), state.pool)
         if not state.scores.is_cuda:
             from ltd.engine.compiled import signals  # a GPU needs no Numba
 

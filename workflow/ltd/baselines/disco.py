@@ -21,7 +21,7 @@ from ltd.baselines.classifier import DEPTH_UNIT, exported, perceptron, reached, 
 from ltd.baselines.svip import recorded_entropy
 from ltd.baselines.threshold import ThresholdRule
 from ltd.baselines.variants import FitData
-from ltd.engine.tree import level_start, pool_size
+from ltd.engine.tree import pool_size
 from ltd.replay.traces import Traces
 from ltd.rl.policies import PolicyNetwork
 
@@ -59,7 +59,7 @@ class PredictedAcceptance:
         """Of the newest level."""
         if self._compiled:
             return self._compiled(state)
-        level = state.scores[level_start(state.beam, state.depth) : state.pool].numpy(force=True)
+        level = state.scores[pool_size(state.beam, state.depth - 1) : state.pool].numpy(force=True)
         inputs = level_inputs(level[None], np.array([state.entropy()]), state.depth, state.beam)
         return float(sigmoid(self.network.logits(inputs))[0, 0])
 

@@ -16,7 +16,7 @@ from ltd.engine.drafting import Drafter
 from ltd.engine.fusion import has_kernels
 from ltd.engine.graphs import Passes, bucket, context_buckets
 from ltd.engine.target import DEFAULT_CONTEXT
-from ltd.engine.tree import advance_beam, level_start, padded_tree_rows
+from ltd.engine.tree import advance_beam, padded_tree_rows, pool_size
 
 if TYPE_CHECKING:
     from ltd.engine.bucketed_verification import TreePasses
@@ -166,7 +166,7 @@ class BucketedDrafter(Drafter):
 
     def _enter(self, level: int, hidden: Tensor, logits: Tensor, scores: Tensor, tokens: Tensor) -> None:
         """Write the children, which are `level`, into the buffers that the next pass reads."""
-        first, count = level_start(self.beam, level), len(scores)
+        first, count = pool_size(self.beam, level - 1), len(scores)
         self.state.scores.narrow(0, first, count).copy_(scores)
         self.tokens.narrow(0, first, count).copy_(tokens)
         self.hidden.narrow(0, 0, len(hidden)).copy_(hidden)

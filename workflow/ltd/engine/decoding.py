@@ -89,9 +89,12 @@ def decode(
     context's limit.
 
     eos_ids None means the target's own; on_tokens receives the new ids of every cycle; stop sees all ids so
-    far after each and ends the answer by returning True. Raises InputError
-    for prompts that do not fit, batches, and sampling options out of range.
+    far after each and ends the answer by returning True. Without drafter and controller every step is plain.
+    Raises InputError for one of the two alone, prompts that do not fit, batches, and sampling options out of
+    range.
     """
+    if (drafter is None) != (controller is None):
+        raise InputError("decode: a drafter needs a controller and a controller a drafter; give both or none")
     prompt = target.token_tensor(prompt_ids)
     target.check_prompt(len(prompt))
     if max_new_tokens < 1:

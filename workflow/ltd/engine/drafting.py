@@ -17,7 +17,7 @@ from ltd.engine.target import DEFAULT_CONTEXT
 from ltd.engine.tree import DraftTree, TreeLayout, advance_beam, pool_size, root_paths, tree_rows
 from ltd.errors import InputError
 
-PREFIX_ROWS = 64
+MOST_PREFIX_ROWS = 64
 
 
 class Drafter:
@@ -28,7 +28,7 @@ class Drafter:
     """
 
     drafts_in_one_call = False  # see `ltd.engine.draft_loop`
-    prefix_rows = PREFIX_ROWS  # rows of a prefix pass at most
+    prefix_rows = MOST_PREFIX_ROWS  # rows of a prefix pass at most
 
     def __init__(
         self,
@@ -90,7 +90,9 @@ class Drafter:
         """What rows see, as numbers that are added to the scores of attention."""
         beam, context, device, dtype = self.beam, self.max_context, self.device, self.cache.buffer.dtype
         # Any causal mask of a few rows behind a prefix is a window of this one.
-        band = torch.full((PREFIX_ROWS, context + PREFIX_ROWS), float("-inf"), dtype=dtype, device=device)
+        band = torch.full(
+            (MOST_PREFIX_ROWS, context + MOST_PREFIX_ROWS), float("-inf"), dtype=dtype, device=device
+        )
         self._causal_band = band.triu_(context + 1)
         # Beam rows see the whole prefix, themselves, and those rows of earlier levels that are their
         # ancestors.

@@ -74,8 +74,10 @@ class KeyValueCache:
 
     def keep_path(self, path: Tensor, tree_rows: int, length: Tensor, count: Tensor) -> None:
         """Copy the first `count` [1] of rows path [m] of a tree of `tree_rows` rows to the end of a prefix of
-        `length` [1] tokens, without moving it; nothing here waits for their number.
+        `length` [1] tokens, without moving it; nothing here waits for their number. Rows beyond the capacity,
+        which no answer has room for, are dropped.
         """
         place = torch.arange(len(path), device=path.device)
-        target = torch.where(place < count, length + place, self.capacity) + self.scratch
+        kept = (length + place).clamp(max=self.capacity)
+        target = torch.where(place < count, kept, self.capacity) + self.scratch
         self.buffer.index_copy_(2, target, self.buffer.index_select(2, path + (self.scratch - tree_rows)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltd.engine.controllers import DraftState
 from ltd.engine.ngrams import NgramModel
-from ltd.engine.tree import DraftTree, level_start, pool_size
+from ltd.engine.tree import DraftTree, pool_size
 from ltd.errors import InputError
 
 
@@ -88,7 +88,7 @@ class LookupDrafter:
 
     def expand(self) -> None:
         """Draft the next level from the best W nodes of the newest one."""
-        first, end = level_start(self.beam, self.state.depth), self.state.pool
+        first, end = pool_size(self.beam, self.state.depth - 1), self.state.pool
         best = first + np.argsort(-self._scores[first:end], kind="stable")[: self.beam]
         self._add_level([(self._path(node), self._scores[node], node) for node in best.tolist()])
 

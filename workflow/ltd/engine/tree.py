@@ -16,11 +16,6 @@ from ltd.engine.fusion import fused
 from ltd.engine.pool import pool_size
 
 
-def level_start(beam: int, level: int) -> int:
-    """Pool index of the first node of `level` (1 is the first level)."""
-    return 0 if level <= 1 else beam + (level - 2) * beam * beam
-
-
 def top_nodes(scores: Tensor, count: int) -> Tensor:
     """Indices [min(count, n)] of the best of scores [n], by score descending, then index ascending."""
     order = torch.sort(scores, dim=0, descending=True, stable=True)[1]
@@ -112,7 +107,7 @@ def advance_beam(
         nodes = torch.arange(beam, device=scores.device)
         ranks, features = nodes, hidden.expand(beam, -1)
     else:
-        first = beam + (level - 2) * beam * beam
+        first = pool_size(beam, level - 1)
         best = top_nodes(scores.narrow(0, first, beam * beam), beam)
         ranks, nodes = torch.div(best, beam, rounding_mode="floor"), best + first
         features = hidden.index_select(0, ranks)

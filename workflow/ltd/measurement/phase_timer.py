@@ -33,7 +33,8 @@ from ltd.engine.verification import make_verification
 from ltd.measurement.timing import Stopwatch
 from ltd.measurement.visits import LIVE_TOKENS, ORDINARY_TREES, PLAIN_TOKENS, prefix_axis, shorter_prompt
 from ltd.rl.observations import ObservationSpec
-from ltd.rl.policies import CONTINUE, Policy, PolicyController, PolicyNetwork
+from ltd.rl.policies import CONTINUE, Policy, PolicyNetwork
+from ltd.rl.policy_controller import PolicyController
 from ltd.rl.policy_settings import OBSERVED
 from ltd.rl.presets import PAPER
 from ltd.rl.root_prior import RootPrior
@@ -91,15 +92,19 @@ class PhaseTimer:
         seed: int,
         held_out_sizes: tuple[int, ...] = (),
         held_out_contexts: tuple[int, ...] = (),
+        temperature: float = 0.0,
     ) -> None:
         """text [n]: tokens that prompts of all context lengths are cut from. What is held out is visited with
-        the rest, but not in the axes of a profile.
+        the rest, but not in the axes of a profile. Tokens are chosen at `temperature`.
         """
         self.target, self.drafter, self.text = target, drafter, text
         self.watch = Stopwatch(target.device)
-        sampler = TokenSampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
+        self.temperature = temperature
+        sampler = TokenSampler(
+            SamplingOptions(temperature), target.vocab_size, drafter.max_depth, target.device
+        )
         self.verification = make_verification(target, drafter, sampler)
-        self.random = np.random.default_rng(seed)
+        self.seed, self.random = seed, np.random.default_rng(seed)
         self.policies = untrained_policies(drafter, sizes, policy_network, self.random)
         self.loops = [make_draft_loop(drafter, pair, PhaseClock(target.device)) for pair in self.policies]
         self._visits = 0
@@ -125,6 +130,10 @@ class PhaseTimer:
         """Drop what was taken so far."""
         self.watch.clear()
         self.live.clear()
+
+    def begin_visit(self, number: int) -> None:
+        """From here on draw as before visit number `number` of any run, whatever this one has visited."""
+        self.random = np.random.default_rng([self.seed, number])
 
     def round(self) -> None:
         """Visit every context length."""
@@ -237,7 +246,7 @@ class PhaseTimer:
         Ordinary trees are of the smaller half of depths and sizes.
         """
         deepest, number = self.drafter.max_depth, self.turns
-        smaller = sorted(self.sizes)[: (len(self.sizes) + 1) // 2]
+        smaller = self.profile_sizes[: (len(self.profile_sizes) + 1) // 2]
         before = zip(
             *(self._shapes(range(1, (deepest + 1) // 2 + 1), smaller) for _ in range(ORDINARY_TREES)),
             strict=True,
@@ -256,19 +265,21 @@ class PhaseTimer:
 
     def _decode_live(self, context: int) -> None:
         """Answers of the decoding loop: a plain one, and one whose cycles have random depths and sizes."""
-        prompt = self._prompt(max(context - LIVE_TOKENS // 2, 2))
+        options = {"temperature": self.temperature, "seed": self.seed, "eos_ids": ()}
         # The first steps after a prompt, up to 1.2 times as long on a CPU, are part of every answer.
-        plain = decode_autoregressive(self.target, prompt, max_new_tokens=PLAIN_TOKENS, eos_ids=())
+        prompt = self._prompt(max(context - PLAIN_TOKENS // 2, 2))
+        plain = decode_autoregressive(self.target, prompt, max_new_tokens=PLAIN_TOKENS, **options)
         for cycle in plain.cycles:
             self.watch.add(("autoregressive_step", 1, context), cycle.verify_ms + cycle.rest_ms)
         parts = [[*turn.before, *[PLAIN] * turn.plain_steps, turn.counted] for turn in self._turns()]
         schedule = RandomSchedule([shape for part in parts for shape in part])
         counted = [place >= ORDINARY_TREES for part in parts for place in range(len(part))]
+        prompt = self._prompt(max(context - LIVE_TOKENS // 2, 2))
         # Answers advance by as many tokens as are accepted, so how many it takes to play all cycles varies.
         while schedule.played < len(schedule.cycles):
             before = schedule.played
             answer = decode(
-                self.target, self.drafter, schedule, prompt, max_new_tokens=LIVE_TOKENS, eos_ids=()
+                self.target, self.drafter, schedule, prompt, max_new_tokens=LIVE_TOKENS, **options
             )
             rows = 1
             for played, cycle in enumerate(answer.cycles, start=before):

@@ -7,12 +7,34 @@ after the profile that the policies learned from, so the times for it are taken 
 import dataclasses
 from pathlib import Path
 
+from ltd.engine.drafting import Drafter
 from ltd.engine.target import TargetModel
 from ltd.files import read_json, write_json
-from ltd.measurement.phase_timer import PhaseTimer
+from ltd.measurement.phase_timer import PhaseTimer, own_text
 from ltd.measurement.profile_tables import latency_tables, machine_facts
 from ltd.measurement.timing import Key
 from ltd.replay.latency import LatencyProfile
+
+
+def rounds_between(
+    prompts: int,
+    rounds: int,
+    target: TargetModel,
+    drafter: Drafter,
+    profile: LatencyProfile,
+    temperature: float,
+    seed: int,
+    state: Path,
+) -> "ProfileRounds":
+    """Visits to the points of `profile` between so many prompts; finished ones are kept in `state`."""
+    sizes, contexts = tuple(profile.tables["verify"].axis), tuple(profile.context_lengths)
+    timer = PhaseTimer(
+        *(target, drafter, own_text(target, contexts[-1] + 1, seed), sizes, contexts),
+        policy_network=tuple(profile.policy_network),
+        seed=seed,
+        temperature=temperature,
+    )
+    return ProfileRounds(timer, rounds, prompts, state)
 
 
 class ProfileRounds:
@@ -28,13 +50,13 @@ class ProfileRounds:
 
     def after(self, prompt: int) -> None:
         """Measure what is due after prompt number `prompt`, from 0 on, and not there yet."""
-        first, after = (number * len(self.visits) // self.prompts for number in (prompt, prompt + 1))
-        for number in range(first, after):
+        first, end = (number * len(self.visits) // self.prompts for number in (prompt, prompt + 1))
+        for number in range(first, end):
             file = self._file(number)
             if not file.is_file():
-                write_json(file, self._measure(self.visits[number]))
+                write_json(file, self._measure(number))
 
-    def profile(self, earlier: LatencyProfile, target: TargetModel, quantisation: str) -> LatencyProfile:
+    def profile(self, earlier: LatencyProfile, quantisation: str) -> LatencyProfile:
         """A profile like `earlier`, at its points, of all visits together."""
         samples: dict[Key, list[float]] = {}
         for number in range(len(self.visits)):
@@ -42,7 +64,7 @@ class ProfileRounds:
                 samples.setdefault(tuple(key), []).extend(taken)
         return dataclasses.replace(
             earlier,
-            **machine_facts(target, quantisation),
+            **machine_facts(self.timer.target, quantisation),
             tables=latency_tables(samples, self.timer.axes, earlier.context_lengths),
             interpolation_error={},
         )
@@ -50,12 +72,13 @@ class ProfileRounds:
     def _file(self, number: int) -> Path:
         return self.state / f"visit-{number:04d}.json"
 
-    def _measure(self, context: int) -> list[list]:
+    def _measure(self, number: int) -> list[list]:
         """[phase, position on its axis, context length, milliseconds] of one visit."""
         if not self._warm:
             self.timer.warm_up()
             self._warm = True
-        self.timer.visit(context)
+        self.timer.begin_visit(number)
+        self.timer.visit(self.visits[number])
         taken = [[*key, list(samples)] for key, samples in self.timer.watch.samples().items()]
         self.timer.forget()
         return taken

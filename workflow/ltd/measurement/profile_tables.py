@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from ltd.devices import device_name
 from ltd.engine.target import TargetModel
 from ltd.measurement.phase_timer import PhaseTimer
-from ltd.measurement.timing import Key, spread, typical
+from ltd.measurement.timing import Key, spread, typical, without_pauses
 from ltd.measurement.visits import between
 from ltd.replay.latency import LatencyProfile, LatencyTable
 
@@ -50,10 +50,10 @@ def machine_facts(target: TargetModel, quantisation: str) -> dict[str, Any]:
 def interpolation_error(profile: LatencyProfile, timer: PhaseTimer) -> dict[str, dict[str, float]]:
     """Relative errors, predicted / measured - 1, where the profile has no measured point.
 
-    `verify_sizes`: verification of sizes between those of the axis; `contexts`: verification, prefix pass
-    and autoregressive step at a context between those of the axis; `cycles`: whole cycles of the decoding
-    loop, all phases but the policies'. `bias` is the error of their sum, `median` and `largest` are of the
-    size of single ones.
+    Long pauses of the machine are cut, as in the tables. `verify_sizes`: verification of sizes between those
+    of the axis; `contexts`: verification, prefix pass and autoregressive step at a context between those of
+    the axis; `cycles`: whole cycles of the decoding loop, all phases but the policies'. `bias` is the error
+    of their sum, `median` and `largest` are of the size of single ones.
     """
     samples, sizes, contexts = timer.watch.samples(), profile.tables["verify"].axis, profile.context_lengths
     held_out = [context for context in timer.contexts if context not in contexts]
@@ -76,6 +76,7 @@ def interpolation_error(profile: LatencyProfile, timer: PhaseTimer) -> dict[str,
     }
     *shape, ms = np.array(timer.live).T
     cycles = 1e3 * profile.cycle_seconds(*(column.astype(int) for column in shape))
+    ms = without_pauses(ms, cycles)
     errors = {name: relative_errors(*np.transpose(values)) for name, values in pairs.items() if values}
     return errors | {"cycles": relative_errors(cycles, ms)}
 

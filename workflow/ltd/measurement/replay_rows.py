@@ -18,7 +18,7 @@ from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate
 from ltd.replay.traces import Traces
-from ltd.rl.policies import PolicyController
+from ltd.rl.policy_controller import PolicyController
 from ltd.texts.responses import Sequence
 
 ORACLE = "oracle"

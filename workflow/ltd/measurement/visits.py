@@ -10,7 +10,7 @@ from itertools import pairwise
 from ltd.errors import InputError
 
 LIVE_TOKENS = 40  # tokens of an answer with live cycles
-PLAIN_TOKENS = 40  # of one of plain decoding
+PLAIN_TOKENS = 64  # of one of plain decoding
 ORDINARY_TREES = 2  # before a cycle that counts
 
 
@@ -36,12 +36,13 @@ def room_needed(sizes: Sequence[int], max_depth: int) -> int:
     """Tokens that visits and answers add to the caches beyond a context length, at most.
 
     Counted visits bring the rows of their prefix pass to the head's cache, those of plain steps among them,
-    the ordinary trees before bring one row each.
+    the ordinary trees before bring one row each. A prompt that is shorter for them may be as short as it can
+    be, so that does not count.
     """
     rows = prefix_axis(max_depth)
     visits = max(len(sizes) + len(between(sizes)), len(rows))
     counted = math.ceil(visits / len(rows)) * sum(rows)
-    return max(LIVE_TOKENS, PLAIN_TOKENS, counted + visits * ORDINARY_TREES - shorter_prompt(visits))
+    return max(LIVE_TOKENS, PLAIN_TOKENS, counted + visits * ORDINARY_TREES)
 
 
 def check_room(

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ltd.rl.evaluation import Evaluation, evaluate_choices
-from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.replay_walk import ReplayWorld, Walk
-
-
-def asked_depths(settings: PolicySettings, max_depth: int) -> np.ndarray:
-    """Depths at which a depth decision is made, ascending; elsewhere drafting goes on."""
-    return np.arange(settings.first_decision, max_depth, settings.interval)
 
 
 @dataclass(frozen=True)

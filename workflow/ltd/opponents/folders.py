@@ -12,7 +12,7 @@ from ltd.opponents import NAMES
 from ltd.opponents.calibration import PLACES, Calibration
 from ltd.opponents.marginal_rule import MarginalRule, count_of_signs
 from ltd.opponents.rule_controller import RuleController
-from ltd.rl.policies import PolicyController
+from ltd.rl.policy_controller import PolicyController
 from ltd.rl.root_prior import RootPrior
 
 CONSTANT, RULE = "constant.json", "rule.json"

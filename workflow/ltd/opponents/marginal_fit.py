@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltd.opponents.calibration import calibrate
-from ltd.opponents.decisions import Decisions, asked_depths
+from ltd.opponents.decisions import Decisions
 from ltd.opponents.marginal_rule import Growth, MarginalRule, count_of_signs, signs
 from ltd.rl.co_adaptation import Workshop
-from ltd.rl.policy_settings import PolicySettings
-from ltd.rl.rehearsal import PREFIX_ROWS
+from ltd.rl.machine import TYPICAL_PREFIX_ROWS
+from ltd.rl.policy_settings import PolicySettings, asked_depths, decisions_up_to
 from ltd.rl.replay_walk import ReplayWorld
 
 ROUNDS = 8
@@ -68,10 +68,10 @@ def cycle_seconds(world: ReplayWorld, settings: PolicySettings) -> NDArray:
     """Seconds of a cycle [1 + D, C, A], decisions included, up to the longest context of the traces."""
     depth = np.arange(world.max_depth + 1)[:, None, None]
     context = np.arange(len(world.latency.autoregressive))[:, None]
-    asked = asked_depths(settings, world.max_depth)
-    decisions = np.minimum(np.searchsorted(asked, depth) + 1, len(asked))
+    asked = asked_depths(settings.first_decision, settings.interval, world.max_depth)
+    decisions = decisions_up_to(depth, asked)
     sizes = np.asarray(settings.sizes)
-    return world.latency.cycle_seconds(depth, sizes, context, PREFIX_ROWS, decisions, depth > 0)
+    return world.latency.cycle_seconds(depth, sizes, context, TYPICAL_PREFIX_ROWS, decisions, depth > 0)
 
 
 def grow(world: ReplayWorld, rule: MarginalRule) -> GrownTrees:

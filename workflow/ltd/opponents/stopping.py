@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltd.opponents.cross_fitting import CrossFitted, Effort, Loss, exported, prompt_folds
-from ltd.opponents.decisions import Decisions, asked_depths
+from ltd.opponents.decisions import Decisions
 from ltd.rl.co_adaptation import KINDS, Workshop
 from ltd.rl.evaluation import Evaluation, evaluate
 from ltd.rl.policies import Policy, PolicyNetwork
+from ltd.rl.policy_settings import asked_depths
 from ltd.rl.rehearsal import outcomes
 
 # Weights of what the present decisions do not bring about: positions where no cycle starts, other depths.
@@ -127,7 +128,7 @@ class StoppingProblem:
         self.tokens, self.seconds = found.tokens.numpy().astype(np.int64), found.seconds.numpy()
         # Sizes are chosen where a draft may stop, and nowhere else.
         self.levels = self.stops[self.stops > 0] - 1
-        self.asked = asked_depths(settings, self.world.max_depth)
+        self.asked = asked_depths(settings.first_decision, settings.interval, self.world.max_depth)
         self.heads = approach.heads(len(settings.sizes))
         fold = prompt_folds(self.world.traces, folds)
         self.networks = {

@@ -46,7 +46,8 @@ class LatencyProfile:
 
     Between measured points they are linear in both directions. Contexts outside are clamped. Sizes and
     levels outside raise InputError; the rows of a prefix pass, unbounded after plain steps, go on with the
-    last slope. A hash of None means that the profile is not tied to certain weights.
+    last slope. A hash of None means that the profile is not tied to certain weights. `policy_network` holds
+    the hidden layers of the policies that were timed beside the paper's.
     """
 
     device: str
@@ -59,6 +60,7 @@ class LatencyProfile:
     beam: int
     max_depth: int
     context_lengths: list[int]
+    policy_network: list[int]
     tables: dict[str, LatencyTable]
     interpolation_error: dict[str, Any] = field(default_factory=dict)
     path: str = "latency profile"
@@ -155,6 +157,7 @@ class LatencyProfile:
         arrays = np.broadcast_arrays(depth, size, context, prefix_rows)
         depth, size, context, prefix_rows = (array.astype(np.int64) for array in arrays)
         drafted = np.maximum(depth, 1)
+        size, prefix_rows = (np.where(depth == 0, 1, array) for array in (size, prefix_rows))
         verified = np.minimum(size, pool_size(self.beam, 1) + (drafted - 1) * self.beam**2)
         seconds = self.draft_prefix(prefix_rows, context) + self._draft_steps(drafted, context)
         seconds = seconds + self.verify(verified, context) + self.rest(verified, context)

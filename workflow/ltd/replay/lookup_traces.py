@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ltd.engine.lookup_drafting import LookupDrafter
 from ltd.errors import InputError
+from ltd.measurement.timing import typical
 from ltd.replay.batched_drafting import DraftedTrees, true_nodes
 from ltd.replay.latency import LatencyProfile, LatencyTable
 from ltd.replay.traces import Traces, level_starts, true_path_ranks
@@ -85,8 +86,8 @@ class LookupRecorder:
         self.columns["seconds"].append(seconds)
 
     def pass_seconds(self) -> NDArray:
-        """Median seconds of the pass of every level [D]; the first includes learning one token."""
-        return np.median(np.array(self.columns["seconds"]), axis=0)
+        """Seconds of the pass of every level [D], as in a profile; the first includes learning a token."""
+        return np.array([typical(times) for times in zip(*self.columns["seconds"], strict=True)])
 
 
 def _root_tokens(answers: Sequence[responses.Sequence]) -> NDArray[np.int32]:

@@ -47,14 +47,7 @@ def oracle(
     columns = {name: np.concatenate([walk[name] for walk in walks]) for name in Cycles.__dataclass_fields__}
     order = np.argsort(columns["sequence"], kind="stable")
     log = Cycles(**{name: column[order] for name, column in columns.items()})
-    count = len(traces.starts)
-    return Simulation(
-        traces.tasks,
-        traces.answer_tokens,
-        np.bincount(log.sequence, log.seconds, count),
-        np.bincount(log.sequence, minlength=count),
-        log,
-    )
+    return Simulation.of_cycles(traces, log)
 
 
 def _cheapest_by_tokens(

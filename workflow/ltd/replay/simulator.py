@@ -1,11 +1,11 @@
-"""Decoding in replay: a controller, or every static setting at once, over traces and a latency profile.
+"""Decoding in replay: a controller over traces and a latency profile.
 
 A walk begins at the first root of an answer, where prefill has emitted one token, and ends with the answer. A
 cycle emits the accepted tokens and the target's own, cut at the end of the answer; its prefix pass takes the
 tokens emitted since the last prefix pass (one at the start: the rows of the prompt belong to prefill).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ltd.engine.controllers import Controller, DraftState, StaticController
-from ltd.engine.tree import level_start
+from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.replay.dense_latency import DenseLatency, dense_for
 from ltd.replay.latency import LatencyProfile
@@ -45,6 +45,18 @@ class Simulation:
     cycles: NDArray
     log: Cycles | None = None
 
+    @classmethod
+    def of_cycles(cls, traces: Traces, log: Cycles) -> "Simulation":
+        """Add up the cycles in which the answers of some traces were walked."""
+        count = len(traces.starts)
+        return cls(
+            traces.tasks,
+            traces.answer_tokens,
+            np.bincount(log.sequence, log.seconds, count),
+            np.bincount(log.sequence, minlength=count),
+            log,
+        )
+
     def throughput(self, task: str | None = None) -> float:
         """Sum of tokens over sum of seconds, of one task or of all."""
         chosen = of_task(self.tasks, task)
@@ -56,106 +68,12 @@ class Simulation:
         return float(self.tokens[chosen].sum() / self.cycles[chosen].sum())
 
 
-@dataclass(frozen=True)
-class StaticGrid:
-    """All static settings: seconds, cycles [depths, sizes, S], tokens [S]; depth 0 repeats over the sizes."""
-
-    depths: tuple[int, ...]
-    sizes: tuple[int, ...]
-    tasks: list[str]
-    tokens: NDArray
-    seconds: NDArray
-    cycles: NDArray
-
-    def throughput(self, task: str | None = None) -> NDArray:
-        """Sum of tokens over sum of seconds, [depths, sizes]."""
-        chosen = of_task(self.tasks, task)
-        return self.tokens[chosen].sum() / self.seconds[:, :, chosen].sum(axis=-1)
-
-    def acceptance_length(self) -> NDArray:
-        """Tokens a cycle, [depths, sizes]."""
-        return self.tokens.sum() / self.cycles.sum(axis=-1)
-
-    def best(self, task: str | None = None) -> tuple[int, int, float]:
-        """The fastest (depth, size) and its throughput; the smallest tree among equals."""
-        throughput = self.throughput(task)
-        row, column = np.unravel_index(throughput.argmax(), throughput.shape)
-        return self.depths[row], self.sizes[column], float(throughput[row, column])
-
-    def setting(self, depth: int, size: int) -> Simulation:
-        """The result of one setting."""
-        row, column = self.depths.index(depth), self.sizes.index(size)
-        return Simulation(self.tasks, self.tokens, self.seconds[row, column], self.cycles[row, column])
-
-    def best_per_task(self) -> Simulation:
-        """Every task with the setting that is fastest for it: the bound of one choice per task."""
-        settings = {task: self.setting(*self.best(task)[:2]) for task in set(self.tasks)}
-        place = enumerate(self.tasks)
-        pairs = [(settings[task].seconds[i], settings[task].cycles[i]) for i, task in place]
-        seconds, cycles = map(np.array, zip(*pairs, strict=True))
-        return Simulation(self.tasks, self.tokens, seconds, cycles)
-
-
 def of_task(tasks: list[str], task: str | None) -> NDArray[np.bool_]:
     """Mask over the sequences; raises InputError for a task without any."""
     chosen = np.array([task is None or name == task for name in tasks])
     if not chosen.any():
         raise InputError(f"task {task!r}: not in these traces; they hold {', '.join(sorted(set(tasks)))}")
     return chosen
-
-
-def static_grid(
-    traces: Traces, profile: LatencyProfile, depths: Sequence[int], sizes: Sequence[int]
-) -> StaticGrid:
-    """Walk all answers with every (depth, size) at once; a static setting asks no policy.
-
-    Raises InputError when traces and profile do not belong together, or lack a depth or size asked for.
-    """
-    depths, sizes = tuple(depths), tuple(sizes)
-    if not depths or min(depths) < 0 or max(depths) > traces.max_depth:
-        raise InputError(f"depths: {depths} asked for, the traces hold 0 to {traces.max_depth}")
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"sizes: {sizes} asked for; the smallest tree has one node")
-    table, dense = ReplayTable(traces), dense_for(traces, profile, max(sizes))
-    shape = (len(depths), len(sizes), len(traces.starts))
-    seconds, cycles = np.empty(shape), np.empty(shape, dtype=np.int64)
-    for row, depth in enumerate(depths):
-        if depth == 0:
-            steps = dense.autoregressive[traces.context_length]
-            seconds[row] = np.add.reduceat(steps, traces.starts)
-            cycles[row] = traces.answer_tokens
-        else:
-            seconds[row], cycles[row] = _walk_depth(
-                traces, table.token_table(depth, sizes), dense, depth, sizes
-            )
-    return StaticGrid(depths, sizes, traces.tasks, traces.answer_tokens, seconds, cycles)
-
-
-def _walk_depth(
-    traces: Traces, tokens: NDArray, dense: DenseLatency, depth: int, sizes: tuple[int, ...]
-) -> tuple[NDArray, NDArray]:
-    """Seconds and cycles [sizes, S] of one depth; tokens uint8 [N, sizes] emitted at every position.
-
-    One lane for each size and sequence, all moving by a cycle at a time.
-    """
-    verified = np.minimum(sizes, dense.pool[depth])
-    per_node = dense.draft_steps[depth] + dense.verify[verified]  # [sizes, contexts]
-    left = np.asarray(traces.tokens_left)
-    context_length = np.asarray(traces.context_length)
-    position = np.tile(traces.starts, len(sizes))
-    column = np.repeat(np.arange(len(sizes)), len(traces.starts))
-    lane = np.arange(len(position))
-    seconds, cycles = np.zeros(len(position)), np.zeros(len(position), dtype=np.int64)
-    rows = np.ones(len(position), dtype=np.int64)
-    while len(lane):
-        context = context_length[position]
-        seconds[lane] += dense.prefix_seconds(rows, context) + per_node[column, context]
-        cycles[lane] += 1
-        rows = tokens[position, column].astype(np.int64)
-        going = rows < left[position]
-        lane, column, rows = lane[going], column[going], rows[going]
-        position = position[going] + rows
-    return seconds.reshape(len(sizes), -1), cycles.reshape(len(sizes), -1)
 
 
 def simulate(
@@ -197,15 +115,7 @@ def simulate(
             controller.accepted(accepted)
             position += tokens
             rows = tokens if depth > 0 else rows + 1
-    log = Cycles(*(np.array(column) for column in columns))
-    count = len(traces.starts)
-    return Simulation(
-        traces.tasks,
-        traces.answer_tokens,
-        np.bincount(log.sequence, log.seconds, count),
-        np.bincount(log.sequence, minlength=count),
-        log,
-    )
+    return Simulation.of_cycles(traces, Cycles(*(np.array(column) for column in columns)))
 
 
 @dataclass
@@ -239,7 +149,7 @@ def _decide(controller: Controller, traces: Traces, position: int) -> tuple[int,
         if not controller.continue_drafting(state):
             break
         state.depth += 1
-        level = slice(level_start(beam, state.depth), state.pool)
+        level = slice(pool_size(beam, state.depth - 1), state.pool)
         state.scores[level] = scores[level]
         if traces.features is not None:
             state.feature = torch.from_numpy(traces.features[position, state.depth - 1].astype(np.float32))

@@ -142,7 +142,7 @@ def _lines(axes: Axes, table: pd.DataFrame, name: str) -> None:
 
 
 def _band(axes: Axes, table: dict[str, Any], index: int, look: dict[str, Any]) -> None:
-    """Draw medians of one context length and, around them, half the interquartile range either way."""
+    """Draw the times of one context length and, around them, half the interquartile range either way."""
     middle, spread = (np.asarray(table[name], dtype=float)[:, index] for name in ("ms", "spread"))
     axes.plot(table["axis"], middle, **look)
     axes.fill_between(

@@ -108,8 +108,9 @@ def _drift(change: dict[str, float]) -> str:
     """How the machine changed between the profile and the benchmark."""
     return (
         "Replay beside the clock is with times taken between the benchmark's prompts. Against the profile "
-        "that policies and grid were chosen with, an autoregressive step took "
-        f"{100 * change['autoregressive_step']:+.1f}%, a cycle of {GRID} {100 * change['grid_cycle']:+.1f}%."
+        "that policies and grid were chosen with, an autoregressive step changed by "
+        f"{100 * change['autoregressive_step']:+.1f}%, a cycle of {GRID} by "
+        f"{100 * change['grid_cycle']:+.1f}%."
     )
 
 
@@ -122,8 +123,8 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
         "A/A spread in the mean (odd against even repeats of one method; two methods that are the same "
         f"static tree): {spreads or 'no pair'}.",
         f"The phases of all cycles sum to the wall time within {100 * facts['clock_gap']:.2f}%.",
+        _drift(facts["drift"]),
     ]
-    sentences += [_drift(facts["drift"])]
     sentences += [
         f"Latency profile against {what}: median error {100 * errors[key]['median']:.1f}%, bias "
         f"{100 * errors[key]['bias']:+.1f}% ({errors[key]['points']} points)."

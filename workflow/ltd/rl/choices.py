@@ -45,16 +45,16 @@ class FixedDepth:
 class RandomDepth:
     """A depth drawn uniformly from 1 to the largest: the counterpart of the first size training (paper, 4.2).
 
-    Its decisions cost what a depth policy's would.
+    Its decisions cost what those of a depth policy that is asked at the depths `asked` would.
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(self, rng: np.random.Generator, asked: np.ndarray) -> None:
+        self.rng, self._asked = rng, asked
 
     def go_on(self, walk: Lanes, lanes: np.ndarray) -> np.ndarray:
         """Stop with the hazard that makes every depth equally likely."""
         depth = walk.depth[lanes]
-        walk.decisions[lanes] += 1
+        walk.decisions[lanes] += np.isin(depth, self._asked)
         chance = np.where(depth > 0, 1 / (walk.world.max_depth - depth + 1), 0)
         return self.rng.random(len(lanes)) >= chance
 

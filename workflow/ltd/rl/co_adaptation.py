@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from ltd.replay.simulator import static_grid
+from ltd.replay.static_grid import static_grid
 from ltd.rl.choices import FixedSize, PolicyDepth, PolicySize, RandomDepth
 from ltd.rl.evaluation import Evaluation, evaluate, evaluate_choices
 from ltd.rl.machine import PART, machine_numbers
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE, STOP, Policy, PolicyNetwork
-from ltd.rl.policy_settings import PolicySettings
+from ltd.rl.policy_settings import PolicySettings, asked_depths
 from ltd.rl.ppo import NO_STATE, action_statistics, train
 from ltd.rl.rehearsal import rehearse
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
 from ltd.rl.training_state import State, Training
-from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv
+from ltd.rl.vector_environment import DepthVecEnv, PolicyVecEnv, SizeVecEnv
 from ltd.rl.worlds import observation_in
 
 KINDS = ("size", "depth")
@@ -85,14 +85,14 @@ class Workshop:
         """The size of the first depth training: as set, otherwise that of the best static setting."""
         return self.settings.fixed_size or best_static(self.training)[1]
 
-    def environment(self, kind: str, previous: Pair, seed: int) -> ReplayVecEnv:
+    def environment(self, kind: str, previous: Pair, seed: int) -> PolicyVecEnv:
         """The environment in which one policy is trained against its counterpart."""
         world, settings = self.training, self.settings
         reward = Reward(settings.reward, world.step_seconds)
-        if len(world.family) > 1 and len(previous) == len(KINDS):
-            # Machines differ too much to start all from the same rate.
+        if len(previous) == len(KINDS):
             reward.attain(*evaluate_pair(world, previous).by_machine())
         common = {"lanes": settings.lanes, "whole_answers": settings.whole_answers, "seed": seed}
+        common |= {"first_decision": settings.first_decision, "interval": settings.interval}
         if kind == "size":
             depth = PolicyDepth(previous["depth"].policy, world) if "depth" in previous else None
             return SizeVecEnv(world, self.spec(kind), reward, depth, **common)
@@ -101,16 +101,17 @@ class Workshop:
             if "size" in previous
             else FixedSize(self.fixed_size(), decisions=1)
         )
-        schedule = {"first_decision": settings.first_decision, "interval": settings.interval}
-        return DepthVecEnv(world, self.spec(kind), reward, size, **schedule, **common)
+        return DepthVecEnv(world, self.spec(kind), reward, size, **common)
 
-    def evaluate(self, policy: Policy, env: ReplayVecEnv, previous: Pair) -> Evaluation:
+    def evaluate(self, policy: Policy, env: PolicyVecEnv, previous: Pair) -> Evaluation:
         """Validate a policy beside the counterpart of its training."""
         world = self.validation
         if policy.kind == "size":
             if "depth" in previous:
                 return evaluate(world, previous["depth"].policy, policy)
-            return evaluate_choices(world, RandomDepth(np.random.default_rng(0)), PolicySize(policy, world))
+            asked = asked_depths(self.settings.first_decision, self.settings.interval, world.max_depth)
+            chance = RandomDepth(np.random.default_rng(0), asked)
+            return evaluate_choices(world, chance, PolicySize(policy, world))
         size = PolicySize(previous["size"].policy, world) if "size" in previous else env.size
         return evaluate_choices(world, PolicyDepth(policy, world), size)
 
@@ -136,8 +137,9 @@ def train_policy_of(
     env = workshop.environment(kind, previous, seed)
 
     def validate(network: PolicyNetwork) -> dict[str, float]:
-        evaluation = workshop.evaluate(workshop.policy(kind, network), env, previous)
-        return evaluation.summary() | action_statistics(network, met_observations(evaluation, env.spec))
+        policy = workshop.policy(kind, network)
+        evaluation = workshop.evaluate(policy, env, previous)
+        return evaluation.summary() | action_statistics(network, met_observations(evaluation, policy))
 
     start = previous[kind].training if kind in previous else None
     training = train(
@@ -153,12 +155,24 @@ def rehearse_pair(workshop: Workshop) -> Pair:
     return {kind: Trained(workshop.policy(kind, trainings[kind].actor), trainings[kind]) for kind in KINDS}
 
 
-def met_observations(evaluation: Evaluation, spec: ObservationSpec, at_most: int = 2048) -> np.ndarray:
-    """Observations [B, width] at the end of drafting of evenly chosen cycles."""
-    chosen = np.linspace(0, len(evaluation.depth) - 1, min(at_most, len(evaluation.depth))).astype(int)
-    table = evaluation.world.observations(spec)
-    machines = evaluation.answer[chosen] % len(evaluation.world.family)
-    return table.rows(evaluation.position[chosen], evaluation.depth[chosen], machines)
+def met_observations(evaluation: Evaluation, policy: Policy, at_most: int = 2048) -> np.ndarray:
+    """Observations [B, width] of evenly chosen ones of the decisions that a policy made in a replay."""
+    cycles, depths = _decisions_made(evaluation, policy)
+    chosen = np.linspace(0, len(cycles) - 1, min(at_most, len(cycles))).astype(int)
+    cycles, table = cycles[chosen], evaluation.world.observations(policy.spec)
+    machines = evaluation.answer[cycles] % len(evaluation.world.family)
+    return table.rows(evaluation.position[cycles], depths[chosen], machines)
+
+
+def _decisions_made(evaluation: Evaluation, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
+    """Cycle and depth of every decision: about a size in drafted cycles, about the depth up to its end."""
+    if policy.kind == "size":
+        cycles = np.flatnonzero(evaluation.depth)
+        return cycles, evaluation.depth[cycles]
+    depths = np.arange(evaluation.world.max_depth)
+    depths = depths[policy.asked(depths)]
+    cycles, place = np.nonzero(depths <= evaluation.depth[:, None])
+    return cycles, depths[place]
 
 
 def train_chain(

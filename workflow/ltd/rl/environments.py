@@ -29,7 +29,7 @@ from ltd.rl.observations import ObservationSpec
 from ltd.rl.policy_settings import COMPACT, SIZES
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
-from ltd.rl.vector_environment import DepthVecEnv, ReplayVecEnv, SizeVecEnv
+from ltd.rl.vector_environment import DepthVecEnv, PolicyVecEnv, SizeVecEnv
 from ltd.rl.worlds import World, observation_in
 from ltd.texts.responses import Responses
 
@@ -109,7 +109,7 @@ class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def _build(
         self, world: World, spec: ObservationSpec, reward: Reward, common: dict[str, Any]
-    ) -> ReplayVecEnv:
+    ) -> PolicyVecEnv:
         raise NotImplementedError
 
     def reset(
@@ -143,7 +143,7 @@ class DepthEnv(_PolicyEnv):
         common: dict[str, Any],
         size: int,
         **schedule: int,
-    ) -> ReplayVecEnv:
+    ) -> PolicyVecEnv:
         return DepthVecEnv(world, spec, reward, FixedSize(size, decisions=1), **schedule, **common)
 
 
@@ -161,7 +161,7 @@ class SizeEnv(_PolicyEnv):
         reward: Reward,
         common: dict[str, Any],
         depth: int | None,
-    ) -> ReplayVecEnv:
+    ) -> PolicyVecEnv:
         return SizeVecEnv(world, spec, reward, None if depth is None else FixedDepth(depth), **common)
 
 

@@ -20,7 +20,7 @@ from ltd.engine.verification import make_verification
 from ltd.errors import InputError
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.observations import ObservationSpec
-from ltd.rl.policies import LiveObserver
+from ltd.rl.policy_controller import LiveObserver
 from ltd.rl.root_prior import RootPrior
 from ltd.texts.responses import Responses, Sequence
 

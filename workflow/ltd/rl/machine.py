@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ltd.rl.policies import Policy
 
 # Tokens of a typical cycle: the rows of the first draft pass.
-PREFIX_ROWS = 3
+TYPICAL_PREFIX_ROWS = 3
 # Growth below a hundredth of a step makes no difference worth telling apart.
 SMALLEST_GROWTH = 0.01
 # Before the sizes' growth: first draft pass, a level, verification of the smallest tree.
@@ -40,7 +40,7 @@ def machine_numbers(profile: LatencyProfile, sizes: Sequence[int]) -> np.ndarray
     """
     context = np.asarray(profile.context_lengths)
     step = profile.autoregressive_step(context).mean()
-    prefix = profile.draft_prefix(PREFIX_ROWS, context).mean()
+    prefix = profile.draft_prefix(TYPICAL_PREFIX_ROWS, context).mean()
     levels = np.arange(2, profile.max_depth + 1)[:, None]
     level = profile.draft_step(levels, context).mean() + profile.depth_policy
     chosen = np.asarray(sizes)[:, None]

@@ -1,15 +1,14 @@
-"""Trained policies: small networks in safetensors and JSON, and the controller that decodes with them.
+"""Trained policies: small networks in safetensors and JSON.
 
 A folder of policies holds `depth.safetensors`, `size.safetensors` and one `policy.json` that describes both:
 observation, action map, and the hashes of what they were trained on. The table of the observation part `root`
 is kept beside the weights. Only numpy, torch and safetensors are needed to run them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
-from ltd.replay.latency import LatencyProfile
-from ltd.rl.machine import PART, settled
-from ltd.rl.observations import DraftView, Levels, ObservationSpec
+from ltd.rl.observations import DraftView, ObservationSpec
 from ltd.rl.root_prior import RootPrior
-
-if TYPE_CHECKING:  # a GPU needs no Numba
-    from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 VERSION = 1
 STOP, CONTINUE = 0, 1
@@ -198,136 +192,3 @@ def load_policy(folder: str | Path, kind: str) -> Policy:
         trained_on=entry["trained_on"],
         machine=tuple(entry.get("machine", ())),
     )
-
-
-class PolicyController:
-    """Decodes with a depth and a size policy; either may be a constant instead.
-
-    Every decision is the policy's most probable action. Implements `ltd.engine.controllers.Controller`.
-    """
-
-    def __init__(self, depth: Policy | int, size: Policy | int, name: str = "ltd") -> None:
-        self.depth, self.size, self.name = depth, size, name
-        specs = {policy.spec for policy in (depth, size) if isinstance(policy, Policy)}
-        # Two policies that look at the same share one observer: at the stop, the size policy sees it ready.
-        observers = {spec: LiveObserver(spec) for spec in specs}
-        self._observers = tuple(observers.values())
-        if isinstance(depth, Policy):
-            self._choose_depth = _decision(depth, observers[depth.spec])
-            self._asked = [bool(depth.asked(level)) for level in range(depth.spec.max_depth)]
-        if isinstance(size, Policy):
-            self._choose_size = _decision(size, observers[size.spec])
-
-    @classmethod
-    def load(
-        cls, folder: str | Path, name: str = "ltd", profile: LatencyProfile | None = None
-    ) -> "PolicyController":
-        """Read both policies of a folder; `profile` is that of the machine to run on (`ltd.rl.machine`)."""
-        return cls(*(settled(load_policy(folder, kind), profile) for kind in ("depth", "size")), name)
-
-    @property
-    def tree(self) -> tuple[int, int] | None:
-        """Beam and largest depth of the trees that the policies know; None for two constants."""
-        specs = [policy.spec for policy in (self.depth, self.size) if isinstance(policy, Policy)]
-        return (specs[0].beam, specs[0].max_depth) if specs else None
-
-    def compiled_decisions(self) -> "CompiledDecisions | None":
-        """Both policies' decisions, as far as kernels know what they look at."""
-        return self._decisions
-
-    @cached_property
-    def _decisions(self) -> "CompiledDecisions | None":
-        policies = [policy for policy in (self.depth, self.size) if isinstance(policy, Policy)]
-        if any(map(_needs_numpy, policies)):
-            return None
-        from ltd.rl.live_decision import pair_decisions
-
-        return pair_decisions(self.depth, self.size)
-
-    @property
-    def weights(self) -> dict[str, int]:
-        """Weights of the networks, by kind; a constant has none."""
-        policies = (policy for policy in (self.depth, self.size) if isinstance(policy, Policy))
-        return {policy.kind: policy.network.weights for policy in policies}
-
-    def asked(self, depth: int) -> bool:
-        """Whether a network decides about the depth here."""
-        return isinstance(self.depth, Policy) and self._asked[depth]
-
-    def begin(self, prompt_length: int) -> None:
-        """Forget the previous answer's last cycle."""
-        self.accepted(0)
-
-    def continue_drafting(self, state: Any) -> bool:
-        """Decide whether one more level is drafted."""
-        if isinstance(self.depth, int):
-            return state.depth < self.depth
-        if not self._asked[state.depth]:
-            return True
-        return self._choose_depth(state) == CONTINUE
-
-    def choose_size(self, state: Any) -> int:
-        """Decide how many of the drafted nodes are verified."""
-        if isinstance(self.size, int):
-            return self.size
-        return self.size.actions[self._choose_size(state)]
-
-    def accepted(self, count: int) -> None:
-        """The cycle is over; every cycle is decided by its own tree alone, whatever was accepted."""
-        for observer in self._observers:
-            observer.clear()
-
-
-def _decision(policy: Policy, observer: "LiveObserver") -> Callable[[Any], int]:
-    """What chooses the index of an action for a draft in progress."""
-    if torch.cuda.is_available() or _needs_numpy(policy):
-        return lambda state: policy.network.choose(observer.observe(state))
-    from ltd.rl.live_decision import LiveDecision  # a GPU needs no Numba
-
-    return LiveDecision(policy)
-
-
-def _needs_numpy(policy: Policy) -> bool:
-    """Whether a policy looks at what kernels do not know."""
-    return bool({PART, "hidden"} & set(policy.spec.parts))
-
-
-class LiveObserver:
-    """The observation of the draft in progress; what earlier levels contributed to it is kept."""
-
-    def __init__(self, spec: ObservationSpec) -> None:
-        self.spec = spec
-        levels, root = Levels(1, spec), np.zeros(1, np.int64)
-        self._view = DraftView(np.empty((1, 0)), 0, np.zeros(1, np.int64), levels=levels, root=root)
-        self._tensor: torch.Tensor | None = None
-        self._observations = np.zeros((1, spec.width), dtype=np.float32)
-        self._columns = spec.columns(self._observations)
-        self._fresh = False
-
-    def clear(self) -> None:
-        """Another draft begins."""
-        self._view.levels.clear()
-        self._fresh = False
-
-    def observe(self, state: Any) -> np.ndarray:
-        """Return the observation [width] of a `ltd.engine.controllers.DraftState`, valid until the next."""
-        view, depth, scores = self._view, state.depth, state.scores
-        if self._fresh and view.depth == depth:
-            return self._observations[0]
-        if depth < view.depth:
-            self.clear()
-        if scores is not self._tensor or (scores.is_cuda and depth):
-            # On a CPU the array shares the tensor's memory and stays valid from cycle to cycle; from a GPU
-            # it is fetched for every decision that there is a draft to look at.
-            self._tensor = scores
-            view.scores = scores.numpy(force=True)[None]
-        view.depth, view.context_length[0], view.root[0] = depth, state.context_length, state.root
-        if "entropy" in self.spec.parts:
-            view.entropy = np.asarray([state.entropy() if depth else 0.0], dtype=np.float32)
-        if "hidden" in self.spec.parts and depth:
-            view.hidden = state.feature.float().numpy(force=True)[None]
-        self._observations.fill(0)
-        for write, out in self._columns:
-            write(self.spec, view, out)
-        self._fresh = True
-        return self._observations[0]

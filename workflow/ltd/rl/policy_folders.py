@@ -71,7 +71,7 @@ def validate_pair(world: ReplayWorld, pair: Pair) -> dict[str, Any]:
             "histogram": histogram,
             "is_constant": max(histogram.values()) >= CONSTANT_SHARE,
             "best_constant": {"action": action, "speedup": speedup},
-            **action_statistics(policy.network, met_observations(evaluation, policy.spec)),
+            **action_statistics(policy.network, met_observations(evaluation, policy)),
         }
     return result
 

@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ltd.errors import InputError
 from ltd.option_checks import check_policies
 from ltd.options import option
@@ -64,6 +66,16 @@ class PolicySettings:
     def values(self) -> dict[str, Any]:
         """The settings alone, without the options of a stage that inherits them."""
         return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(PolicySettings)}
+
+
+def asked_depths(first_decision: int, interval: int, max_depth: int) -> np.ndarray:
+    """Depths at which a depth decision is made, ascending; elsewhere drafting goes on."""
+    return np.arange(first_decision, max_depth, interval)
+
+
+def decisions_up_to(depth: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """How many depth decisions, made at the depths `asked`, a draft of `depth` takes; same shape."""
+    return np.minimum(np.searchsorted(asked, depth) + 1, len(asked))
 
 
 SettingsType = TypeVar("SettingsType", bound=PolicySettings)

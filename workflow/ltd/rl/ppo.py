@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ltd.rl.policies import PolicyNetwork
 from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.training_state import State, Training, export_network
-from ltd.rl.vector_environment import ReplayVecEnv
+from ltd.rl.vector_environment import PolicyVecEnv
 
 NO_STATE = State()
 Validate = Callable[[PolicyNetwork], dict[str, float]]
@@ -39,7 +39,7 @@ def segment_ends(steps: int, settings: PolicySettings) -> list[int]:
 
 
 def build(
-    env: ReplayVecEnv, kind: str, settings: PolicySettings, steps: int, seed: int, previous: Training | None
+    env: PolicyVecEnv, kind: str, settings: PolicySettings, steps: int, seed: int, previous: Training | None
 ) -> PPO:
     """Make the PPO model, with the previous actor and critic of this kind where there are any."""
     set_random_seed(seed)
@@ -58,8 +58,11 @@ def build(
         policy_kwargs={"net_arch": layers, "activation_fn": nn.ReLU},
         device="cpu",
     )
-    # By steps taken in all, because what Stable-Baselines3 calls progress is that of one segment.
-    model.lr_schedule = lambda _: learning_rate(min(model.num_timesteps / steps, 1.0), settings)
+    # By steps taken in all, because what Stable-Baselines3 calls progress is that of one segment. An update
+    # comes behind its rollout, whose middle counts: by its end the last update would learn nothing.
+    model.lr_schedule = lambda _: learning_rate(
+        max(model.num_timesteps - settings.rollout / 2, 0) / steps, settings
+    )
     if previous is not None:
         load_network(actor_layers(model), previous.actor)
         load_network(critic_layers(model), previous.critic)
@@ -91,7 +94,7 @@ def load_network(layers: list[nn.Linear], network: PolicyNetwork) -> None:
 class _FollowRate(BaseCallback):
     """After every rollout: tell the reward what throughput was attained, and keep the mean reward."""
 
-    def __init__(self, env: ReplayVecEnv) -> None:
+    def __init__(self, env: PolicyVecEnv) -> None:
         super().__init__()
         self.env, self.mean_reward = env, 0.0
 
@@ -104,7 +107,7 @@ class _FollowRate(BaseCallback):
 
 
 def train(
-    env: ReplayVecEnv,
+    env: PolicyVecEnv,
     kind: str,
     settings: PolicySettings,
     validate: Validate,
@@ -153,7 +156,7 @@ def _record(
     best: Training,
     model: PPO,
     numbers: dict[str, float],
-    env: ReplayVecEnv,
+    env: PolicyVecEnv,
     follow: _FollowRate,
     report: Callable[[dict[str, float]], Any],
 ) -> dict[str, float]:
@@ -173,8 +176,10 @@ def action_statistics(network: PolicyNetwork, observations: np.ndarray) -> dict[
 
     entropy: mean entropy of the action distribution given the observation; action_entropy: entropy of the
     mean distribution; mutual_information between observation and action is their difference, 0 for a policy
-    that ignores what it sees.
+    that ignores what it sees. All are 0 for one that was never asked.
     """
+    if not len(observations):
+        return dict.fromkeys(("entropy", "action_entropy", "mutual_information"), 0.0)
     logits = network.logits(observations)
     logits = logits - logits.max(axis=1, keepdims=True)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ltd.rl.machine import PREFIX_ROWS
+from ltd.rl.machine import TYPICAL_PREFIX_ROWS
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import PolicyNetwork
-from ltd.rl.policy_settings import PolicySettings
+from ltd.rl.policy_settings import PolicySettings, asked_depths, decisions_up_to
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
 from ltd.rl.training_state import Training, export_network
@@ -64,12 +64,14 @@ def outcomes(
     machines = np.zeros_like(positions) if machines is None else machines
     positions, machines, sizes = positions[:, None], machines[:, None], np.asarray(settings.sizes)
     depths = np.arange(world.max_depth + 1)
-    asked = np.arange(settings.first_decision, world.max_depth, settings.interval)
-    decisions = np.minimum(np.searchsorted(asked, depths) + 1, len(asked))
+    asked = asked_depths(settings.first_decision, settings.interval, world.max_depth)
+    decisions = decisions_up_to(depths, asked)
     cells = positions[..., None], depths[:, None], sizes
     column = world.column(positions, machines)[..., None]
     drafted = (depths > 0)[:, None]
-    seconds = world.latency.cycle_seconds(cells[1], sizes, column, PREFIX_ROWS, decisions[:, None], drafted)
+    seconds = world.latency.cycle_seconds(
+        cells[1], sizes, column, TYPICAL_PREFIX_ROWS, decisions[:, None], drafted
+    )
     return Outcomes(
         {
             "size": _tensor(world.observations(specs["size"]).rows(positions, depths[1:], machines)),

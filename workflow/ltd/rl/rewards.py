@@ -56,24 +56,4 @@ class Reward:
         For a family: tokens and seconds [P] of every machine.
         """
         rate = tokens / seconds * self.step_seconds
-        self.rate = rate if np.ndim(rate) else float(rate)
-
-
-def best_rate(tokens: np.ndarray, seconds: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """Solve max sum(tokens) / sum(seconds) over one action a state, by Dinkelbach's iteration.
-
-    Args:
-        tokens, seconds: expected tokens and seconds of every action in every state, [S, A].
-        weights: how often each state occurs, [S].
-
-    Returns:
-        The attained rate in tokens per second, and the chosen action of every state [S].
-    """
-    states = np.arange(len(tokens))
-    rate = 0.0
-    while True:
-        actions = np.argmax(tokens - rate * seconds, axis=1)
-        attained = float(weights @ tokens[states, actions] / (weights @ seconds[states, actions]))
-        if attained <= rate:
-            return rate, actions
-        rate = attained
+        self.rate = rate if np.size(rate) > 1 else float(np.squeeze(rate))

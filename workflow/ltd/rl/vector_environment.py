@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from ltd.rl.choices import DepthChoice, RandomDepth, SizeChoice, draft
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE
+from ltd.rl.policy_settings import asked_depths
 from ltd.rl.rewards import Reward
 from ltd.rl.worlds import World
 
@@ -24,7 +25,7 @@ MAX_PLAIN_STEPS = 32
 MEMORY = 0.8
 
 
-class ReplayVecEnv(VecEnv):
+class PolicyVecEnv(VecEnv):
     """L lanes that walk along the answers of a world; what both environments share. A live world has one.
 
     Observations are float32 [L, spec.width]. Episodes end by themselves and are never cut off, so no terminal
@@ -72,7 +73,8 @@ class ReplayVecEnv(VecEnv):
             self.tokens[0] = self.seconds[0] = 0.0
 
     def reset(self) -> np.ndarray:
-        """Bring every lane to its next decision."""
+        """Bring every lane to its next decision, of a cycle that begins."""
+        self.walk.depth[:] = self.walk.decisions[:] = 0
         self._advance(self.all_lanes)
         return self._observe()
 
@@ -88,7 +90,7 @@ class ReplayVecEnv(VecEnv):
     def _act(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise NotImplementedError
 
-    def _advance(self, lanes: np.ndarray) -> None:
+    def _advance(self, lanes: np.ndarray) -> Any:
         raise NotImplementedError
 
     def _observe(self) -> np.ndarray:
@@ -127,7 +129,7 @@ class ReplayVecEnv(VecEnv):
         return len(indices) if isinstance(indices, Sequence) else self.num_envs if indices is None else 1
 
 
-class DepthVecEnv(ReplayVecEnv):
+class DepthVecEnv(PolicyVecEnv):
     """Stop (0) or continue (1) after every level; `first_decision` 0 allows plain steps."""
 
     def __init__(
@@ -165,7 +167,7 @@ class DepthVecEnv(ReplayVecEnv):
         return rewards, dones
 
 
-class SizeVecEnv(ReplayVecEnv):
+class SizeVecEnv(PolicyVecEnv):
     """Choose one of the world's sizes for every finished draft."""
 
     def __init__(
@@ -176,29 +178,37 @@ class SizeVecEnv(ReplayVecEnv):
         depth: DepthChoice | None = None,
         lanes: int = 256,
         whole_answers: bool = False,
+        first_decision: int = 0,
+        interval: int = 1,
         seed: int = 0,
     ) -> None:
-        """depth None draws depths at random, from the environment's own seed."""
+        """depth None draws depths at random, from the environment's own seed; it costs the decisions of a
+        policy with this schedule.
+        """
         self._depth, self._sizes = depth, np.asarray(world.sizes)
+        self._asked = asked_depths(first_decision, interval, world.max_depth)
         super().__init__(world, spec, reward, len(world.sizes), lanes, whole_answers, seed)
 
     @property
     def depth(self) -> DepthChoice:
         """The deciding counterpart."""
-        return self._depth or RandomDepth(self.rng)
+        return self._depth or RandomDepth(self.rng, self._asked)
 
-    def _advance(self, lanes: np.ndarray) -> None:
-        """Draft in all lanes; lanes whose depth policy wants a plain step take it and draft again."""
-        walk = self.walk
+    def _advance(self, lanes: np.ndarray) -> np.ndarray:
+        """Draft in all lanes; lanes whose depth policy wants a plain step take it, unpaid, and draft again.
+
+        Returns a mask [L] of the lanes whose episode such a step ended.
+        """
+        walk, over = self.walk, np.zeros(self.num_envs, dtype=bool)
         for _ in range(MAX_PLAIN_STEPS):
             draft(walk, lanes, self.depth)
             lanes = lanes[walk.depth[lanes] == 0]
             if not len(lanes):
-                return
-            self._finish(lanes, np.zeros(len(lanes), dtype=np.int64), 0)
+                return over
+            over[lanes] |= self._finish(lanes, np.zeros(len(lanes), dtype=np.int64), 0)[1]
         walk.depth[lanes] = 1
+        return over
 
     def _act(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        outcome = self._finish(self.all_lanes, self._sizes[actions], 1)
-        self._advance(self.all_lanes)
-        return outcome
+        rewards, dones = self._finish(self.all_lanes, self._sizes[actions], 1)
+        return rewards, dones | self._advance(self.all_lanes)

@@ -95,14 +95,15 @@ class CompiledDrafter(Drafter):
         threads, config = torch.get_num_threads(), self.head.config
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         weights = _head_weights(self.head, self.packed)
-        slots = self.max_context + max(self.beam * self.max_depth, self.prefix_rows)
         # Behind the prefix stand the beams of all levels but the last, which no pass runs over.
-        self._prefix_slots = slots - self.beam * (self.max_depth - 1)
+        tree_slots = self.beam * (self.max_depth - 1)
+        slots = self.max_context + max(tree_slots, self.prefix_rows)
+        self._prefix_slots = slots - tree_slots
         keys, values = make_cache(1, config.num_key_value_heads, slots, config.head_dim)
         work = Workspace.make(weights.layer, max(self.beam, self.prefix_rows), slots, threads)
         rotation = (part.numpy() for part in rotary_of(config, torch.arange(slots)))
         self._parents = np.full(pool_size(self.beam, self.max_depth), -1)
-        visible = np.zeros((self.beam, self.max_depth * self.beam), dtype=bool)
+        visible = np.zeros((self.beam, tree_slots), dtype=bool)
         self._head_pass = HeadPass(weights, *rotation, keys[0], values[0], visible, self._parents, work)
         width = len(weights.output) * LANES
         self.hidden, logits = torch.zeros(self.beam, config.hidden_size), torch.zeros(self.beam, width)

@@ -34,9 +34,10 @@ def best_children(logits, parent_score, target_ids, scores, tokens):
     highest, total = logits[best[0]], np.float32(0)
     for i in range(count):
         total += exponential(logits[i] - highest)
-    normaliser = np.log(total)
+    normaliser = np.log(total) + highest
     for rank in range(len(best)):
-        scores[rank] = logits[best[rank]] - highest - normaliser + parent_score
+        # Compiled sums may be taken in another order. Never above its parent: trees are selected by that.
+        scores[rank] = min(logits[best[rank]] - normaliser, np.float32(0)) + parent_score
         tokens[rank] = target_ids[best[rank]]
 
 
@@ -45,12 +46,12 @@ def advance_beam(scores, level, parents, visible, beam_nodes, ranks):
     """Make the best W nodes of `level` its beam.
 
     scores [pool]. Writes the beam's nodes [W] (pool indices) and the `ranks` [W] of their parents in the beam
-    before; parents [pool] of the nodes that the beam's children will be; and visible [W, D * W]: which beam
-    nodes of all levels, W columns each, lie on the path to each node of this one.
+    before; parents [pool] of the nodes that the beam's children will be; and visible [W, (D - 1) * W]: which
+    beam nodes of all levels but the last, W columns each, lie on the path to each node of this one.
     """
     beam = len(beam_nodes)
-    start, count = (0, beam) if level == 1 else (beam + (level - 2) * beam * beam, beam * beam)
-    best_nodes(scores[start : start + count], beam_nodes)
+    start, end = pool_size(beam, level - 1), pool_size(beam, level)
+    best_nodes(scores[start:end], beam_nodes)
     before, width = visible.copy(), (level - 1) * beam
     for place in range(beam):
         node = beam_nodes[place]
@@ -58,7 +59,7 @@ def advance_beam(scores, level, parents, visible, beam_nodes, ranks):
         ranks[place], beam_nodes[place] = rank, start + node
         for column in range(visible.shape[1]):
             visible[place, column] = before[rank, column] if column < width else column == width + place
-        children = beam + (level - 1) * beam * beam + place * beam
+        children = end + place * beam
         for child in range(children, min(children + beam, len(parents))):
             parents[child] = start + node
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ltd.engine.tree import level_start
+from ltd.engine.tree import pool_size
 
 NONE = tl.constexpr(-(1 << 63))  # below every key
 COLUMNS = 64  # of what a beam sees that one program moves
@@ -153,7 +153,7 @@ def advance_beam(
     moved = (level - 1) * beam
     features = hidden.new_empty(beam, width)
     beam_tokens, beam_scores = tokens.new_empty(beam), scores.new_empty(beam)
-    first = level_start(beam, level)
+    first = pool_size(beam, level - 1)
     _beam_kernel[(beam + triton.cdiv(moved, COLUMNS),)](
         scores, tokens, hidden, paths, sees.view(torch.uint8), features, beam_tokens, beam_scores,
         first, level, sees.shape[1] - moved, moved, width, path_length, sees.stride(0),
