@@ -27,9 +27,9 @@ class DraftState:
 
     depth: draft passes made; scores float32 [pool(max_depth)]: cumulative log-probabilities in pool order,
     -inf where nothing is drafted yet; context_length: tokens in the target's cache; root: the newest token,
-    which the tree continues; feature [H]: the head's
-    hidden state at the best row of the newest pass (None at depth 0). One object serves all
-    cycles and changes in place.
+    which the tree continues; feature [H] and draft_logits [Vd]: the head's
+    hidden state and output at the best row of the newest pass (None at depth 0; in replay the latter always,
+    the former where the traces hold no features). One object serves all cycles and changes in place.
     """
 
     max_depth: int

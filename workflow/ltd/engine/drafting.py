@@ -23,8 +23,8 @@ MOST_PREFIX_ROWS = 64
 class Drafter:
     """Drafts one tree at a time for one sequence of at most `max_context` tokens.
 
-    `state` (a `DraftState`) shows the tree so far. Raises InputError when the beam is wider than the draft
-    vocabulary.
+    `state` (a `DraftState`) shows the tree so far. Raises InputError for a beam or depth below 1, and for a
+    beam wider than the draft vocabulary.
     """
 
     drafts_in_one_call = False  # see `ltd.engine.draft_loop`

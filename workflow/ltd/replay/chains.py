@@ -65,4 +65,4 @@ def chain_profile(profile: LatencyProfile) -> LatencyProfile:
     steps = profile.tables["draft_step"]
     one_row = [1e3 * float(profile.draft_prefix(1, context)) for context in profile.context_lengths]
     ms = np.minimum(np.array(steps.ms), one_row).tolist()
-    return replace(profile.replace_table("draft_step", replace(steps, ms=ms)), beam=1)
+    return replace(profile.replace_table("draft_step", replace(steps, ms=ms, spread=None)), beam=1)

@@ -32,7 +32,11 @@ TABLES = (
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of one phase: ms[i][j] at axis[i] (rows, level or size) and context_lengths[j]."""
+    """Milliseconds of one phase: ms[i][j] at axis[i] (rows, level or size) and context_lengths[j].
+
+    `spread` of the same shape, interquartile ranges of what was measured, None where nothing was; `samples`:
+    how many times at least.
+    """
 
     axis: list[int]
     ms: list[list[float]]
@@ -183,7 +187,7 @@ class LatencyProfile:
         verify = self.tables["verify"]
         base = np.array(self.tables["autoregressive_step"].ms)
         ms = base + (np.array(verify.ms) - base) / factor
-        return self.replace_table("verify", dataclasses.replace(verify, ms=ms.tolist()))
+        return self.replace_table("verify", dataclasses.replace(verify, ms=ms.tolist(), spread=None))
 
     def with_networks(self, weights: Mapping[str, int]) -> "LatencyProfile":
         """The same machine with policies whose networks have so many weights, by kind, `depth` or `size`.
