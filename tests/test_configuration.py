@@ -141,6 +141,12 @@ def test_the_default_is_accepted(config):
             ["cod"],
             "rl.paper_tasks: 'cod' is neither one of prompts.tasks nor built",
         ),
+        (
+            "prompts",
+            "corpus",
+            0,
+            "prompts.corpus: 0 leaves the target nothing to learn from; give some",
+        ),
         ("transfer", "profiles", ["no.json"], "transfer.profiles: no.json: no such file, here or in"),
         ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no prompts"),
         ("prompts", "path", "/no/such/folder", "prompts.path: /no/such/folder is not a folder"),
@@ -222,7 +228,8 @@ def test_papers_task_may_be_built_in_and_absent(config):
 def write_questions(folder, tasks, count):
     """As many different questions of every task."""
     for task in tasks:
-        lines = (json.dumps({"turns": [f"{task} {number}"]}) for number in range(count))
+        rows = ({"turns": [f"{task} {number}"], "reference": ["so"]} for number in range(count))
+        lines = map(json.dumps, rows)
         (folder / f"{task}.jsonl").write_text("\n".join(lines))
 
 
@@ -245,6 +252,32 @@ def test_file_with_too_few_questions_to_divide(config, tmp_path):
     config["benchmark"]["test_tasks"] = ["riddles"]
     write_questions(tmp_path, ["riddles"], 3)
     assert complaint(config).startswith(f"{tmp_path}/riddles.jsonl: 3 different questions; add some")
+
+
+def test_a_target_that_is_trained_needs_answers_to_be_checked_by(config, tmp_path):
+    config["prompts"] |= {"path": str(tmp_path), "tasks": ["riddles"]}
+    config["benchmark"] |= {"test_tasks": ["riddles"], "prompts_per_task": 12}
+    write_questions(tmp_path, ["riddles"], 40)
+    configuration.check(config, SCHEMA)
+    file = tmp_path / "riddles.jsonl"
+    file.write_text(file.read_text().replace(', "reference": ["so"]', ""))
+    assert complaint(config).startswith("prompts.path: riddles.jsonl has turns without `reference`, by which")
+    config["target"]["path"] = str(saved_model(tmp_path / "model"))
+    configuration.check(config, SCHEMA)
+
+
+def test_machines_have_names_of_their_own(config, tmp_path):
+    files = [tmp_path / part / "profile.json" for part in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("{}")
+    config["transfer"]["profiles"] = [str(files[0])]
+    configuration.check(config, SCHEMA)
+    config["transfer"]["profiles"] = [str(file) for file in files]
+    assert complaint(config) == (
+        f"transfer.profiles: {files[1]}: another machine is called 'profile'; copy it to a file with a "
+        "name of its own"
+    )
 
 
 def saved_model(folder, chat_template=True):

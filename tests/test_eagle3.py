@@ -11,13 +11,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ltd.draft_head.eagle3 import (
     Eagle3Config,
     Eagle3Head,
-    default_tap_layers,
     folded_grouped_attention,
     grouped_attention,
     load_head,
     rotary,
     save_head,
 )
+from ltd.draft_head.head_config import default_tap_layers
 from ltd.errors import InputError
 
 VOCAB, DRAFT_VOCAB, WIDTH = 40, 13, 24

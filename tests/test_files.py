@@ -3,7 +3,7 @@
 import pytest
 
 from ltd.errors import InputError
-from ltd.files import atomic_path, file_hash, read_json, read_jsonl, write_json, write_jsonl
+from ltd.files import atomic_path, file_hash, own_files, read_json, read_jsonl, write_json, write_jsonl
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):
@@ -43,8 +43,19 @@ def test_hash_sees_contents_and_names_but_no_hidden_files(tmp_path):
     (folder / "a").write_text("1")
     before = file_hash(folder)
     (folder / ".mark").write_text("x")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "a.metadata").write_text("when it was fetched")
     assert file_hash(folder) == before
     (folder / "a").write_text("2")
     changed = file_hash(folder)
     (folder / "a").rename(folder / "b")
     assert len({before, changed, file_hash(folder)}) == 3
+
+
+def test_own_files_are_those_of_a_folder_that_is_there(tmp_path):
+    for name in ("b.json", "a.json", ".cache/c.json", "below/d.json", ".hidden.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert own_files(str(tmp_path), "*") == [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    assert own_files(str(tmp_path), "**/*.json")[-1] == str(tmp_path / "below/d.json")
+    assert own_files("owner/name", "*") == own_files(None, "*") == []

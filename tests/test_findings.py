@@ -61,7 +61,8 @@ def test_paper_numbers_are_those_of_its_first_table():
     table = main_table(0.0).set_index(["model", "method", "task"])["speedup"]
     assert table["llama31-8b", "ltd:paper", "chat"] == 3.96
     assert table["vicuna-13b", "eagle3", "qa"] == 3.43
-    assert ratio_to_grid(0.0)["qwen3-32b"] == pytest.approx(1.364, abs=2e-3)
+    # The quotient of its means is 1.364.
+    assert ratio_to_grid(0.0)["qwen3-32b"] == pytest.approx(1.373, abs=1e-3)
     assert main_table(0.5).empty and ratio_to_grid(0.5).empty
 
 

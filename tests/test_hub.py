@@ -3,6 +3,7 @@
 import sys
 import types
 
+import huggingface_hub
 import pytest
 
 from ltd.errors import InputError
@@ -86,3 +87,13 @@ def test_identity_of_models(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert len(identity(tmp_path)) == 16
     assert identity("owner/name") == "owner/name@main" and identity("owner/name@abc") == "owner/name@abc"
+
+
+def test_identity_names_the_commit_that_the_cache_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--owner--name", "c" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    assert identity("owner/name") == f"owner/name@{commit}"

@@ -105,7 +105,5 @@ def test_overview_compares_experiments(tmp_path):
 
 
 def test_experiment_without_the_methods_has_no_verdict(tmp_path):
-    table = pd.DataFrame(
-        {"experiment": ["a"], "over_grid": [float("nan")], "over_grid_low": [0.0], "over_grid_high": [0.0]}
-    )
+    table = pd.DataFrame({"experiment": ["a"], "over_grid": [float("nan")], "over_grid_word": [""]})
     assert verdicts(table) == []

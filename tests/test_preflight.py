@@ -6,6 +6,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
+from ltd.devices import resolve_device
 from ltd.errors import InputError
 from ltd.options import StageOptions, run_stage
 from ltd.preflight import check_models
@@ -58,11 +59,13 @@ def test_head_of_another_target_is_refused(tmp_path, change, said):
 
 
 def test_contexts_to_profile_must_leave_room(tmp_path):
-    """Five sizes and two held-out ones are 7 visits, over 5 row counts twice: 2 * (1 + 2 + 4 + 8 + 13)."""
+    """Five sizes and two held-out ones are 7 visits, over 5 row counts twice: 2 * (1 + 2 + 4 + 8 + 13), and
+    two ordinary trees before each.
+    """
     target = model(tmp_path / "target", TARGET)
-    check_models(config(target, None, longest=2048 - 56))
-    with pytest.raises(InputError, match=r"1993 leaves no room .* context of 2048 allows 1992"):
-        check_models(config(target, None, longest=1993))
+    check_models(config(target, None, longest=2048 - 70))
+    with pytest.raises(InputError, match=r"1979 leaves no room .* context of 2048 allows 1978"):
+        check_models(config(target, None, longest=1979))
 
 
 def test_head_to_train_fits_the_target(tmp_path):
@@ -108,11 +111,14 @@ def test_no_network_and_nothing_cached(tmp_path, monkeypatch):
         check_models(config("no/such", None))
 
 
-def test_cuda_asked_for_and_absent(monkeypatch, capsys):
+def test_cuda_asked_for_and_absent(tmp_path, monkeypatch, capsys):
+    """Where a stage computes on the device; one that replays in memory runs on a node without a GPU."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    asked = ["--device", "cuda", "--experiment", str(tmp_path / "results" / "toy")]
+    run_stage("a_stage", StageOptions, lambda *_: None, None, asked)
     with pytest.raises(SystemExit) as end:
-        run_stage("a_stage", StageOptions, lambda *_: None, None, ["--device", "cuda"])
+        run_stage("a_stage", StageOptions, lambda options, _: resolve_device(options.device), None, asked)
     assert end.value.code == 2
-    assert capsys.readouterr().err == (
-        "a_stage: device: cuda asked for, but torch sees no GPU; use cpu, or install torch for CUDA\n"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "a_stage: device: cuda asked for, but torch sees no GPU; use cpu, or install torch for CUDA"
     )

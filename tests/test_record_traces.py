@@ -151,7 +151,7 @@ def test_a_stopped_recording_goes_on(saved, tmp_path, monkeypatch):
     stage.record_traces(resumed, StageRun())
     assert sum(calls) == 5 + calls[2], "only the part that was stopped may be recorded twice"
     assert resumed.output.read_bytes() == options.output.read_bytes()
-    assert not list((tmp_path / "state").iterdir())
+    assert not (tmp_path / "state").exists()
     traces = Traces.load(resumed.output)
     assert len(traces.target_hash) == 16 and traces.temperature == 0.0
 
@@ -167,6 +167,14 @@ def test_parts_of_other_options_are_not_taken(saved, tmp_path, monkeypatch):
 
     monkeypatch.setattr(TraceRecorder, "record", stops)
     with pytest.raises(KeyboardInterrupt):
+        stage.record_traces(options, StageRun())
+    monkeypatch.setattr(TraceRecorder, "record", original)
+    stage._prepare_state(options, stage._header(options))
+    assert list(options.state.glob("part-*"))
+    stage._prepare_state(dataclasses.replace(options, dtype="bfloat16"), stage._header(options))
+    assert not list(options.state.glob("part-*"))
+    with pytest.raises(KeyboardInterrupt):
+        monkeypatch.setattr(TraceRecorder, "record", stops)
         stage.record_traces(options, StageRun())
     monkeypatch.setattr(TraceRecorder, "record", original)
     stage.record_traces(dataclasses.replace(options, beam=2), StageRun())

@@ -1,5 +1,7 @@
 """What Snakemake reruns: dry runs over empty files that stand for a finished experiment."""
 
+import json
+import os
 import subprocess
 
 import pytest
@@ -98,3 +100,20 @@ def test_make_prints_the_outcome_once_where_nothing_is_left_to_do(finished, aski
     assert result.stdout.count("the main table") == 1
     assert result.stdout.count("report: results/smoke/report/report.md") == 1
     assert "1 of 1 steps (100%) done" in result.stderr
+
+
+def test_prompts_of_ones_own_are_inputs(tmp_path):
+    questions = tmp_path / "own" / "riddles.jsonl"
+    questions.parent.mkdir()
+    rows = ({"turns": [f"riddle {number}"], "reference": ["so"]} for number in range(40))
+    questions.write_text("\n".join(map(json.dumps, rows)))
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        f"prompts: {{path: {questions.parent}, tasks: [riddles]}}\n"
+        "rl: {train_tasks: [], paper_tasks: []}\nbenchmark: {test_tasks: [riddles], prompts_per_task: 2}\n"
+    )
+    pretend_finished(tmp_path, config=[file])
+    assert not planned_rules(tmp_path, config=[file])
+    later = questions.stat().st_mtime + 3600
+    os.utime(questions, (later, later))
+    assert {"prepare_prompts", "generate_responses_of_split"} <= planned_rules(tmp_path, config=[file])

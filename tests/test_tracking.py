@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ltd import tracking
+from ltd.errors import InputError
 from ltd.evaluate_ablation import log
 from ltd.files import read_json
 from ltd.reporting.provenance import provenance, provenance_rows
@@ -94,6 +95,22 @@ def test_killed_reproduction_is_marked_when_one_of_another_configuration_starts(
     assert runs["train_draft draft"] == "KILLED" and runs["prepare_prompts prompts"] == "FINISHED"
     parents = runs[runs.index.str.startswith("toy-seed")]
     assert sorted(parents) == ["KILLED", "RUNNING"] and parents.filter(like="toy-seed2").item() == "RUNNING"
+
+
+def test_a_parent_that_is_gone_is_no_parent(experiment):
+    tracking.open_parent(experiment, {"seed": 1})
+    mlflow.delete_run(read_json(experiment / "mlflow_parent.json")["run_id"])
+    with tracking.stage_run("train_draft", Options(experiment, experiment / "draft")):
+        pass
+    runs = mlflow.search_runs(experiment_names=["toy"])
+    assert len(runs) == 1 and "tags.mlflow.parentRunId" not in runs
+
+
+def test_a_deleted_experiment_is_said_to_be(experiment):
+    tracking.open_parent(experiment, {"seed": 1})
+    mlflow.delete_experiment(mlflow.get_experiment_by_name("toy").experiment_id)
+    with pytest.raises(InputError, match=r"experiment: toy was deleted in MLflow; bring it back with"):
+        tracking.open_parent(experiment, {"seed": 1})
 
 
 def test_failed_stage_is_marked_failed(experiment):

@@ -16,7 +16,11 @@ from ltd.tracking import StageRun
 from ltd.walk_answer import Key, WalkAnswerOptions, choose_prompt, methods_to_show, pieces, walk_answer
 
 ANSWER = "one <two>\n& né €5"
-GAINS = {"chat": {"a": 1.1, "b": 1.2, "c": 1.6, "d": 1.3}, "qa": {"a": 1.0, "b": 1.1, "c": 1.0, "d": 1.1}}
+GAINS = {
+    "chat": {"a": 1.1, "b": 1.2, "c": 1.6, "d": 1.3},
+    "qa": {"a": 1.0, "b": 1.1, "c": 1.0, "d": 1.1},
+    "code": {"a": 2.0, "b": 2.0, "c": 2.0, "d": 2.0},
+}
 CUTS = {"autoregressive": 1, "eagle3_grid": 2, "ltd": 5}
 
 
@@ -34,7 +38,7 @@ def ids(text):
 
 
 def records():
-    """Runs and cycles of three methods on four prompts of two tasks, the same answer everywhere."""
+    """Runs and cycles of three methods on four prompts of three tasks, the same answer everywhere."""
     runs, cycles, answer = [], [], ids(ANSWER)
     for task, gains in GAINS.items():
         for prompt, gain in gains.items():
@@ -44,7 +48,8 @@ def records():
                     key = {"method": method, "task": task, "prompt": prompt, "turn": 0, "repeat": repeat}
                     key["temperature"] = 0.0
                     tokens = len(answer) - 1
-                    runs.append(key | {"tokens": tokens, "seconds": tokens / speed, "token_ids": answer})
+                    run = {"tokens": tokens, "seconds": tokens / speed, "token_ids": answer, "lossless": True}
+                    runs.append(key | run)
                     for number, first in enumerate(range(0, tokens, step)):
                         emitted = min(step, tokens - first)
                         cycle = {"cycle": number, "tokens": emitted, "accepted": emitted - 1}
@@ -107,10 +112,19 @@ def text(options):
     return options.output.read_text(encoding="utf-8")
 
 
-def test_the_prompt_is_the_middle_one_of_the_task_with_the_largest_gain():
+def test_the_prompt_is_the_middle_one_of_the_middle_task():
     key, rule = choose_prompt(records()[0], ["eagle3_grid", "ltd"])
     assert key == Key("chat", "b", 0)
-    assert "gains most over eagle3_grid" in rule and "(1.20x)" in rule
+    assert "in the middle by what ltd gains over eagle3_grid" in rule and "(1.20x)" in rule
+
+
+def test_another_text_is_called_one(options, tmp_path, text):
+    assert "The methods give the same text; they differ in the steps" in text
+    runs = pd.read_parquet(options.runs)
+    runs.assign(lossless=runs["method"] != "ltd").to_parquet(tmp_path / "runs.parquet")
+    other = dataclasses.replace(options, runs=tmp_path / "runs.parquet", output=tmp_path / "answer.html")
+    walk_answer(other, StageRun())
+    assert "The methods give NOT the same text" in other.output.read_text(encoding="utf-8")
 
 
 def test_shows_what_was_decoded():

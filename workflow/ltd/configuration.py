@@ -40,8 +40,7 @@ def check(config: Config, schema_path: Path) -> None:
     check_blocks(config)
     check_values(config)
     check_prompt_files(config)
-    for path in config["transfer"]["profiles"]:
-        find_profile(path, schema_path.parents[2])
+    check_machines(config, schema_path.parents[2])
     template = config["responses"]["chat_template"]
     if template is not None and not Path(template).is_file():
         raise InputError(f"responses.chat_template: {template}: no such file; give one with a Jinja template")
@@ -142,6 +141,7 @@ def check_values(config: Config) -> None:
                 raise InputError(
                     f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
                 )
+    check_target_training(config)
     check_draft_training(config)
     check_train_tasks(config)
     check_observations(config)
@@ -157,6 +157,16 @@ def check_values(config: Config) -> None:
         raise InputError(
             f"latency.sizes: the largest is {config['latency']['sizes'][-1]}, but {largest} is used; "
             "time every size that is chosen"
+        )
+
+
+def check_target_training(config: Config) -> None:
+    """Check that a target that is trained here has texts to learn from."""
+    if config["reuse"] or config["target"]["path"] is not None:
+        return
+    if not config["prompts"]["corpus"]:
+        raise InputError(
+            "prompts.corpus: 0 leaves the target nothing to learn from; give some, or a target.path"
         )
 
 
@@ -253,7 +263,15 @@ def check_prompt_files(config: Config) -> None:
     counts = {split: prompts[split] for split in SPLITS if prompts[split]}
     # Beside models and policies of another experiment all prompts are test prompts.
     test_only = prompts["tasks"] if config["reuse"] else prompts["test_only"]
-    found = file_prompts(prompts["path"], prompts["tasks"], counts, test_only)["test"]
+    splits = file_prompts(prompts["path"], prompts["tasks"], counts, test_only)
+    if config["target"]["path"] is None and not config["reuse"]:
+        for task, conversations in splits.get("validation", {}).items():
+            if any(len(row.reference) != len(row.turns) for row in conversations):
+                raise InputError(
+                    f"prompts.path: {task}.jsonl has turns without `reference`, by which a target that is "
+                    "trained here is checked; give them, a target.path, or `reuse`"
+                )
+    found = splits["test"]
     wanted = config["benchmark"]["prompts_per_task"]
     for task in config["benchmark"]["test_tasks"]:
         if len(found[task]) < wanted:
@@ -261,6 +279,20 @@ def check_prompt_files(config: Config) -> None:
                 f"benchmark.prompts_per_task: {wanted} asked for, but {task}.jsonl under {prompts['path']} "
                 f"gives {len(found[task])} test prompts; lower it to that, or add questions"
             )
+
+
+def check_machines(config: Config, beside: Path) -> None:
+    """Check that the machines of `transfer` are there and have names of their own."""
+    names = {"measured", *(f"slower-{factor:g}" for factor in config["transfer"]["slower_growth"])}
+    for path in config["transfer"]["profiles"]:
+        find_profile(path, beside)
+        name = Path(path).stem
+        if name in names:
+            raise InputError(
+                f"transfer.profiles: {path}: another machine is called {name!r}; copy it to a file with a "
+                "name of its own"
+            )
+        names.add(name)
 
 
 def find_profile(path: str, beside: Path) -> Path:
@@ -272,6 +304,6 @@ def find_profile(path: str, beside: Path) -> Path:
         if file.is_file():
             return file
     raise InputError(
-        f"transfer.profiles: {path}: no such file, here or in {beside}; give the latency/profile.json of "
-        "another machine, or none"
+        f"transfer.profiles: {path}: no such file, here or in {beside}; give a copy of the "
+        "latency/profile.json of another machine, named after it, or none"
     )

@@ -84,15 +84,27 @@ def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def own_files(folder: str | None, pattern: str) -> list[str]:
+    """Files of a folder of the user's own, sorted, hidden ones left out; none where it is no folder: an id of
+    the hub, or nothing. As inputs of a rule they make again what is made from them when they change.
+    """
+    found = Path(folder).glob(pattern) if folder and Path(folder).is_dir() else ()
+    return sorted(str(file) for file in found if file.is_file() and not _hidden(file.relative_to(folder)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def file_hash(*paths: str | Path) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the contents of files and folders, names included.
 
-    Hidden files do not count: a workflow manager may leave its own marks in a folder.
+    Hidden files and folders do not count: workflow manager, download and git leave their own marks there.
     """
     digest = hashlib.sha256()
     for path in map(Path, paths):
         files = (
-            sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
             if path.is_dir()
             else [path]
         )

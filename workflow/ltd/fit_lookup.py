@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
+from ltd.devices import resolve_device
 from ltd.engine.lookup_folder import LookupSettings, save_lookup
 from ltd.engine.model_loading import read_config
 from ltd.engine.ngrams import NgramCounts
@@ -82,9 +84,12 @@ def choose_tree(
     texts: NgramCounts,
     profile: LatencyProfile,
     answers: Sequence[responses.Sequence],
+    device: torch.device,
 ) -> tuple[LookupSettings, dict[str, Any]]:
-    """The fastest static tree in replay, and what is known of it."""
-    recorder = LookupRecorder(settings.drafter(texts))
+    """The fastest static tree in replay, with times of drafting for a target on `device`, and what is known
+    of it.
+    """
+    recorder = LookupRecorder(settings.drafter(texts, device))
     header = {"temperature": 0.0, "target_hash": profile.target_hash or "any", "draft_hash": "lookup"}
     traces = recorder.record(answers, header)
     machine = lookup_profile(profile, recorder.pass_seconds(), "lookup")
@@ -115,7 +120,8 @@ def fit_lookup(options: FitLookupOptions, run: StageRun | Any) -> None:
     answers = drafted_answers(options.validation)
     unfit = LookupSettings(vocabulary, 1, 1, options.beam, options.max_depth, depth=1, size=1)
     model, texts, tried = choose_model(unfit, options, answers)
-    settings, found = choose_tree(model, texts, replace(profile, beam=options.beam), answers)
+    device = resolve_device(options.device)
+    settings, found = choose_tree(model, texts, replace(profile, beam=options.beam), answers, device)
     with atomic_path(options.output) as temporary:
         save_lookup(temporary, settings, tokens_of(options.texts))
         write_json(temporary / "validation.json", found | {"tried": tried})

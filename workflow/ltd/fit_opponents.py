@@ -1,4 +1,4 @@
-"""Fit one of the learned policies' opponents: same observations, traces and actions, but no reinforcement.
+"""Fit one of the learned policies' opponents: what the chain `default` sees and may do, but no reinforcement.
 
 best_constant is the best depth and size; marginal_rule weighs recalibrated chances against measured times;
 supervised imitates the best actions; optimal_stopping regresses the values of stopping and of going on.

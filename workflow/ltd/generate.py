@@ -198,7 +198,8 @@ def summary(result: Generation, plain: Generation | None) -> str:
     ]
     if plain is not None:
         same = "the same tokens" if plain.tokens == result.tokens else "NOT the same tokens (a near-tie?)"
-        words.append(f"speedup {plain.seconds / result.seconds:.2f}x over decoding without drafting, {same}")
+        gain = speed / ((len(plain.tokens) - 1) / plain.seconds)
+        words.append(f"speedup {gain:.2f}x over decoding without drafting, {same}")
     return ", ".join(words)
 
 

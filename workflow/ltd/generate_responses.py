@@ -260,6 +260,8 @@ def _fingerprint(options: Options) -> str:
     target = identity(options.target)
     ignored = {"experiment", "prompts", "target", "output", "state", "threads", "device"}
     values = {key: value for key, value in asdict(options).items() if key not in ignored}
+    if options.chat_template is not None:
+        values["chat_template"] = file_hash(options.chat_template)
     return hashlib.sha256(f"{target} {file_hash(options.prompts)} {values}".encode()).hexdigest()[:16]
 
 

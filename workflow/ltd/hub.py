@@ -92,9 +92,15 @@ def local_folder(name: str | Path) -> Path:
         raise InputError(f"{name}: {explain(error, name)}") from error
 
 
-def identity(name: str | Path, commit: str | None = None) -> str:
-    """What tells one model from another in results: the hash of a folder, else id and commit."""
+def identity(name: str | Path) -> str:
+    """What tells one model from another in results: the hash of a folder, else id and commit of what the
+    local cache holds, or, where it holds nothing, the revision asked for.
+    """
     if Path(name).exists():
         return file_hash(name)
+    from huggingface_hub import try_to_load_from_cache
+
     plain, revision = split_revision(name)
-    return f"{plain}@{commit or revision or 'main'}"
+    cached = try_to_load_from_cache(plain, "config.json", revision=revision)
+    commit = Path(cached).parent.name if isinstance(cached, str) else revision or "main"
+    return f"{plain}@{commit}"

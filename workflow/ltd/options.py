@@ -139,7 +139,6 @@ def run_stage(
         # Libraries stay until the end: no collection looks through them again, the last one at exit included.
         gc.freeze()
 
-        devices.resolve_device(options.device)
         devices.set_threads(options.threads)
         _seed(options.seed)
         with tracking.stage_run(stage, options) as run:

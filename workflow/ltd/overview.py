@@ -13,9 +13,9 @@ import pandas as pd
 
 from ltd.errors import InputError
 from ltd.files import atomic_path
-from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK, compare
+from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK
 from ltd.options import option, parse_options
-from ltd.reporting.findings import GRID, LEARNED, ORACLE, bullet_list, markdown
+from ltd.reporting.findings import GRID, LEARNED, ORACLE, bullet_list, judged, markdown
 from ltd.reporting.results import Results
 
 FORMATS = dict.fromkeys(("grid", "ltd", "oracle"), ".2f") | {"tokens/s": ".0f"}
@@ -58,10 +58,9 @@ def overview_row(experiment: str, results: Results, target: str, head: str) -> d
     def number(source: str, method: str, column: str = "speedup") -> float:
         return float(mean[column].get((source, method), float("nan")))
 
-    over = {"ratio": float("nan"), "low": float("nan"), "high": float("nan")}
+    over = {"ratio": float("nan"), "low": float("nan"), "high": float("nan"), "word": ""}
     if {LEARNED, GRID} <= set(results.runs["method"]):
-        compared = compare(results.runs, LEARNED, GRID, results.facts["seed"]).set_index("task")
-        over = compared.loc[MEAN_TASK].to_dict()
+        over = judged(results.runs, LEARNED, GRID, results.spread, results.facts["seed"]).loc[MEAN_TASK]
     measured = results.summary[results.summary["source"] == "measured"]
     return {
         "experiment": experiment,
@@ -79,6 +78,7 @@ def overview_row(experiment: str, results: Results, target: str, head: str) -> d
         "over_grid": over["ratio"],
         "over_grid_low": over["low"],
         "over_grid_high": over["high"],
+        "over_grid_word": over["word"],
         "oracle": number("replay", ORACLE),
         "lossless": bool(measured["lossless"].all()),
     }
@@ -108,7 +108,7 @@ def overview_text(table: pd.DataFrame) -> str:
 def verdicts(table: pd.DataFrame) -> list[str]:
     """One sentence a group: where the policies are faster than the best static setting, slower, neither."""
     compared = table[table["over_grid"].notna()]
-    faster, slower = compared["over_grid_low"] > 1, compared["over_grid_high"] < 1
+    faster, slower = (compared["over_grid_word"] == word for word in ("faster", "slower"))
     groups = {
         "ltd is faster than the best static setting": compared[faster],
         "ltd is slower than the best static setting": compared[slower],

@@ -4,6 +4,7 @@ Needs the target once (teacher-forced over its own answers) and the head; no dec
 parts that are kept in the state folder, so that a stopped recording goes on where it was.
 """
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -180,8 +181,7 @@ def record_traces(options: RecordTracesOptions, run: Any) -> None:
     seconds = time.perf_counter() - begun
     whole = concatenate([Traces.load(path) for path in paths])
     whole.save(options.output)
-    for path in [*paths, options.state / "parts.json"]:
-        path.unlink()
+    shutil.rmtree(options.state)  # who asks for the traces again wants them recorded again
     _report(whole, options.output, fresh / seconds, run)
 
 
@@ -225,7 +225,7 @@ def _header(options: RecordTracesOptions) -> dict[str, str]:
 
 def _prepare_state(options: RecordTracesOptions, header: dict[str, str]) -> None:
     """Drop parts that were made from other inputs or with other options."""
-    keys = ("beam", "max_depth", "temperature", "part_tokens", "entropy", "features")
+    keys = ("beam", "max_depth", "temperature", "part_tokens", "entropy", "features", "dtype", "quantisation")
     made_from = header | {key: getattr(options, key) for key in keys}
     made_from["responses"] = file_hash(options.responses, options.responses.with_suffix(".json"))
     note = options.state / "parts.json"

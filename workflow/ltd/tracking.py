@@ -137,6 +137,11 @@ def _connect(experiment: Path) -> str:
             f"MLFLOW_TRACKING_URI: nothing answers there ({line}); start it, correct it, or unset it for "
             f"{results / 'mlflow.db'}"
         ) from error
+    if known is not None and known.lifecycle_stage == "deleted":
+        raise InputError(
+            f"experiment: {experiment.name} was deleted in MLflow; bring it back with `mlflow experiments "
+            f"restore --experiment-id {known.experiment_id}`, or take another name"
+        )
     if known is not None:
         return known.experiment_id
     # A server decides itself where artifacts go; for a database the folder is named, because MLflow would
@@ -259,6 +264,8 @@ def stage_run(stage: str, options: Any) -> Iterator[StageRun]:
     experiment_id = _connect(experiment)
     parent_path = experiment / PARENT_FILE
     parent = read_json(parent_path) if parent_path.is_file() else {}
+    if parent and not _exists(MlflowClient(), parent["run_id"]):
+        parent = {}
     name = _run_name(stage, options, experiment)
     _close_killed(experiment_id, name)
     values = {key: str(value) for key, value in dataclasses.asdict(options).items()}

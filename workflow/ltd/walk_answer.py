@@ -59,17 +59,17 @@ def choose_prompt(runs: pd.DataFrame, methods: Sequence[str]) -> tuple[Key, str]
     """The prompt to show and the sentence that says how it was chosen.
 
     Gains are ratios of throughput of the last method over the first (over plain decoding where only one is
-    shown), summed over turns and repeats. Of an even number of prompts it is the lower one in the middle.
+    shown), summed over turns and repeats. Of an even number it is the lower one in the middle.
     """
     ours, theirs = methods[-1], methods[0] if len(methods) > 1 else BASELINE
-    by_task = _gains(runs, ["task"], ours, theirs)
-    task = str(by_task.idxmax())
+    by_task = _gains(runs, ["task"], ours, theirs).sort_values(kind="stable")
+    task = str(by_task.index[(len(by_task) - 1) // 2])
     prompts = _gains(runs[runs["task"] == task], ["prompt"], ours, theirs).sort_values(kind="stable")
     prompt = str(prompts.index[(len(prompts) - 1) // 2])
     chosen = runs[(runs["task"] == task) & (runs["prompt"] == prompt)]
     rule = (
-        f"Prompt {prompt} of the task {task}: of the tasks, the one on which {ours} gains most over {theirs} "
-        f"({by_task[task]:.2f}x); of its {len(prompts)} prompts, the one in the middle by gain "
+        f"Prompt {prompt} of the task {task}: of the tasks, the one in the middle by what {ours} gains over "
+        f"{theirs} ({by_task[task]:.2f}x), and of its {len(prompts)} prompts the one in the middle "
         f"({prompts[prompt]:.2f}x)."
     )
     return Key(task, prompt, int(chosen["turn"].min())), rule
@@ -136,10 +136,11 @@ def walk_answer(options: WalkAnswerOptions, run: StageRun | Any) -> None:
     if tokenizer is None:
         raise InputError(f"target: {options.target} has no tokenizer")
     walks = [walk(tokenizer, runs, cycles, key, method) for method in methods]
+    lossless = bool(runs.loc[_is(runs, key) & runs["method"].isin(methods), "lossless"].all())
     prompt = prompt_text(tokenizer, Responses.load(options.responses), key)
     with atomic_path(options.output) as temporary:
         temporary.write_text(
-            page(f"One answer, {' and '.join(methods)}", rule, prompt, walks), encoding="utf-8"
+            page(f"One answer, {' and '.join(methods)}", rule, prompt, walks, lossless), encoding="utf-8"
         )
     run.artifact(options.output)
     print(rule)

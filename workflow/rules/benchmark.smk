@@ -38,12 +38,14 @@ rule fit_lookup:
     conda:
         "../../envs/ltd.yaml"
     threads: workflow.cores
+    resources:
+        gpu=1,
     params:
         target=target_name,
         tree=command_line(config["tree"]),
         options=common_options(threads=1),
     shell:
-        "python -m ltd.fit_lookup --target {params.target} --texts {input.texts}"
+        "python -m ltd.fit_lookup --target {params.target:q} --texts {input.texts}"
         " --validation {input.validation} --profile {input.profile} --output {output}"
         " {params.tree} {params.options} 2>&1 | tee {log}"
 
@@ -68,6 +70,8 @@ rule record_lookup:
     conda:
         "../../envs/ltd.yaml"
     threads: workflow.cores
+    resources:
+        gpu=1,
     params:
         output=folder_of_output,
         options=common_options(threads=1),
@@ -127,7 +131,7 @@ rule benchmark_at_temperature:
         state=f"{RESULTS}/state/benchmark-t{{temperature}}",
         options=options("benchmark", leave_out=["temperatures"]),
     shell:
-        "python -m ltd.benchmark --target {params.target} --draft {params.draft}"
+        "python -m ltd.benchmark --target {params.target:q} --draft {params.draft}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
         " --baselines {params.baselines}"
         " --opponents {params.opponents} --lookup {params.lookup}"

@@ -1,5 +1,6 @@
 # What the rules share: paths, options of a stage from its block of config.yaml, checks, the tracking parent.
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from ltd import configuration, preflight
 from ltd.ablations import catalogue as ablations
 from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
+from ltd.files import own_files
 from ltd.options import command_line
 from ltd.stage_jobs import with_jobs
 
@@ -31,6 +33,7 @@ def check_configuration():
 
 check_configuration()
 
+
 RESULTS = f"results/{config['experiment']}"
 OUTCOME = f"{RESULTS}/report/report.md"
 # The head learns from the answers to `draft`, the policies from those to `train`.
@@ -44,7 +47,7 @@ ITERATIONS = range(config["rl"]["rounds"] + 1)
 TEMPERATURES = [f"{value:g}" for value in config["benchmark"]["temperatures"]]
 # The embedded default trains its own target; `path` puts another in its place.
 TARGET = config["target"]["path"] or f"{RESULTS}/target"
-TARGET_FILES = [] if config["target"]["path"] else [TARGET]
+TARGET_FILES = own_files(config["target"]["path"], "*") if config["target"]["path"] else [TARGET]
 # The head is trained, or made from the published one at `path`.
 DRAFT = f"{RESULTS}/draft"
 DRAFT_FILES = [DRAFT]

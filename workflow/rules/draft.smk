@@ -23,7 +23,7 @@ if config["draft"]["path"] is None:
             state=f"{RESULTS}/state/train_draft",
             options=options("draft", leave_out=["path", "processes", *IMPORT_OPTIONS]),
         shell:
-            "{params.program} --target {params.target} --responses {input.train}"
+            "{params.program} --target {params.target:q} --responses {input.train}"
             " --validation {input.validation} --output {output} --state {params.state}"
             " {params.options} 2>&1 | tee {log}"
 
@@ -32,6 +32,7 @@ else:
     rule import_draft:
         input:
             target=TARGET_FILES,
+            draft=own_files(config["draft"]["path"], "*"),
             responses=f"{RESULTS}/responses/validation-t0.safetensors",
         output:
             directory(f"{RESULTS}/draft"),
@@ -54,5 +55,5 @@ else:
                 ],
             ),
         shell:
-            "python -m ltd.import_draft --target {params.target} --draft {params.draft:q}"
+            "python -m ltd.import_draft --target {params.target:q} --draft {params.draft:q}"
             " --responses {input.responses} --output {output} {params.options} 2>&1 | tee {log}"

@@ -19,5 +19,5 @@ rule profile_latency:
         draft=draft_name,
         options=options("latency", tree=True),
     shell:
-        "python -m ltd.profile_latency --target {params.target} --draft {params.draft}"
+        "python -m ltd.profile_latency --target {params.target:q} --draft {params.draft}"
         " --output {output} {params.options} 2>&1 | tee {log}"

@@ -1,4 +1,4 @@
-# Opponents of the learned policies: other methods on the same observations, traces, prompts and actions.
+# Opponents of the learned policies: other methods on the chain default's observations, traces and actions.
 from ltd.opponents import NAMES as OPPONENTS
 
 OPPONENT = f"{RESULTS}/opponents/{{opponent}}"

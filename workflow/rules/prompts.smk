@@ -1,5 +1,7 @@
 # Prompts of every task in disjoint splits, from the built-in generators, JSONL files or hub data sets.
 rule prepare_prompts:
+    input:
+        own_files(config["prompts"]["path"], "**/*.jsonl"),
     output:
         prompts=[file for split in SPLITS for file in prompt_files(split)],
         summary=f"{RESULTS}/prompts/summary.json",

@@ -48,7 +48,7 @@ rule walk_answer:
         target=target_name,
         options=common_options(threads=1),
     shell:
-        "python -m ltd.walk_answer --target {params.target} --runs {input.runs}"
+        "python -m ltd.walk_answer --target {params.target:q} --runs {input.runs}"
         " --cycles {input.cycles} --responses {input.responses} --output {output}"
         " {params.options} 2>&1 | tee {log}"
 

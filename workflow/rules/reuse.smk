@@ -34,7 +34,7 @@ rule reuse_folder:
     conda:
         "../../envs/ltd.yaml"
     shell:
-        "cp -r {input} {output} 2>&1 | tee {log}"
+        "cp -r {input:q} {output:q} 2>&1 | tee {log}"
 
 
 # The traces of training are for methods and variants that the finished experiment does not have.
@@ -54,4 +54,4 @@ rule reuse_file:
     conda:
         "../../envs/ltd.yaml"
     shell:
-        "cp {input} {output} 2>&1 | tee {log}"
+        "cp {input:q} {output:q} 2>&1 | tee {log}"

@@ -28,6 +28,7 @@ rule generate_responses_of_split:
     input:
         prompts=lambda wildcards: prompt_files(wildcards.split),
         target=TARGET_FILES,
+        template=config["responses"]["chat_template"] or [],
     output:
         tokens=f"{RESULTS}/responses/{{split}}-t{{temperature}}.safetensors",
         index=f"{RESULTS}/responses/{{split}}-t{{temperature}}.json",
@@ -44,13 +45,14 @@ rule generate_responses_of_split:
         target=target_name,
         prompts=lambda wildcards, input: str(Path(input.prompts[0]).parent),
         state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
-        options=options("responses"),
+        # A function: Snakemake would take braces in a system prompt for wildcards.
+        options=lambda wildcards: options("responses"),
         # Drafters alone learn from this split's answers: no decoding has to repeat them.
         precision=lambda wildcards: (
             "--reduced-precision" if wildcards.split == "draft" else ""
         ),
     shell:
-        "python -m ltd.generate_responses --target {params.target} --prompts {params.prompts}"
+        "python -m ltd.generate_responses --target {params.target:q} --prompts {params.prompts}"
         " --output {output.tokens} --state {params.state} --temperature {wildcards.temperature}"
         " {params.precision} {params.options} 2>&1 | tee {log}"
 

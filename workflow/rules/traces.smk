@@ -21,7 +21,7 @@ rule record_traces_of_split:
         state=f"{RESULTS}/state/record_traces-{{split}}-t{{temperature}}-w{config['tree']['beam']}",
         options=options("traces", tree=True),
     shell:
-        "python -m ltd.record_traces --target {params.target} --draft {params.draft}"
+        "python -m ltd.record_traces --target {params.target:q} --draft {params.draft}"
         " --responses {input.responses} --output {output} --state {params.state}"
         " --temperature {wildcards.temperature}"
         " {params.options} 2>&1 | tee {log}"

@@ -35,7 +35,7 @@ rule transfer_to_machine:
     benchmark:
         f"{RESULTS}/benchmarks/transfer-{{machine}}.tsv"
     wildcard_constraints:
-        machine="|".join(MACHINES),
+        machine="|".join(map(re.escape, MACHINES)),
     conda:
         "../../envs/ltd.yaml"
     params:
@@ -43,7 +43,7 @@ rule transfer_to_machine:
         options=common_options(threads=1),
     shell:
         "python -m ltd.transfer --traces {input.traces} --validation-traces {input.validation}"
-        " --test-traces {input.test} --profile {input.profile} --policies {input.policies}"
+        " --test-traces {input.test} --profile {input.profile:q} --policies {input.policies}"
         " --conditioned {input.conditioned} --output {output} --max-size {params.max_size}"
         " {params.options} 2>&1 | tee {log}"
 

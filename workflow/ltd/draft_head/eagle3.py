@@ -15,14 +15,12 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ltd.bfloat16 import in_bfloat16, to_bfloat16
 from ltd.draft_head.checkpoint import EMBEDDING, OUTPUT, read_checkpoint, write_checkpoint
-from ltd.draft_head.head_config import Eagle3Config, check_tap_layers, default_tap_layers
+from ltd.draft_head.head_config import Eagle3Config
 from ltd.errors import InputError
 
 __all__ = [
     "Eagle3Config",
     "Eagle3Head",
-    "check_tap_layers",
-    "default_tap_layers",
     "load_head",
     "rotary",
     "rotary_of",

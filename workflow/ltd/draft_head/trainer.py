@@ -62,7 +62,7 @@ class Corpus:
 
 
 def chain_count(sequence: Sequence) -> int:
-    """Number of draft chains of an answer (see `eagle3_training`)."""
+    """Number of draft chains of an answer (see `ltd.draft_head.training`)."""
     return max(0, len(sequence.tokens) - 1 - sequence.prompt_length)
 
 

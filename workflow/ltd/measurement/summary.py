@@ -61,6 +61,18 @@ def headline_tasks(tasks: Sequence[str]) -> list[str]:
     return present if present and set(tasks) <= set(world.TASKS) else sorted(set(tasks))
 
 
+def mean_over(tasks: Sequence[str]) -> str:
+    """Say which of `tasks` the mean is over, and which stand beside it."""
+    inside = headline_tasks(tasks)
+    beside = [task for task in dict.fromkeys(tasks) if task not in inside]
+    shown = f"; {_listed(beside)} stand{'s' * (len(beside) == 1)} beside it" if beside else ""
+    return f"The mean is over {_listed(inside)}{shown}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def at_temperature(table: pd.DataFrame, temperature: float = GREEDY) -> pd.DataFrame:
     """Return the rows of one temperature of a benchmark's table, numbered anew.
 
@@ -210,9 +222,11 @@ def _per_prompt(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cycle_means(cycles: pd.DataFrame) -> pd.DataFrame:
-    """Mean of a cycle, indexed by (source, temperature, task, method)."""
-    columns = ["tokens", "depth", "verified", *PHASES]
-    return cycles.groupby([*_GROUP, "method"], sort=False)[columns].mean()
+    """Mean of a cycle, indexed by (source, temperature, task, method); `verified` of drafted cycles alone."""
+    key = [*_GROUP, "method"]
+    means = cycles.groupby(key, sort=False)[["tokens", "depth", *PHASES]].mean()
+    verified = cycles[cycles["depth"] > 0].groupby(key, sort=False)["verified"].mean()
+    return means.assign(verified=verified.reindex(means.index, fill_value=0.0))
 
 
 def _block_rows(prompts: pd.DataFrame, shapes: pd.DataFrame, runs: pd.DataFrame, seed: int) -> list[dict]:

@@ -70,8 +70,9 @@ class Walk:
         return sum(cycle.milliseconds for cycle in self.cycles)
 
 
-def page(title: str, rule: str, prompt: str, walks: list[Walk]) -> str:
-    """The whole file; `rule` says how the prompt was chosen."""
+def page(title: str, rule: str, prompt: str, walks: list[Walk], lossless: bool) -> str:
+    """The whole file; `rule` says how the prompt was chosen, `lossless` whether all gave the same tokens."""
+    text = "the same text; they differ in" if lossless else "NOT the same text (a near-tie?), and differ in"
     longest = max(walk.milliseconds for walk in walks)
     sections = "\n".join(_section(walk, longest) for walk in walks)
     return f"""<!DOCTYPE html>
@@ -79,7 +80,7 @@ def page(title: str, rule: str, prompt: str, walks: list[Walk]) -> str:
 <head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>
 <body>
 <h1>{escape(title)}</h1>
-<p>{escape(rule)} All methods give the same text; they differ in the steps by which they reach it.</p>
+<p>{escape(rule)} The methods give {text} the steps by which they reach it.</p>
 <h2>Prompt</h2>
 <div class="text prompt">{escape(prompt)}</div>
 <h2>Answer, cycle by cycle</h2>

@@ -1,6 +1,6 @@
 """Sentences and tables of the report, generated from the benchmark's numbers and nothing else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from ltd.measurement.summary import (
     ORACLE,
     compare,
     gap_shares,
+    headline_tasks,
     simulation_error,
 )
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
-from ltd.reporting.paper_results import SOURCE, main_table, ratio_to_grid
+from ltd.reporting.paper_results import ALIASES, SOURCE, main_table, ratio_to_grid
+from ltd.rl.presets import PRESETS
 
 LEARNED = "ltd"
 THIS_RUN = "this run"  # our column beside the paper's models
@@ -122,6 +124,7 @@ def findings(
     if LOOKUP_LEARNED in measured.index:
         sentences.append(f"{LOOKUP_LEARNED} drafts by look-up, with policies of its own, untuned.")
     sentences += verdicts(runs, spread, seed)
+    sentences += all_tasks(runs, seed)
     sentences += replayed(summary)
     if LEARNED in measured.index:
         row = measured.loc[LEARNED]
@@ -137,6 +140,15 @@ def verdicts(runs: pd.DataFrame, spread: pd.Series, seed: int) -> list[str]:
     pairs += [(LEARNED, opponent) for opponent in OPPONENTS]
     decoded = set(runs["method"])
     return [verdict(runs, *pair, spread, seed) for pair in pairs if set(pair) <= decoded]
+
+
+def all_tasks(runs: pd.DataFrame, seed: int) -> list[str]:
+    """The policies over the best static setting in the mean of all tasks, where the mean leaves some out."""
+    tasks = list(dict.fromkeys(runs["task"]))
+    if not {LEARNED, GRID} <= set(runs["method"]) or len(headline_tasks(tasks)) == len(tasks):
+        return []
+    ratios = compare(runs, LEARNED, GRID, seed).set_index("task")["ratio"]
+    return [f"In the mean of all {len(tasks)} tasks {LEARNED} is {ratios[tasks].mean():.3f}x {GRID}."]
 
 
 def judged(runs: pd.DataFrame, method: str, baseline: str, spread: pd.Series, seed: int) -> pd.DataFrame:
@@ -258,6 +270,7 @@ def paper_task_rows(summary: pd.DataFrame, temperature: float) -> pd.DataFrame |
     paper = main_table(temperature)
     paper = paper[paper["task"] != "mean"]
     ours = shown_rows(summary)
+    ours = ours.assign(task=ours["task"].replace(ALIASES))
     ours = ours[ours["task"].isin(set(paper["task"])) & ours["method"].isin(set(paper["method"]))]
     if ours.empty:
         return None
@@ -271,19 +284,30 @@ def paper_task_rows(summary: pd.DataFrame, temperature: float) -> pd.DataFrame |
 def paper_sentence(summary: pd.DataFrame, temperature: float) -> str | None:
     """Compare the gain of learned policies over the best static setting with the paper's."""
     theirs = ratio_to_grid(temperature)
-    measured = summary[(summary["task"] == MEAN_TASK) & (summary["source"] == "measured")]
-    measured = measured.set_index("method")
-    if theirs.empty or not {"ltd:paper", GRID} <= set(measured.index):
+    measured = summary[(summary["task"] != MEAN_TASK) & (summary["source"] == "measured")]
+    speedups = measured.pivot(index="task", columns="method", values="speedup")
+    if theirs.empty or not {"ltd:paper", GRID} <= set(speedups):
         return None
+    speedups = speedups.loc[headline_tasks(list(speedups.index))]
     ours = [
-        f"{measured.loc[m, 'speedup'] / measured.loc[GRID, 'speedup']:.3f} for {m}"
-        for m in ("ltd:paper", LEARNED)
-        if m in measured.index
+        f"{(speedups[method] / speedups[GRID]).mean():.3f} for {method}"
+        for method in ("ltd:paper", LEARNED)
+        if method in speedups
     ]
     return (
         f"Over the best static setting the paper's policies gain {theirs.min():.3f} to {theirs.max():.3f} "
         f"(median {theirs.median():.3f} over {len(theirs)} models, {SOURCE}); "
         f"here it is {' and '.join(ours)}."
+    )
+
+
+def paper_training_sentence(settings: Mapping[str, Any]) -> str:
+    """How the policies of the paper's formulation were trained, which is what their row is worth."""
+    tasks, paper = ", ".join(settings["train_tasks"]) or "all tasks", PRESETS["paper"]
+    steps = [f"{settings[name]:,} of the paper's {paper[name]:,}" for name in ("size_steps", "depth_steps")]
+    return (
+        f"ltd:paper is the paper's formulation, untuned, trained on {tasks} with {steps[0]} first steps for "
+        f"the size and {steps[1]} for the depth."
     )
 
 

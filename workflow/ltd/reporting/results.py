@@ -49,6 +49,7 @@ class Results:
     head: dict[str, Any] | None
     target: dict[str, Any] | None
     tuning: dict[str, Any] | None
+    paper_training: dict[str, Any] | None
     chains: list[Chain]
 
     @classmethod
@@ -80,6 +81,7 @@ class Results:
             head=_optional(experiment / "draft" / "training.json"),
             target=_optional(experiment / "target" / "training.json"),
             tuning=_optional(experiment / "tuning" / "best.json"),
+            paper_training=_optional(experiment / "policies" / "paper" / "best" / "settings.json"),
             chains=[chain for chain in chains if chain is not None],
         )
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from ltd.ablations.catalogue import GRID
-from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK
+from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK, mean_over
 from ltd.reporting import findings, pairs, sampling
+from ltd.reporting.figures import ordered_tasks
 from ltd.reporting.results import Results
 from ltd.reporting.stage_costs import stage_costs
 from ltd.reporting.training_figures import Chain
@@ -44,12 +45,15 @@ def write_report(
     sentences += pairs.pair_sentences(compared)
     if sentence := findings.paper_sentence(summary, GREEDY):
         sentences.append(sentence)
+    if results.paper_training is not None:
+        sentences.append(findings.paper_training_sentence(results.paper_training))
     sections = [
         f"# Learning to Draft: {experiment.name}",
         findings.bullet_list(sentences),
         "## Main table",
-        "Mean of the tasks; speedups are ratios of tokens per second over autoregressive decoding on the "
-        "same engine, from sums over prompts, with 95% intervals from paired resampling of prompts.",
+        f"{mean_over(ordered_tasks(results.runs['task']))} Speedups are ratios of tokens per second over "
+        "autoregressive decoding on the same engine, from sums over prompts, with 95% intervals from paired "
+        "resampling of prompts.",
         findings.markdown(findings.main_rows(summary), MAIN_FORMATS),
         findings.noise_sentence(results.noise),
         _figure("composition", drawn, "Time per emitted token by phase."),

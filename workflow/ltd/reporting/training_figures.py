@@ -71,7 +71,7 @@ def policy_figure(chain: Chain) -> Figure:
             look = {
                 "color": colours[index],
                 "linestyle": LINES[index % len(LINES)],
-                "marker": MARKERS[index],
+                "marker": MARKERS[index % len(MARKERS)],
                 "markersize": 3,
                 "linewidth": 1,
             }
@@ -90,18 +90,20 @@ def policy_figure(chain: Chain) -> Figure:
 
 
 def iteration_figure(chains: Sequence[Chain]) -> Figure:
-    """Validation speedup of every chain after every iteration, the best static setting as a line."""
+    """Every chain after every iteration: validation speedup over that of the best static setting on the same
+    prompts, which are not those of another chain.
+    """
     figure = Figure(figsize=(5.0, 3.0), layout="constrained")
     axes = figure.subplots()
     colours = shades(len(chains) + 1)
     for index, chain in enumerate(chains):
-        speedups = [validation["speedup"] for validation in chain.validations]
+        speedups = [entry["speedup"] / entry["static"]["speedup"] for entry in chain.validations]
         axes.plot(
             range(len(speedups)),
             speedups,
             color=colours[index],
             linestyle=LINES[index % len(LINES)],
-            marker=MARKERS[index],
+            marker=MARKERS[index % len(MARKERS)],
             label=chain.name,
         )
         axes.scatter(
@@ -112,10 +114,10 @@ def iteration_figure(chains: Sequence[Chain]) -> Figure:
             edgecolor=INK,
             zorder=4,
         )
-    static = max(chain.validations[0]["static"]["speedup"] for chain in chains)
-    axes.axhline(static, color=INK, linestyle="--", linewidth=0.8, label="best static setting")
+    axes.axhline(1, color=INK, linestyle="--", linewidth=0.8, label="best static setting")
     axes.set_xticks(range(max(len(chain.validations) for chain in chains)))
-    axes.set(xlabel="iteration of co-adaptation", ylabel="validation speedup (ringed: best)")
+    axes.set_xlabel("iteration of co-adaptation")
+    axes.set_ylabel("validation, over the best static\nsetting (ringed: best)")
     axes.legend()
     return figure
 

@@ -23,7 +23,7 @@ INTRODUCTION = (
     "In replay, test prompts, mean of the tasks: `moved` are the policies of the chain default, trained on "
     "this machine's latency profile and run as they are; `conditioned` observe the machine and were trained "
     "on a family of made-up ones; `retrained` were trained for the machine from the same traces. The grid is "
-    "searched again on each. All machines but `measured` are made up."
+    "searched again on each. `slower-*` are made up from `measured`."
 )
 
 

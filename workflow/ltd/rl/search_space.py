@@ -23,6 +23,7 @@ SPACE: dict[str, list[Any] | tuple[float, float]] = {
     "entropy_coefficient": (3e-4, 3e-2),
     "depth_gamma": [1.0, 0.99, 0.95],
     "epochs": [3, 6, 10],
+    # Of a trial: the winner's chain goes through all of `rl.rounds`, and its best iteration is kept.
     "rounds": [1, 2, 3],
 }
 

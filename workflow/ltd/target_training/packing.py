@@ -29,7 +29,6 @@ class Document:
 
     tokens: np.ndarray
     answer: np.ndarray
-    task: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def encode_conversations(conversations: Conversations, tokenizer: PreTrainedToke
     ]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else iter(())
     documents = []
-    for task, rows in conversations.items():
+    for rows in conversations.values():
         for row in rows:
             tokens: list[int] = []
             answer: list[bool] = []
@@ -95,7 +94,7 @@ def encode_conversations(conversations: Conversations, tokenizer: PreTrainedToke
                 reply = [*next(encoded), end]
                 tokens += prompt + reply
                 answer += [False] * len(prompt) + [True] * len(reply)
-            documents.append(Document(np.array(tokens), np.array(answer), task))
+            documents.append(Document(np.array(tokens), np.array(answer)))
     return documents
 
 
