@@ -8,9 +8,11 @@ is never judged. The head is the paper's comparison's: SiLU(W1 x) + W2 x of 1024
 
 On trees: the hidden state is that of the best node that a pass expands, and "accepted" means that the
 accepted path reaches the pass's level inside the verified tree. Each factor is learned from those
-positions alone where the path had come as far as the level before, which makes the product the
-probability of reaching the level from the first one. The fitted variant learns from trees of the best
-static size, the published one from the papers' 60 nodes.
+positions alone where the path had come as far as the level before, so that the product stands for the
+probability of reaching the level from the first one. It is lower than that: training takes as many accepted
+tokens as rejected ones, and of all tokens more are accepted. The search for the threshold makes up for it at
+one depth, not at all of them. The fitted variant learns from trees of the best static size, the published one
+from the papers' 60 nodes.
 """
 
 from collections.abc import Callable
