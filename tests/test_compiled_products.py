@@ -20,7 +20,8 @@ from ltd.engine.compiled.products import (
 from ltd.engine.compiled.weights import in_float, in_half, in_pairs
 
 HOLDINGS = {"float32": in_float, "half": in_half, "pairs": in_pairs}
-ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 19)
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 19, 32, 33, 70)
+MOST_ROWS = ROWS[-1]
 widened_product = make_product(PANELS_OF_WIDENED_PAIRS, WidenedPairs)
 
 
@@ -44,10 +45,12 @@ def multiply(compute, rows: Tensor, weight: np.ndarray, outputs: int) -> Tensor:
     return torch.from_numpy(target[:, :outputs])
 
 
-@pytest.mark.parametrize("inputs", [1, 34, 35])
+@pytest.mark.parametrize(
+    "inputs", [1, 34, 35, 96]
+)  # the last: whole blocks of tile registers, where there are any
 @pytest.mark.parametrize("held", HOLDINGS)
 def test_products_are_those_of_the_numbers_held(held, inputs):
-    weight, rows = numbers(123, inputs), numbers(19, inputs, seed=1)
+    weight, rows = numbers(123, inputs), numbers(MOST_ROWS, inputs, seed=1)
     panels = panels_of(HOLDINGS[held](weight))
     kinds = {"float32": (weight, rows), "half": (weight.half(), rows)}
     held_weight, held_rows = kinds.get(held, (weight.bfloat16(), rows.bfloat16()))
@@ -57,21 +60,24 @@ def test_products_are_those_of_the_numbers_held(held, inputs):
         torch.testing.assert_close(found.double(), expected[:count], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("inputs", [70, 96])
 @pytest.mark.parametrize("held", HOLDINGS)
-def test_a_row_does_not_depend_on_its_neighbours(held):
-    panels, rows = panels_of(HOLDINGS[held](numbers(123, 70))), numbers(19, 70, seed=1)
-    alone = torch.cat([multiply(whole, row[None], panels, 123) for row in rows])
+def test_a_row_does_not_depend_on_its_neighbours(held, inputs):
+    panels, rows = panels_of(HOLDINGS[held](numbers(500, inputs))), numbers(MOST_ROWS, inputs, seed=1)
+    alone = torch.cat([multiply(whole, row[None], panels, 500) for row in rows])
     for count in ROWS:
-        assert torch.equal(multiply(whole, rows[:count], panels, 123), alone[:count])
+        assert torch.equal(multiply(whole, rows[:count], panels, 500), alone[:count])
 
 
 def test_processors_without_an_instruction_for_pairs_compute_the_same():
-    """The sum of a pair's products is rounded twice, second product first, in either way."""
-    panels, rows = panels_of(in_pairs(numbers(123, 71))), numbers(19, 71, seed=1)
+    """The sum of a pair's products is rounded twice, second product first, in either way; 71 inputs are no
+    whole blocks, so tile registers take no part.
+    """
+    panels, rows = panels_of(in_pairs(numbers(123, 71))), numbers(MOST_ROWS, 71, seed=1)
     for count in ROWS:
         found = multiply(widened, rows[:count], panels, 123)
         assert torch.equal(found, multiply(whole, rows[:count], panels, 123))
-    expected = torch.zeros(19, 123)
+    expected = torch.zeros(MOST_ROWS, 123)
     weight = numbers(123, 71).bfloat16().double()
     for first in range(0, 71, 2):
         for i in (first + 1, first):
@@ -101,7 +107,7 @@ def test_tiles_of_any_processor_give_the_same_sums(registers):
     def compute(rows, weight, target):
         tiled(rows, weight, weight.shape[1], 0, len(weight), target)
 
-    panels, rows = panels_of(in_half(numbers(123, 34))), numbers(19, 34, seed=1)
+    panels, rows = panels_of(in_half(numbers(123, 34))), numbers(MOST_ROWS, 34, seed=1)
     for count in ROWS:
         found = multiply(compute, rows[:count], panels, 123)
         assert torch.equal(found, multiply(whole, rows[:count], panels, 123))

@@ -15,18 +15,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from ltd.engine.compiled.number_types import has_tile_registers
+
 # The threads of torch and those of the kernels are then one pool, where two would fight for the cores.
 numba.config.THREADING_LAYER = "omp"
 
 
 def _cache_folder() -> Path:
     """Where machine code is kept: one folder per state of the sources, because Numba does not notice when a
-    kernel that another one calls has changed.
+    kernel that another one calls has changed, and whether the system allows AMX, which it does not ask.
     """
     sources = sorted(Path(__file__).parent.glob("*.py"))
     state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     beside, home = Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "learning-to-draft"
-    return (beside if os.access(beside.parent, os.W_OK) else home) / f"kernels-{state}"
+    name = f"kernels-{state}{'-amx' * has_tile_registers()}"
+    return (beside if os.access(beside.parent, os.W_OK) else home) / name
 
 
 numba.config.CACHE_DIR = str(_cache_folder())

@@ -4,12 +4,16 @@ The step of a loop takes one input, or two where numbers are held in pairs of bf
 for every panel, a number for every row, and a sum of float32 for each pair of them.
 """
 
+import ctypes
+from functools import cache
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
+# Linux's arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), on x86.
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
 LANES = 8  # outputs of a panel: what a register of 256 bits holds
 FLOAT, HALF, BITS = ir.FloatType(), ir.HalfType(), ir.IntType(32)
 VECTOR, BIT_VECTOR = ir.VectorType(FLOAT, LANES), ir.VectorType(BITS, LANES)
@@ -100,6 +104,15 @@ _BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 def multiplies_pairs() -> bool:
     """Whether the processor that Numba compiles for multiplies pairs of bfloat16 by an instruction."""
     return _has("avx512bf16")
+
+
+@cache
+def has_tile_registers() -> bool:
+    """Whether that processor has AMX for bfloat16, and the system lets this process use it: it is asked."""
+    if not (_has("amx-tile") and _has("amx-bf16")):
+        return False
+    binding.initialize_native_asmparser()
+    return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0
 
 
 def vector_registers() -> int:

@@ -11,8 +11,16 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from ltd.engine.compiled import amx
 from ltd.engine.compiled.arithmetic import bits_of_float, kernel
-from ltd.engine.compiled.number_types import LANES, Pairs, WidenedPairs, multiplies_pairs, vector_registers
+from ltd.engine.compiled.number_types import (
+    LANES,
+    Pairs,
+    WidenedPairs,
+    has_tile_registers,
+    multiplies_pairs,
+    vector_registers,
+)
 from ltd.engine.compiled.tiles import make_tile
 
 PAIR = np.uint32  # how a pair of bfloat16 is held
@@ -110,6 +118,16 @@ if multiplies_pairs():
     _product_of_pairs = make_product(PANELS_OF_PAIRS)
 else:
     _product_of_pairs = make_product(PANELS_OF_WIDENED_PAIRS, WidenedPairs)
+if has_tile_registers():
+    _whole_blocks = amx.make_product()
+
+    @kernel(kept=False)
+    def _product_of_blocks(rows, weight, steps, first, last, target):
+        # What does not fill tile registers takes the other way, always: a row's result is one.
+        if steps % amx.BLOCK:
+            _product_of_pairs(rows, weight, steps, first, last, target)
+        else:
+            _whole_blocks(rows, weight, steps, first, last, target)
 
 
 def product(rows, weight, steps, first, last, target):
@@ -124,7 +142,12 @@ def product(rows, weight, steps, first, last, target):
 
 @overload(product)
 def _product(rows, weight, steps, first, last, target):
-    chosen = _product_of_pairs if weight.dtype == types.uint32 else _product_of_floats
+    if weight.dtype != types.uint32:
+        chosen = _product_of_floats
+    elif has_tile_registers():
+        chosen = _product_of_blocks
+    else:
+        chosen = _product_of_pairs
 
     def call(rows, weight, steps, first, last, target):
         chosen(rows, weight, steps, first, last, target)
