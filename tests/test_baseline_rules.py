@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from baseline_data import BEAM, DEPTH, LEVELS, data_of, depth_chosen, state_at, threshold_controller
+from ltd import devices
 from ltd.baselines import FITTED, PUBLISHED, c2t, classifier, ddd, disco, gammatune, specdecpp, svip
 from ltd.baselines.catalogue import BASELINES
 from ltd.baselines.threshold import quantiles
@@ -122,7 +123,7 @@ def test_specdecpp_multiplies_along_the_path_from_the_second_level_on(
     threshold, depth, compiled, monkeypatch
 ):
     """With P = sigmoid(x) a level and 0.1, 0.9, 0.8: no rejection so far with 1, then 0.9, then 0.72."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: not compiled)
+    monkeypatch.setattr(devices, "has_numba", lambda: compiled)
     head = specdecpp.AcceptanceHead(1, 1)
     with torch.no_grad():
         for parameter in head.parameters():

@@ -27,7 +27,7 @@ from ltd.errors import InputError
 from ltd.opponents.calibration import PLACES, Calibration
 from ltd.opponents.marginal_rule import MarginalRule
 from ltd.opponents.rule_controller import RuleController
-from ltd.rl.live_decision import PARTS
+from ltd.rl import COMPILED_PARTS
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_controller import PolicyController
@@ -54,7 +54,7 @@ def network_of(inputs, outputs, seed=0, hidden=16):
     )
 
 
-def policy(kind, seed, parts=PARTS, **schedule):
+def policy(kind, seed, parts=COMPILED_PARTS, **schedule):
     """Random weights, with a bias that balances what a random draft looks like."""
     spec = ObservationSpec(parts, BEAM, DEPTH, SIZES, root_prior=ROOTS)
     actions = SIZES if kind == "size" else (0, 1)
@@ -87,7 +87,7 @@ def marginal_rule(seed):
 CONTROLLERS = {
     "policies": lambda seed: PolicyController(policy("depth", seed), policy("size", seed + 1)),
     "other policies": lambda seed: PolicyController(
-        policy("depth", seed, PARTS[3:6]), policy("size", seed, PARTS[:2])
+        policy("depth", seed, COMPILED_PARTS[3:6]), policy("size", seed, COMPILED_PARTS[:2])
     ),
     "policies, at intervals": lambda seed: PolicyController(
         policy("depth", seed, first_decision=1, interval=2), policy("size", 2)

@@ -1,4 +1,4 @@
-"""Classifiers on a draft in progress, compiled and as for a GPU, against the replay of the same drafts."""
+"""Classifiers on a draft in progress, compiled and without Numba, against the replay of the same drafts."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ltd import devices
 from ltd.baselines import c2t, disco, specdecpp
 from ltd.baselines.threshold import ThresholdController, ThresholdSettings, quantiles
 from ltd.engine.tree import pool_size
@@ -56,8 +57,8 @@ def head_of(width):
 def test_deployed_classifiers_stop_where_their_recorded_signal_does(
     rule, network, compiled, drafts, monkeypatch
 ):
-    """At every level of every draft and for many thresholds, compiled and as for a GPU."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: not compiled)
+    """At every level of every draft and for many thresholds, compiled and without Numba."""
+    monkeypatch.setattr(devices, "has_numba", lambda: compiled)
     recorded = rule.signal(network).recorded(drafts)
     settings = ThresholdSettings(0.0, tuple(range(1, DEPTH)), DEPTH, 7)
     controller = ThresholdController(rule.name, settings, rule.signal(network), network)
@@ -76,7 +77,7 @@ def test_deployed_classifiers_stop_where_their_recorded_signal_does(
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("max_size", [1, 5, 60])
 def test_deployed_pruning_keeps_as_many_nodes_as_replay(max_size, compiled, drafts, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: not compiled)
+    monkeypatch.setattr(devices, "has_numba", lambda: compiled)
     network, sizes, others = network_of(2), set(), 0
     for depth in range(1, DEPTH + 1):
         confidence = c2t.recorded_confidence(network, drafts, depth, max_size)

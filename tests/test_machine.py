@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
 from ltd.replay.latency_family import Change, changed
 from ltd.replay.simulator import simulate
@@ -172,7 +173,7 @@ def test_a_policy_without_a_machine_is_refused_in_one_line(pair, tmp_path):
         PolicyController.load(tmp_path)
     assert "\n" not in str(said.value)
     assert PolicyController.load(tmp_path, profile=FREE).weights["depth"] > 0
-    state = type("State", (), {"depth": 0, "scores": torch.zeros(1), "context_length": 3, "root": 0})
+    state = DraftState(max_depth=1, beam=1, scores=torch.zeros(1), context_length=3)
     with pytest.raises(InputError, match="observation part 'machine': a draft does not show it"):
         LiveObserver(pair["size"].spec).observe(state)
     with pytest.raises(InputError, match="'machine': expected once, after all other parts"):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ltd import devices
 from ltd.benchmark import benchmark
 from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
@@ -127,8 +128,8 @@ def test_the_deployed_decisions_are_the_replayed_ones(fitted, world, name):
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_the_deployed_rule_weighs_what_the_replayed_one_does(fitted, monkeypatch, compiled):
-    """At every depth of hundreds of drafts, half with scores that often tie, compiled and as for a GPU."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: not compiled)
+    """At every depth of hundreds of drafts, half with scores that often tie, compiled and without Numba."""
+    monkeypatch.setattr(devices, "has_numba", lambda: compiled)
     rule, traces = load_rule(fitted / "marginal_rule"), synthetic_traces(seed=5, sequences=12)
     # So that neither going on nor stopping prevails.
     rule.forecast[:, 0] -= rule.forecast[:, 0] / 2

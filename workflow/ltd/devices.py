@@ -2,6 +2,7 @@
 
 import os
 import platform
+from functools import cache
 
 import torch
 
@@ -27,6 +28,18 @@ def set_threads(threads: int) -> int:
     count = threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(count)
     return count
+
+
+@cache
+def has_numba() -> bool:
+    """Whether kernels can be compiled for the CPU. Decoding there needs them; decoding on a GPU, where Python
+    and numpy may be of versions that Numba does not know yet, decides more slowly without.
+    """
+    try:
+        import numba  # noqa: F401
+    except Exception:  # beside a numpy that it does not know, not only an ImportError
+        return False
+    return True
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

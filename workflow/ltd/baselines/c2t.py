@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from ltd import devices
 from ltd.baselines import FITTED, PUBLISHED
 from ltd.baselines.classifier import DEPTH_UNIT, exported, perceptron, sigmoid, train_network
 from ltd.baselines.lanes import LaneResults, Stateless, replay_lanes
@@ -75,8 +75,8 @@ class PruningController(BaselineController):
         super().__init__(name, settings.depth, settings.max_size, {"size": network.weights})
         self.settings, self.network = settings, network
         self._levels, self._compiled = np.empty(0, dtype=np.int64), None
-        if not torch.cuda.is_available():
-            from ltd.baselines.live_decisions import ConfidentNodes  # a GPU needs no Numba
+        if devices.has_numba():
+            from ltd.baselines.live_decisions import ConfidentNodes
 
             self._compiled = ConfidentNodes(network, settings.confidence, settings.max_size)
 
@@ -95,7 +95,7 @@ class PruningController(BaselineController):
         """Count what the classifier keeps."""
         if self._compiled:
             return self._compiled(state)
-        scores = state.scores[: state.pool].numpy(force=True)[None]
+        scores = state.score_array[: state.pool][None]
         if len(self._levels) != state.pool:
             self._levels = level_of_nodes(state.beam, state.pool)
         _, inputs = best_nodes(scores, self._levels, self.settings.max_size)

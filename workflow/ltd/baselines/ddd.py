@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ltd import devices
 from ltd.baselines.threshold import ThresholdRule
 from ltd.engine.tree import pool_size
 from ltd.replay.traces import Traces
@@ -31,11 +32,12 @@ class BeamMass:
     def live(self, state: Any) -> float:
         """Of the newest level."""
         level = slice(pool_size(state.beam, state.depth - 1), state.pool)
-        if not state.scores.is_cuda:
-            from ltd.engine.compiled import signals  # a GPU needs no Numba
+        scores = state.score_array[level]
+        if devices.has_numba():
+            from ltd.engine.compiled import signals
 
-            return float(signals.beam_mass(state.score_array[level], state.beam))
-        return float(beam_mass(state.scores[level].numpy(force=True)[None], state.beam)[0])
+            return float(signals.beam_mass(scores, state.beam))
+        return float(beam_mass(scores[None], state.beam)[0])
 
     def for_tree(self) -> tuple[Callable, Any]:
         """The kernel that drafts by this signal, and its details."""

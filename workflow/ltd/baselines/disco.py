@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
+from ltd import devices
 from ltd.baselines.classifier import DEPTH_UNIT, exported, perceptron, reached, sigmoid, train_network
 from ltd.baselines.svip import recorded_entropy
 from ltd.baselines.threshold import ThresholdRule
@@ -50,8 +50,8 @@ class PredictedAcceptance:
 
     def __init__(self, network: PolicyNetwork) -> None:
         self.network, self._compiled = network, None
-        if not torch.cuda.is_available():
-            from ltd.baselines.live_decisions import LevelAcceptance  # a GPU needs no Numba
+        if devices.has_numba():
+            from ltd.baselines.live_decisions import LevelAcceptance
 
             self._compiled = LevelAcceptance(network)
 
@@ -59,7 +59,7 @@ class PredictedAcceptance:
         """Of the newest level."""
         if self._compiled:
             return self._compiled(state)
-        level = state.scores[pool_size(state.beam, state.depth - 1) : state.pool].numpy(force=True)
+        level = state.score_array[pool_size(state.beam, state.depth - 1) : state.pool]
         inputs = level_inputs(level[None], np.array([state.entropy()]), state.depth, state.beam)
         return float(sigmoid(self.network.logits(inputs))[0, 0])
 

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ltd import devices
 from ltd.baselines.classifier import reached, sigmoid, train_network
 from ltd.baselines.threshold import ThresholdRule
 from ltd.baselines.variants import FitData
@@ -80,24 +81,25 @@ class NoRejection:
     """The signal: the predicted probability that no level after the first is rejected so far."""
 
     def __init__(self, head: AcceptanceHead) -> None:
-        self.head, self._of_level = head, self._through_torch
+        self.head, self._compiled = head, None
         self._product = 1.0
-        if not torch.cuda.is_available():
-            from ltd.baselines.live_decisions import StateAcceptance  # a GPU needs no Numba
+        if devices.has_numba():
+            from ltd.baselines.live_decisions import StateAcceptance
 
-            self._of_level = StateAcceptance(*head.for_kernel())
+            self._compiled = StateAcceptance(*head.for_kernel())
 
     def live(self, state: Any) -> float:
         """Of the newest level; asked after every level from the second one on, which starts anew."""
         if state.depth < FIRST_JUDGED:
             return 1.0
         before = self._product if state.depth > FIRST_JUDGED else 1.0
-        self._product = before * self._of_level(state)
+        on_cpu = self._compiled is not None and not state.feature.is_cuda
+        self._product = before * (self._compiled if on_cpu else self._through_torch)(state)
         return self._product
 
     @torch.inference_mode()
     def _through_torch(self, state: Any) -> float:
-        """The newest level's factor."""
+        """The newest level's factor, on the device of the hidden state."""
         if self.head.output.weight.device != state.feature.device:
             self.head.to(state.feature.device)
         return float(sigmoid(self.head(state.feature[None].float()).numpy(force=True))[0, 0])

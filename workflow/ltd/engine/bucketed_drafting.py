@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.engine.bucketed_forward import padded_mask
+from ltd.engine.controllers import distribution_entropy
 from ltd.engine.drafting import Drafter
 from ltd.engine.fusion import has_kernels
 from ltd.engine.graphs import Passes, bucket, context_buckets
@@ -70,6 +71,7 @@ class BucketedDrafter(Drafter):
         width, vocabulary = self.head.config.hidden_size, self.head.config.draft_vocab_size
         self.hidden = torch.zeros(self.beam, width, dtype=dtype, device=self.device)
         self._logits = torch.zeros(vocabulary, device=self.device)
+        self.state.entropy_of = self._entropy_of
 
     def _capture(self) -> None:
         """Meet every pass once, so that none is captured while time is taken."""
@@ -78,6 +80,7 @@ class BucketedDrafter(Drafter):
                 self.passes.run(("prefix", rows, context), partial(self._prefix, rows, context))
             for level in range(1, self.max_depth):
                 self.passes.run(("beam", level, context), partial(self._beam, level, context))
+        self._entropy_of(self._logits)
         self.state.scores.fill_(float("-inf"))
         self.reset()
 
@@ -98,6 +101,10 @@ class BucketedDrafter(Drafter):
         self.pending = count
         self._new_tree()
         return self._pending_tokens.narrow(0, count - 1, 1)
+
+    def _entropy_of(self, logits: Tensor) -> Tensor:
+        """In one launch; logits are always the newest pass's."""
+        return self.passes.run("entropy", partial(distribution_entropy, self._logits))
 
     def _prefix_pass(self, first: int, count: int) -> None:
         """Over deferred rows `first` and following, which join the cache; level 1 is entered."""

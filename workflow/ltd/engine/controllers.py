@@ -4,6 +4,7 @@ A controller sees what a deployed one could see: the scores of the tree so far, 
 what was accepted before. It never sees the target's logits of the cycle that it decides about.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -21,6 +22,12 @@ if TYPE_CHECKING:  # a GPU needs no Numba
 PAPER_TREE = 10, 12  # beam and largest depth
 
 
+def distribution_entropy(logits: Tensor) -> Tensor:
+    """Entropy (nats, float32 []) of a draft distribution, logits [Vd]."""
+    log_probs = logits.float().log_softmax(dim=-1)
+    return -(log_probs.exp() * log_probs).sum()
+
+
 @dataclass
 class DraftState:
     """The tree drafted so far in this cycle.
@@ -29,7 +36,8 @@ class DraftState:
     -inf where nothing is drafted yet; context_length: tokens in the target's cache; root: the newest token,
     which the tree continues; feature [H] and draft_logits [Vd]: the head's
     hidden state and output at the best row of the newest pass (None at depth 0; in replay the latter always,
-    the former where the traces hold no features). One object serves all cycles and changes in place.
+    the former where the traces hold no features); entropy_of: computes the entropy of draft_logits on a GPU.
+    One object serves all cycles and changes in place.
     """
 
     max_depth: int
@@ -40,18 +48,41 @@ class DraftState:
     root: int = 0
     feature: Tensor | None = None
     draft_logits: Tensor | None = field(default=None, repr=False)
+    entropy_of: Callable[[Tensor], Tensor] = field(default=distribution_entropy, repr=False)
+
+    def __post_init__(self) -> None:
+        self._fetched = 0  # depth at which the scores were copied from a GPU
+
+    def clear(self) -> None:
+        """Another draft begins."""
+        self.depth, self.feature, self.draft_logits, self._fetched = 0, None, None, 0
 
     @property
     def pool(self) -> int:
         """Nodes drafted so far."""
         return pool_size(self.beam, self.depth)
 
-    @cached_property
+    @property
     def score_array(self) -> NDArray:
-        """The scores in the same memory, on a CPU: asking torch for it every time costs tens of microseconds
-        where its code has left the caches.
+        """The scores for code on the host; on a CPU in the same memory. From a GPU they are fetched once a
+        level, always into the same array, which says nothing about levels that are not drafted yet.
         """
-        return self.scores.numpy()
+        on_host, array = self._on_host
+        if self._fetched != self.depth and self.scores.is_cuda:
+            on_host.copy_(self.scores)
+            self._fetched = self.depth
+        return array
+
+    @cached_property
+    def _on_host(self) -> tuple[Tensor, NDArray]:
+        """Made once: asking torch for the array every time costs tens of microseconds on a CPU where its code
+        has left the caches. Pinned: a copy from a GPU goes straight there.
+        """
+        on_host = self.scores
+        if on_host.is_cuda:
+            with torch.inference_mode(False):  # whoever looks first, it can be written to outside, too
+                on_host = torch.empty(on_host.shape, dtype=on_host.dtype, pin_memory=True)
+        return on_host, on_host.numpy()
 
     def entropy(self) -> float:
         """Entropy (nats) of the draft distribution at the best row of the newest pass; computed when
@@ -61,8 +92,7 @@ class DraftState:
             from ltd.engine.compiled.signals import entropy  # a GPU needs no Numba
 
             return float(entropy(self.draft_logits.numpy()))
-        log_probs = self.draft_logits.float().log_softmax(dim=-1)
-        return float(-(log_probs.exp() * log_probs).sum())
+        return float(self.entropy_of(self.draft_logits))
 
 
 class Controller(Protocol):

@@ -187,7 +187,7 @@ class Drafter:
         state = self.state
         if state.depth:
             state.scores.fill_(float("-inf"))
-        state.depth, state.feature, state.draft_logits = 0, None, None
+        state.clear()
         state.context_length = self.length + self.pending
 
     def _pass(

@@ -133,4 +133,5 @@ class LookupDrafter:
         self._scores.fill(-np.inf)
         if self.device.type != "cpu":
             self.state.scores.fill_(float("-inf"))
-        self.state.depth, self.state.context_length = 0, max(len(self.model.tokens) - 1, 0)
+        self.state.clear()
+        self.state.context_length = max(len(self.model.tokens) - 1, 0)

@@ -1,5 +1,5 @@
 """The marginal rule's decisions about the draft in progress, compiled: one by one, or as part of drafting a
-tree; for drafts on a CPU.
+tree.
 
 Up to rounding the numbers are those of `ltd.opponents.marginal_rule`.
 """

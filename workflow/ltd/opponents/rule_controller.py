@@ -4,11 +4,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
+from ltd import devices
 from ltd.opponents.marginal_rule import Growth, MarginalRule
 
-if TYPE_CHECKING:  # a GPU needs no Numba
+if TYPE_CHECKING:  # a GPU can do without Numba
     from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 
@@ -75,15 +75,15 @@ class DraftDecisions(Protocol):
 
 
 def _decisions(rule: MarginalRule) -> DraftDecisions:
-    if torch.cuda.is_available():
+    if not devices.has_numba():
         return GrowingDecisions(rule)
-    from ltd.opponents.live_rule import LiveRule  # a GPU needs no Numba
+    from ltd.opponents.live_rule import LiveRule
 
     return LiveRule(rule)
 
 
 class GrowingDecisions:
-    """By `Growth`, which adds level by level what was fetched from the GPU."""
+    """By `Growth`, which adds level by level, in numpy."""
 
     def __init__(self, rule: MarginalRule) -> None:
         self.rule = rule
@@ -103,5 +103,5 @@ class GrowingDecisions:
         self._growth.clear()
 
     def _seen(self, state: Any) -> Growth:
-        self._growth.extend(state.scores.numpy(force=True)[None], state.depth)
+        self._growth.extend(state.score_array[None], state.depth)
         return self._growth

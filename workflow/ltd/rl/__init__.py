@@ -15,3 +15,6 @@ OBSERVATION_PARTS = (
     "root",
     MACHINE_PART,
 )
+# Those that kernels write, too, numbered there in this order (`ltd.rl.live_decision`); policies that see
+# others decide through numpy.
+COMPILED_PARTS = tuple(part for part in OBSERVATION_PARTS if part not in ("hidden", MACHINE_PART))

@@ -1,7 +1,7 @@
 """Small policies' decisions about the draft in progress, compiled: one by one, or as part of drafting a tree.
 
 The observation is that of `ltd.rl.observations`, for one draft; it and the network together take a few
-microseconds, where numpy needs a dozen calls. Drafts on a GPU go that other way.
+microseconds, where numpy needs a dozen calls. Scores of a draft on a GPU are copied to the host for it.
 """
 
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ from ltd.engine.compiled.arithmetic import exponential, kernel
 from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel, static_decisions
 from ltd.engine.compiled.network import KernelNetwork, for_kernel, perceptron
 from ltd.engine.compiled.tree import best_nodes, pool_size
+from ltd.rl import COMPILED_PARTS
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE, Policy
 
-# Numbers of the parts in the kernel.
+# Numbers of the parts in the kernel: places in COMPILED_PARTS.
 NODES, LEVEL, MASS, LEVELS, DEPTH, ONE_HOT_DEPTH, LENGTH, ENTROPY, ROOT = range(9)
-PARTS = ("nodes", "level", "mass", "levels", "depth", "one_hot_depth", "length", "entropy", "root")
 
 
 class LiveObservation(NamedTuple):
@@ -55,7 +55,7 @@ class PolicyPair(NamedTuple):
 
 
 class LiveDecision:
-    """Index of a policy's best action for a `ltd.engine.controllers.DraftState` on a CPU."""
+    """Index of a policy's best action for a `ltd.engine.controllers.DraftState`."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = live_policy(policy)
@@ -70,7 +70,7 @@ class LiveDecision:
 
 def live_observation(spec: ObservationSpec) -> LiveObservation:
     """An observation as the kernel takes it."""
-    kinds = np.array([PARTS.index(part) for part in spec.parts], np.int64)
+    kinds = np.array([COMPILED_PARTS.index(part) for part in spec.parts], np.int64)
     table = np.zeros(1, np.float32) if spec.root_prior is None else spec.root_prior.values
     sizes = np.array(spec.sizes, np.int64)
     return LiveObservation(kinds, spec.beam, spec.max_depth, spec.top, sizes, table)

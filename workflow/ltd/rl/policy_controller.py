@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from ltd import devices
 from ltd.replay.latency import LatencyProfile
-from ltd.rl.machine import PART, settled
+from ltd.rl import COMPILED_PARTS
+from ltd.rl.machine import settled
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
 from ltd.rl.policies import CONTINUE, Policy, load_policy
 
-if TYPE_CHECKING:  # a GPU needs no Numba
+if TYPE_CHECKING:  # a GPU can do without Numba
     from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 
@@ -100,16 +101,16 @@ class PolicyController:
 
 def _decision(policy: Policy, observer: "LiveObserver") -> Callable[[Any], int]:
     """What chooses the index of an action for a draft in progress."""
-    if torch.cuda.is_available() or _needs_numpy(policy):
+    if _needs_numpy(policy) or not devices.has_numba():
         return lambda state: policy.network.choose(observer.observe(state))
-    from ltd.rl.live_decision import LiveDecision  # a GPU needs no Numba
+    from ltd.rl.live_decision import LiveDecision
 
     return LiveDecision(policy)
 
 
 def _needs_numpy(policy: Policy) -> bool:
     """Whether a policy looks at what kernels do not know."""
-    return bool({PART, "hidden"} & set(policy.spec.parts))
+    return not set(policy.spec.parts) <= set(COMPILED_PARTS)
 
 
 class LiveObserver:
@@ -119,7 +120,7 @@ class LiveObserver:
         self.spec = spec
         levels, root = Levels(1, spec), np.zeros(1, np.int64)
         self._view = DraftView(np.empty((1, 0)), 0, np.zeros(1, np.int64), levels=levels, root=root)
-        self._tensor: torch.Tensor | None = None
+        self._scores: np.ndarray | None = None
         self._observations = np.zeros((1, spec.width), dtype=np.float32)
         self._columns = spec.columns(self._observations)
         self._fresh = False
@@ -131,16 +132,14 @@ class LiveObserver:
 
     def observe(self, state: Any) -> np.ndarray:
         """Return the observation [width] of a `ltd.engine.controllers.DraftState`, valid until the next."""
-        view, depth, scores = self._view, state.depth, state.scores
+        view, depth = self._view, state.depth
         if self._fresh and view.depth == depth:
             return self._observations[0]
         if depth < view.depth:
             self.clear()
-        if scores is not self._tensor or (scores.is_cuda and depth):
-            # On a CPU the array shares the tensor's memory and stays valid from cycle to cycle; from a GPU
-            # it is fetched for every decision that there is a draft to look at.
-            self._tensor = scores
-            view.scores = scores.numpy(force=True)[None]
+        scores = state.score_array  # for one draft state always the same
+        if scores is not self._scores:
+            self._scores, view.scores = scores, scores[None]
         view.depth, view.context_length[0], view.root[0] = depth, state.context_length, state.root
         if "entropy" in self.spec.parts:
             view.entropy = np.asarray([state.entropy() if depth else 0.0], dtype=np.float32)
