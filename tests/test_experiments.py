@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from ltd import configuration
 from ltd.draft_head.head_config import shape_of_head
+from ltd.engine.graphs import row_buckets
 from ltd.engine.memory import plan_memory
 from ltd.errors import InputError
 from ltd.files import write_jsonl
@@ -89,7 +90,10 @@ def test_experiment_is_valid(name, layers):
     assert config["experiment"] == name and config["dtype"] == "bfloat16"
     assert config["tree"] == {"beam": 10, "max_depth": 12}
     assert config["latency"]["sizes"][0] == 1 and config["latency"]["sizes"][-1] == 240
-    assert set(range(20, 241, 20)) <= set(config["rl"]["sizes"])
+    # The largest trees of the engine's shapes, a node fewer than rows; the profile sees where the next begin.
+    *chosen, largest = config["rl"]["sizes"]
+    assert largest == 240 and {size + 1 for size in chosen if size > 4} <= set(row_buckets(256))
+    assert {size + 1 for size in chosen if size > 4} | set(chosen) <= set(config["latency"]["sizes"])
     assert config["benchmark"]["prompts_per_task"] == config["prompts"]["test"] == 80
     assert config["rl"]["train_tasks"] == ["humaneval"]
     assert set(config["benchmark"]["test_tasks"]) == set(config["prompts"]["test_only"])
@@ -175,6 +179,12 @@ def test_shapes_fit_together(name):
     assert str(plan).endswith(")") and "weights" in str(plan)
 
 
+def test_the_larger_default_is_valid():
+    config = merged(FOLDER / "gpu-default.yaml")
+    configuration.check(config, ROOT / "workflow/schemas/config.schema.yaml")
+    assert {size + 1 for size in config["rl"]["sizes"] if size > 11} <= set(row_buckets(128))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_pass_the_look_before_the_first_stage(name):
     config = merged(FOLDER / f"{name}.yaml")
@@ -183,7 +193,7 @@ def test_shapes_pass_the_look_before_the_first_stage(name):
     check_models(config)
     limit = AutoConfig.from_pretrained(config["target"]["path"]).max_position_embeddings
     config["latency"]["context_lengths"][-1] = limit - 100
-    with pytest.raises(InputError, match=rf"{limit - 100} leaves no room .* allows {limit - 226}"):
+    with pytest.raises(InputError, match=rf"{limit - 100} leaves no room .* allows {limit - 264}"):
         check_models(config)
 
 
