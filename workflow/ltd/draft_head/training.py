@@ -10,6 +10,7 @@ there, and none is missing at the beginning of the answer.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -29,7 +30,7 @@ Result = TypeVar("Result")
 class Chains:
     """Draft chains of a batch, the longest of each sequence first.
 
-    rows [B, A]: the row t a chain starts at. depths [B, A]: its number of steps, 0 for padding.
+    rows [B, A]: the row t a chain starts at. depths [B, A]: its number of steps, descending, 0 for padding.
     """
 
     rows: Tensor
@@ -37,8 +38,13 @@ class Chains:
 
     def alive(self, step: int) -> Tensor:
         """Bool [B, n], whether the first n chains take this step; n covers all that do."""
-        taken = self.depths > step
-        return taken[:, : int(taken.sum(1).max())]
+        count = sum(depth > step for depth in self.longest)
+        return self.depths[:, :count] > step
+
+    @cached_property
+    def longest(self) -> list[int]:
+        """Steps of the longest chain of every column, descending; read once: reading waits for a GPU."""
+        return self.depths.amax(0).tolist()
 
 
 def choose_draft_vocabulary(answers: Iterable[Tensor], vocab_size: int, size: int) -> Tensor:
@@ -95,7 +101,7 @@ def unroll(
     outputs = [hidden]
     own_keys: list[Tensor] = []
     own_values: list[Tensor] = []
-    for step in range(1, int(chains.depths.max())):
+    for step in range(1, chains.longest[0]):
         count = chains.alive(step).shape[1]
         positions = rows[:, :count] + step
         read = tokens.gather(1, (positions + 1).clamp(max=tokens.shape[1] - 1))
