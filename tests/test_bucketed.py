@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from engine_models import (
     ARCHITECTURES,
     RandomController,
-    check_equal_but_for_near_ties,
+    check_near_best,
     check_same,
     flat,
     fusable,
@@ -125,11 +125,10 @@ def test_replayed_passes_in_bfloat16_differ_only_at_near_ties():
     """What a GPU computes in; `test_decoding` has all architectures, not recorded."""
     (usual, _), (fixed, drafter) = engines("qwen3", draft_vocab=8, dtype=torch.bfloat16)
     prompt = PROMPT.tolist()
-    expected = decode_autoregressive(usual, prompt, max_new_tokens=40).tokens
     plain = decode_autoregressive(fixed, prompt, max_new_tokens=40)
     drafted = decode(fixed, drafter, RandomController(), prompt, max_new_tokens=40)
     for answer in (plain, drafted):
-        check_equal_but_for_near_ties(usual, prompt, answer.tokens, expected)
+        check_near_best(usual, prompt, answer.tokens)
     assert fixed.forward.passes.replays > 20 and drafter.passes.replays > 20
 
 

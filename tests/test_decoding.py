@@ -8,7 +8,7 @@ from engine_models import (
     FORWARDS,
     UNEVEN,
     RandomController,
-    check_equal_but_for_near_ties,
+    check_near_best,
     random_drafter,
     random_engine,
     random_model,
@@ -110,11 +110,10 @@ def test_16_bits_differ_only_at_near_ties(architecture, forward, dtype):
     accepted = 0
     for seed in range(3):
         target, drafter = random_engine(forward, architecture, seed, beam=8, draft_vocab=15, dtype=dtype)
-        expected = decode_autoregressive(target, PROMPT, max_new_tokens=20).tokens
         for name in ("largest", "random"):
             result = decode(target, drafter, CONTROLLERS[name](), PROMPT, max_new_tokens=20)
             accepted += sum(cycle.accepted for cycle in result.cycles)
-            check_equal_but_for_near_ties(target, PROMPT, result.tokens, expected)
+            check_near_best(target, PROMPT, result.tokens)
     assert accepted > 10
 
 

@@ -77,7 +77,7 @@ def test_every_prompt_is_answered(folder):
 
 def test_the_head_learns(head):
     epochs = read_json(head / "training.json")["epochs"]
-    assert epochs[-1]["acceptance_length"] > 1
+    assert epochs[-1]["acceptance_length"] > epochs[0]["acceptance_length"]
 
 
 def test_traces_are_those_of_the_cpu(folder, head):

@@ -85,7 +85,10 @@ def test_heads_of_the_hub_come_as_a_folder(monkeypatch, tmp_path):
 
 def test_identity_of_models(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert len(identity(tmp_path)) == 16
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = identity(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weightz")
+    assert len(before) == 16 and identity(tmp_path) != before
     assert identity("owner/name") == "owner/name@main" and identity("owner/name@abc") == "owner/name@abc"
 
 

@@ -9,23 +9,30 @@ import pandas
 import pytest
 
 from engine_models import random_model
-from ltd.files import read_json, write_json
+from ltd.files import read_json, write_json, write_jsonl
 from ltd.target_training.tokenizer import train_tokenizer
-from ltd.texts.prompts import read_questions
-from pipeline import ROOT, snakemake
+from pipeline import snakemake
 
-PROMPTS = ROOT.parent / "shared/data/prompts"
-TASKS = ["humaneval", "gsm8k"]
+TASKS = ["mails", "sums"]
+OBJECTS = ("invoice", "parcel", "password", "refund", "receipt", "address")
+
+
+def questions(task):
+    """Forty questions that a user might have put into a file."""
+    for number in range(40):
+        one, other = OBJECTS[number % 6], OBJECTS[number // 6 % 6]
+        mail = f"Write mail {number}: the {one} is late, and I still wait for the {other}."
+        yield mail if task == "mails" else f"What is {7 * number} plus {number * number}? Say it in a word."
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """The experiment's folder after a run on a random Qwen3 model."""
-    if not PROMPTS.is_dir():
-        pytest.skip("no real prompts beside the checkout")
     folder = tmp_path_factory.mktemp("own_model")
-    questions = [question for task in TASKS for question in read_questions(PROMPTS / f"{task}.jsonl")]
-    tokenizer = train_tokenizer([turn for question in questions for turn in question.turns], 1000)
+    for task in TASKS:
+        rows = [{"question_id": number, "turns": [text]} for number, text in enumerate(questions(task))]
+        write_jsonl(folder / f"questions/{task}.jsonl", rows)
+    tokenizer = train_tokenizer([text for task in TASKS for text in questions(task)], 400)
     model = random_model("qwen3", vocab=len(tokenizer), layers=6, max_position_embeddings=2048)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -34,7 +41,7 @@ def results(tmp_path_factory):
         {
             "experiment": "own",
             "target": {"path": str(folder / "model")},
-            "prompts": {"path": str(PROMPTS), "tasks": TASKS},
+            "prompts": {"path": str(folder / "questions"), "tasks": TASKS},
             "draft": {"draft_vocab_size": 200, "epochs": 1},
             "rl": {"train_tasks": TASKS, "rounds": 0},
             "benchmark": {
@@ -66,7 +73,7 @@ def test_no_target_is_trained_and_the_head_is_made_for_the_users(results):
 
 
 def test_policies_learn_from_the_users_train_split(results):
-    splits = {split: (results / f"prompts/{split}/gsm8k.jsonl") for split in ("train", "test")}
+    splits = {split: (results / f"prompts/{split}/sums.jsonl") for split in ("train", "test")}
     turns = {
         split: {json.loads(line)["turns"][0] for line in path.read_text().splitlines()}
         for split, path in splits.items()

@@ -11,7 +11,9 @@ from ltd.errors import InputError
 from ltd.replay.traces import Traces, of_tasks
 from ltd.rl.co_adaptation import (
     KINDS,
+    Trained,
     Workshop,
+    best_static,
     evaluate_pair,
     met_observations,
     rehearse_pair,
@@ -19,15 +21,17 @@ from ltd.rl.co_adaptation import (
     train_policy_of,
 )
 from ltd.rl.evaluation import evaluate
-from ltd.rl.policies import PolicyNetwork
+from ltd.rl.observations import ObservationSpec
+from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_controller import PolicyController
+from ltd.rl.policy_folders import validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides
 from ltd.rl.ppo import action_statistics, actor_layers, build, export_network, learning_rate, segment_ends
 from ltd.rl.presets import PRESETS, with_preset
 from ltd.rl.rehearsal import outcomes, rehearsal_loss, stopping_values
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
-from ltd.rl.training_state import State
+from ltd.rl.training_state import State, Training
 from ltd.rl.workshop_files import open_workshop
 from synthetic import synthetic_profile, synthetic_traces
 
@@ -75,9 +79,7 @@ STARTS = (
 def test_a_chain_beats_the_best_static_setting(overrides):
     shop = workshop(**overrides)
     pair, evaluations = train_chain(shop, 1, seed=0)
-    static = max(
-        evaluate(shop.validation, depth, size).speedup for depth in range(1, 5) for size in (1, 2, 4, 8)
-    )
+    static = evaluate(shop.validation, *best_static(shop.validation)).speedup
     assert len(evaluations) == 2
     assert evaluate_pair(shop.validation, pair).speedup == max(e.speedup for e in evaluations)
     assert max(e.speedup for e in evaluations) > static
@@ -123,7 +125,7 @@ def test_marginal_rate_follows_the_attained_throughput():
     shop = workshop()
     trained = train_policy_of(shop, "size", {}, seed=0)
     first, last = trained.training.curves[0], trained.training.curves[-1]
-    assert first["rate"] == 1.0
+    assert first["rate"] == 1.0 and last["rate"] != 1.0
     assert 0.8 < last["rate"] / last["speedup"] < 1.1
 
 
@@ -267,6 +269,40 @@ def stage_arguments(files, *more):
 
 def words(flags):
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def made_policy(kind, parts, weight, bias, **schedule):
+    """One linear layer of given weights."""
+    spec, actions = ObservationSpec(parts, 4, 6, SIZES), SIZES if kind == "size" else (0, 1)
+    network = PolicyNetwork([(np.array(weight), np.array(bias))])
+    return Trained(Policy(kind, network, spec, actions, **schedule), Training(network, network))
+
+
+def test_validation_tells_a_constant_policy_from_one_that_adapts():
+    world = workshop().validation
+    # Goes on while a tenth of the depth, which it observes, is below 0.25; always the third size.
+    stopper = made_policy("depth", ("depth",), [[0], [-1]], [-0.25, 0])
+    pair = {"depth": stopper, "size": made_policy("size", ("depth",), np.zeros((5, 1)), np.eye(5)[2])}
+    validation = validate_pair(world, pair)
+    assert validation["size"]["is_constant"]
+    assert validation["size"]["histogram"] == {str(size): float(size == SIZES[2]) for size in SIZES}
+    best = max(SIZES, key=lambda size: evaluate(world, stopper.policy, size).speedup)
+    assert validation["size"]["best_constant"] == {
+        "action": best,
+        "speedup": evaluate(world, stopper.policy, best).speedup,
+    }
+    settings = [(depth, size) for depth in range(7) for size in SIZES]
+    depth, size = max(settings, key=lambda setting: evaluate(world, *setting).speedup)
+    assert (validation["static"]["depth"], validation["static"]["size"]) == (depth, size)
+    assert validation["depth"]["is_constant"]  # stops at depth 3 whatever is drafted
+    assert validation["depth"]["histogram"]["3"] == 1
+    width = ObservationSpec(("levels",), 4, 6, SIZES).width
+    weight = np.stack([np.zeros(width), np.ones(width)])
+    adapting = made_policy("depth", ("levels",), weight, [0.6, 0], first_decision=1)
+    validation = validate_pair(world, pair | {"depth": adapting})
+    shares = validation["depth"]["histogram"]
+    assert not validation["depth"]["is_constant"] and sum(share > 0.02 for share in shares.values()) > 1
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_the_stages_of_a_chain(files, monkeypatch):

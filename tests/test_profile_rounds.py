@@ -83,3 +83,11 @@ def test_drift_compares_a_step_and_a_cycle():
     slower = dataclasses.replace(step, ms=[[1.25 * ms for ms in row] for row in step.ms])
     change = drift(earlier, earlier.replace_table("autoregressive_step", slower), 2, 2)
     assert change["autoregressive_step"] == pytest.approx(0.25) and change["grid_cycle"] == 0
+    verify = earlier.tables["verify"]
+    slower = dataclasses.replace(verify, ms=[[1.25 * ms for ms in row] for row in verify.ms])
+    for depth, size in ((2, 2), (3, 12)):
+        change = drift(earlier, earlier.replace_table("verify", slower), depth, size)
+        assert change["autoregressive_step"] == 0
+        context = earlier.context_lengths[len(earlier.context_lengths) // 2]
+        share = earlier.verify(size, context) / earlier.cycle_seconds(depth, size, context)
+        assert change["grid_cycle"] == pytest.approx(0.25 * float(share))

@@ -125,7 +125,8 @@ class FakeClock:
         monkeypatch.setattr(decoding, "time", fake)
         self.patch, self.profile, self.drafter = monkeypatch.setattr, profile, drafter
         self.charge(CompiledVerification, "step", lambda _: profile.plain_step(target.length))
-        self.charge(CompiledVerification, "select", lambda _, size: self.verification(size))
+        self.charge(CompiledVerification, "select", lambda _, size: self.selecting(size))
+        self.charge(CompiledVerification, "verify", lambda _: profile.verify(*self.tree))
         self.charge(
             drafter, "extend", lambda: profile.draft_prefix(drafter.pending, drafter.state.context_length)
         )
@@ -146,10 +147,11 @@ class FakeClock:
         steps = sum(profile.draft_step(level, context) for level in range(2, depth + 1))
         return deciding + profile.size_policy + profile.draft_prefix(drafter.pending, context) + steps
 
-    def verification(self, size):
-        state, profile = self.drafter.state, self.profile
-        nodes = min(size, state.pool)
-        return profile.verify(nodes, state.context_length) + profile.rest(nodes, state.context_length)
+    def selecting(self, size):
+        """All that is no pass; notes nodes and context of the verification that follows."""
+        state = self.drafter.state
+        self.tree = min(size, state.pool), state.context_length
+        return self.profile.rest(*self.tree)
 
     def charge(self, owner, name, seconds):
         original = getattr(owner, name)
@@ -181,6 +183,14 @@ def test_live_run_on_the_profiles_clock_takes_the_simulated_time(engine, recorde
         )
     parts = [c.draft_ms + c.verify_ms + c.policy_ms + c.rest_ms for c in records]
     np.testing.assert_allclose(parts, result.log.seconds * 1e3, rtol=1e-9)
+    for cycle in records:
+        of_tree = cycle.verified, cycle.context_length
+        expected = (
+            (profile.verify(*of_tree), profile.rest(*of_tree))
+            if cycle.depth
+            else (profile.plain_step(cycle.context_length), 0)
+        )
+        assert (cycle.verify_ms, cycle.rest_ms) == pytest.approx([1e3 * float(s) for s in expected])
 
 
 def test_grid_equals_one_simulation_a_setting():

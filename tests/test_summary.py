@@ -30,8 +30,22 @@ def test_table_has_the_contract_columns_and_known_speedups():
     ].to_numpy() == pytest.approx(2)
     assert table.loc[table["method"] == "autoregressive", "speedup"].to_numpy() == pytest.approx(1)
     assert (ltd["lossless"]).all() and (ltd["mean_depth"] == 1.5).all() and (ltd["mean_size"] == 4).all()
-    # Prefill weighs the end-to-end ratio down.
-    assert (ltd["end_to_end_speedup"] < 2).all() and (ltd["end_to_end_speedup"] > 1.5).all()
+    by_task = table.set_index(["method", "task"])
+    for (method, task), mine in runs.groupby(["method", "task"]):
+        row = by_task.loc[(method, task)]
+        of_task = cycles[(cycles["method"] == method) & (cycles["task"] == task)]
+        assert row["acceptance_length"] == pytest.approx(of_task["tokens"].mean())
+        assert row["tokens_per_second"] == pytest.approx(mine["tokens"].sum() / mine["seconds"].sum())
+        phases = [row[f"{name}_ms"] for name in ("draft", "verify", "policy", "rest")]
+        assert phases == pytest.approx(
+            [of_task[f"{n}_ms"].mean() for n in ("draft", "verify", "policy", "rest")]
+        )
+        assert [ms / phases[2] for ms in phases] == pytest.approx([2, 5, 1, 2])
+        # Prefill weighs the end-to-end ratio down.
+        plain = runs.loc[(runs["method"] == "autoregressive") & (runs["task"] == task), "seconds"].sum()
+        prefill = 0.01 * len(mine)
+        expected = (plain + prefill) / (mine["seconds"].sum() + prefill)
+        assert row["end_to_end_speedup"] == pytest.approx(expected)
 
 
 def test_speedup_is_a_ratio_of_sums_not_a_mean_of_ratios():
