@@ -37,7 +37,7 @@ class StageOptions:
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option(
         "auto",
-        "number type of target and head; auto: the file's, on a CPU float32 unless it multiplies the file's",
+        "number type of target and head; auto: the file's, on a CPU float32 where it does not multiply that",
         choices=DTYPES,
     )
     quantisation: str = option("none", "precision of the target's weights", choices=QUANTISATIONS)

@@ -1,6 +1,7 @@
 """What the paper's static Eagle3 would gain on a measured machine: its acceptance lengths, our times.
 
-    python -m ltd.what_if --profiles llama31-8b=profiles/llama31-8b.json vicuna-13b=profiles/vicuna-13b.json
+    python -m ltd.what_if --profiles llama31-8b=workflow/profiles/llama31-8b-h200.json \\
+        vicuna-13b=workflow/profiles/vicuna-13b-h200.json
 
 A profile of the real shapes (`python -m ltd.profile_latency --weights random`) says what a cycle takes; how
 many tokens it gives is the paper's, for the same head and tree. Compare the shape with the paper's column,
