@@ -1,10 +1,13 @@
 """Products of the compiled engine against PyTorch, in every way that weights are held."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from ltd.engine.compiled import number_types
 from ltd.engine.compiled.arithmetic import kernel
 from ltd.engine.compiled.number_types import WidenedPairs
 from ltd.engine.compiled.products import (
@@ -85,6 +88,16 @@ def test_processors_without_an_instruction_for_pairs_compute_the_same():
                 exact = rows[:, i, None].bfloat16().double() * weight[:, i]
                 expected = (expected.double() + exact).float()
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("answer", [0, -1])
+def test_tile_registers_are_used_where_the_system_allows_it(answer, monkeypatch):
+    asked = []
+    library = SimpleNamespace(syscall=lambda *request: asked.append(request) or answer)
+    monkeypatch.setattr(number_types, "_has", lambda feature: True)
+    monkeypatch.setattr(number_types.ctypes, "CDLL", lambda name: library)
+    assert number_types.has_tile_registers.__wrapped__() == (answer == 0)
+    assert asked == [(158, 0x1023, 18)]
 
 
 def test_rows_are_rounded_as_pytorch_rounds():
