@@ -6,8 +6,8 @@ attention, the residual stream, softmax, logits.
 
 Weights and activations are therefore float32 tensors, in PyTorch as in the compiled engine, and both compute
 the same but for the order of sums (there: pairs of inputs in their order, the second of a pair before the
-first, every addition rounded; with AMX blocks of pairs). On a GPU bfloat16 is PyTorch's own number type, in which activations are
-rounded, too.
+first, every addition rounded; with AMX blocks of pairs). On a GPU bfloat16 is PyTorch's own number type, in
+which activations are rounded, too.
 """
 
 import copy
