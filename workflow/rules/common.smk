@@ -47,7 +47,9 @@ ITERATIONS = range(config["rl"]["rounds"] + 1)
 TEMPERATURES = [f"{value:g}" for value in config["benchmark"]["temperatures"]]
 # The embedded default trains its own target; `path` puts another in its place.
 TARGET = config["target"]["path"] or f"{RESULTS}/target"
-TARGET_FILES = own_files(config["target"]["path"], "*") if config["target"]["path"] else [TARGET]
+TARGET_FILES = (
+    own_files(config["target"]["path"], "*") if config["target"]["path"] else [TARGET]
+)
 # The head is trained, or made from the published one at `path`.
 DRAFT = f"{RESULTS}/draft"
 DRAFT_FILES = [DRAFT]
