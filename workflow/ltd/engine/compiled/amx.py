@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 
 from ltd.engine.compiled.arithmetic import kernel
 from ltd.engine.compiled.number_types import LANES
+from ltd.engine.compiled.tiles import make_fill
 
 BLOCK = 16  # rows of a tile register, and pairs of a step
 PAIR_BYTES = 4  # also of a sum
@@ -161,29 +162,13 @@ def _fetch_next(builder: ir.IRBuilder, place: ir.Value, ahead: ir.Value) -> None
     _assembly(builder, "\n".join(f"prefetcht1 {offset}($0,$1,1)" for offset in offsets), place, ahead)
 
 
-def _make_fill(roles: Roles) -> Callable:
-    """Product of the rows from `row` on, as many as the registers are configured for, with the panels [panel,
-    end).
-    """
-    together = roles.panels
-    wide, single = _make_tile(roles, together), _make_tile(roles, 1)
-
-    @kernel(kept=False)
-    def fill(rows, row, weight, steps, panel, end, target):
-        while panel + together <= end:
-            wide(rows, row, weight, panel, steps, target)
-            panel += together
-        while panel < end:
-            single(rows, row, weight, panel, steps, target)
-            panel += 1
-
-    return fill
-
-
 def make_product() -> Callable:
     """Kernel of a product; see `ltd.engine.compiled.products.product`. `steps` are whole blocks."""
     configure_one, configure_two = _make_configure(ONE), _make_configure(TWO)
-    fill_one, fill_two = _make_fill(ONE), _make_fill(TWO)
+    # Of as many rows as the registers are configured for.
+    fill_one, fill_two = (
+        make_fill(_make_tile(roles, roles.panels), _make_tile(roles, 1), roles.panels) for roles in (ONE, TWO)
+    )
 
     @kernel(kept=False)
     def product(rows, weight, steps, first, last, target):

@@ -21,7 +21,7 @@ from ltd.engine.compiled.number_types import (
     multiplies_pairs,
     vector_registers,
 )
-from ltd.engine.compiled.tiles import make_tile
+from ltd.engine.compiled.tiles import make_fill, make_tile
 
 PAIR = np.uint32  # how a pair of bfloat16 is held
 
@@ -83,17 +83,8 @@ def make_product(shapes: Sequence[int], pairs: type[WidenedPairs] = Pairs) -> Ca
 def _make_strip(shapes: Sequence[int], pairs: type[WidenedPairs]) -> Callable:
     """Product of up to len(shapes) rows with the panels [panel, end)."""
     highest, panels = len(shapes), shapes[-1]
-    wide, single = make_tile(highest, panels, pairs), make_tile(highest, 1, pairs)
+    fill = make_fill(make_tile(highest, panels, pairs), make_tile(highest, 1, pairs), panels)
     lower = _make_strip(shapes[:-1], pairs) if highest > 1 else None
-
-    @kernel(kept=False)
-    def fill(rows, start, weight, steps, panel, end, target):
-        while panel + panels <= end:
-            wide(rows, start, weight, panel, steps, target)
-            panel += panels
-        while panel < end:
-            single(rows, start, weight, panel, steps, target)
-            panel += 1
 
     if lower is None:
 

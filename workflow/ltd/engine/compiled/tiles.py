@@ -12,6 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ltd.engine.compiled.arithmetic import kernel
 from ltd.engine.compiled.number_types import FLOAT, LANES, VECTOR, Floats, Halves, Pairs, WidenedPairs
 
 FLOAT_BYTES = 4  # also of a pair of bfloat16
@@ -56,6 +57,23 @@ def make_tile(rows: int, panels: int, paired: type[WidenedPairs] = Pairs) -> Cal
         return types.void(source, row, weight, panel, steps, target), emit
 
     return tile
+
+
+def make_fill(wide: Callable, single: Callable, width: int) -> Callable:
+    """Kernel of the rows of a tile times the panels [panel, end): `wide` tiles, of `width` panels, as far as
+    they go, then `single` ones.
+    """
+
+    @kernel(kept=False)
+    def fill(rows, row, weight, steps, panel, end, target):
+        while panel + width <= end:
+            wide(rows, row, weight, panel, steps, target)
+            panel += width
+        while panel < end:
+            single(rows, row, weight, panel, steps, target)
+            panel += 1
+
+    return fill
 
 
 def _row(builder, array, row) -> tuple:
