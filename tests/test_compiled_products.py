@@ -1,5 +1,9 @@
 """Products of the compiled engine against PyTorch, in every way that weights are held."""
 
+import os
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +13,7 @@ from torch import Tensor
 
 from ltd.engine.compiled import number_types
 from ltd.engine.compiled.arithmetic import kernel
-from ltd.engine.compiled.number_types import WidenedPairs
+from ltd.engine.compiled.number_types import LANES, WidenedPairs
 from ltd.engine.compiled.products import (
     PANELS,
     PANELS_OF_WIDENED_PAIRS,
@@ -43,7 +47,7 @@ def numbers(*shape, seed=0) -> Tensor:
 
 
 def multiply(compute, rows: Tensor, weight: np.ndarray, outputs: int) -> Tensor:
-    target = np.full((len(rows), len(weight) * 8), np.nan, np.float32)
+    target = np.full((len(rows), len(weight) * LANES), np.nan, np.float32)
     compute(rows.numpy(), weight, target)
     return torch.from_numpy(target[:, :outputs])
 
@@ -88,6 +92,24 @@ def test_processors_without_an_instruction_for_pairs_compute_the_same():
                 exact = rows[:, i, None].bfloat16().double() * weight[:, i]
                 expected = (expected.double() + exact).float()
     assert torch.equal(found, expected)
+
+
+def products_of_all_holdings() -> np.ndarray:
+    """Of 71 inputs, which are no whole blocks of tile registers."""
+    rows = numbers(MOST_ROWS, 71, seed=1)
+    weights = [panels_of(hold(numbers(123, 71))) for hold in HOLDINGS.values()]
+    return np.stack([multiply(whole, rows, weight, 123).numpy() for weight in weights])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names a processor with registers of 256 bits")
+def test_processors_with_shorter_registers_compute_the_same(tmp_path):
+    file = tmp_path / "products.npy"
+    script = "import numpy, sys, test_compiled_products as tests; numpy.save(sys.argv[1], "
+    script += "tests.products_of_all_holdings()); assert tests.LANES == 8"
+    shorter = {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": ""}
+    environment = os.environ | shorter | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script, file], env=environment, check=True)
+    assert np.array_equal(np.load(file), products_of_all_holdings())
 
 
 @pytest.mark.parametrize("answer", [0, -1])

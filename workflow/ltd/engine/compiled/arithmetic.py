@@ -13,6 +13,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ltd.engine.compiled.number_types import has_tile_registers
@@ -77,6 +78,20 @@ def bits_of_float(typing_context, number):
         return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.uint32(types.float32), convert
+
+
+@intrinsic
+def larger(typing_context, first, second):
+    """The larger of two float32 that are numbers. Python's `max` has to say what it does with others, and a
+    loop that says so does not become vector code.
+    """
+
+    def choose(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 2)
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.maxnum.f32")
+        return builder.call(function, arguments, fastmath=("nnan", "nsz"))
+
+    return types.float32(types.float32, types.float32), choose
 
 
 @kernel(arithmetic=AS_WRITTEN)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ltd.engine.compiled.arithmetic import exponential, kernel, normalise
+from ltd.engine.compiled.arithmetic import copy, exponential, kernel, larger, normalise
 from ltd.engine.compiled.number_types import LANES
 from ltd.engine.compiled.products import padded_width, product
 
@@ -19,7 +19,7 @@ QUERIES = 24  # queries of one key head that are computed together
 class Window(NamedTuple):
     """Where the rows of a pass stand in the cache and what they see.
 
-    Row r is written to slot `first + r`. It sees all slots below `length`, and the slots `length + t` where
+    Row r is in slot `first + r`. It sees all slots below `length`, and the slots `length + t` where
     its row of the matrix `visible` [R, T] says so, itself among them.
     """
 
@@ -64,35 +64,48 @@ def move_slot(keys, values, source, target):
 
 
 @kernel
-def attention(
-    kv_head, heads, head_norms, eps, cos, sin, keys, values, window, visible, queries, scores, target
-):
-    """All rows and the query heads that share one key head; the rows' keys and values enter the cache.
+def store_rows(heads, queries_end, head_norms, eps, cos, sin, keys, values, first):
+    """Rotated keys, and values, of rows into the slots from `first` on.
 
-    heads [R, >= (query + 2 * kv heads) * head_dim], overwritten: queries, keys and values before rotation.
-    head_norms [2, head_dim], of queries and keys, or [0, head_dim] where the model has none. cos, sin
-    [R, head_dim]. keys, values: one layer of `make_cache`. queries [QUERIES, >= head_dim], scores
-    [QUERIES, slots] are working space, target [R, query heads * head_dim] what comes out.
+    heads [R, >= queries_end + 2 * kv heads * head_dim]: queries up to column `queries_end`, then keys and
+    values, before rotation; the keys are overwritten. Others as in `attention`.
+    """
+    kv_heads, head_dim = len(keys), keys.shape[2]
+    for kv_head in range(kv_heads):
+        column = queries_end + kv_head * head_dim
+        for row in range(len(heads)):
+            key = heads[row, column : column + head_dim]
+            value = heads[row, column + kv_heads * head_dim : column + (kv_heads + 1) * head_dim]
+            if len(head_norms):
+                normalise(key, head_norms[1], eps, key)
+            _rotate(key, cos[row], sin[row], key)
+            panel, lane = divmod(first + row, LANES)
+            for i in range(head_dim):
+                keys[kv_head, panel, i, lane] = key[i]
+                values[kv_head, i // LANES, first + row, i % LANES] = value[i]
+
+
+@kernel
+def attention(
+    kv_head, start, stop, heads, head_norms, eps, cos, sin, keys, values, window, visible, queries, scores,
+    target,
+):  # fmt: skip
+    """The rows [start, stop) of a pass and the query heads that share one key head; keys and values of all
+    rows are in the cache (see `store_rows`).
+
+    heads [R, >= query heads * head_dim], overwritten: queries before rotation. head_norms [2, head_dim], of
+    queries and keys, or [0, head_dim] where the model has none. cos, sin [R, head_dim]. keys, values: one
+    layer of `make_cache`. queries [QUERIES, >= head_dim], scores [QUERIES, slots] are working space, target
+    [R, query heads * head_dim] what comes out.
     """
     kv_heads, head_dim = len(keys), keys.shape[2]
     groups = target.shape[1] // head_dim // kv_heads
-    key_column = (groups * kv_heads + kv_head) * head_dim
-    value_column = key_column + kv_heads * head_dim
-    for row in range(len(heads)):
-        key, slot = heads[row, key_column : key_column + head_dim], window.first + row
-        if len(head_norms):
-            normalise(key, head_norms[1], eps, key)
-        _rotate(key, cos[row], sin[row], key)
-        for i in range(head_dim):
-            keys[kv_head, slot // LANES, i, slot % LANES] = key[i]
-            values[kv_head, i // LANES, slot, i % LANES] = heads[row, value_column + i]
     scale, end = np.float32(1) / np.sqrt(np.float32(head_dim)), window.length + visible.shape[1]
     together = max(QUERIES // groups, 1)
-    for start in range(0, len(heads), together):
-        stop = min(start + together, len(heads))
-        count = (stop - start) * groups
+    for first in range(start, stop, together):
+        count = (min(first + together, stop) - first) * groups
         for place in range(count):
-            row, column = start + place // groups, (kv_head * groups + place % groups) * head_dim
+            row, column = first + place // groups, (kv_head * groups + place % groups) * head_dim
             query = heads[row, column : column + head_dim]
             if len(head_norms):
                 normalise(query, head_norms[0], eps, query)
@@ -102,13 +115,12 @@ def attention(
         slot_panels = (end + LANES - 1) // LANES
         product(queries[:count], keys[kv_head], head_dim, 0, slot_panels, scores[:count])
         for place in range(count):
-            _softmax(scores[place], window.length, visible[start + place // groups])
+            _softmax(scores[place], window.length, visible[first + place // groups])
         mixed = queries[:count]
         product(scores[:count], values[kv_head], end, 0, values.shape[1], mixed)
         for place in range(count):
-            row, column = start + place // groups, (kv_head * groups + place % groups) * head_dim
-            for i in range(head_dim):
-                target[row, column + i] = mixed[place, i]
+            row, column = first + place // groups, (kv_head * groups + place % groups) * head_dim
+            copy(mixed[place, :head_dim], target[row, column : column + head_dim])
 
 
 @kernel
@@ -133,8 +145,8 @@ def _softmax(scores, length, visible):
             scores[count] = scores[length + t]
             count += 1
     highest = scores[0]
-    for place in range(1, count):
-        highest = max(highest, scores[place])
+    for place in range(count):
+        highest = larger(highest, scores[place])
     total = np.float32(0)
     for place in range(count):
         weight = exponential(scores[place] - highest)

@@ -1,7 +1,7 @@
 """A decoder layer over rows: grouped-query attention and SwiGLU, each added to the residual stream.
 
-The target's layers and the draft head's share it. Threads split the outputs of a product and the key heads
-of the attention between them.
+The target's layers and the draft head's share it. Threads split the outputs of a product and the rows of
+the key heads of the attention between them.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange
 
 from ltd.engine.compiled.arithmetic import exponential, kernel, normalise_rows
-from ltd.engine.compiled.attention import QUERIES, attention
+from ltd.engine.compiled.attention import QUERIES, attention, store_rows
 from ltd.engine.compiled.number_types import LANES
 from ltd.engine.compiled.products import as_inputs, inputs_of, padded_width, product
 
@@ -101,6 +101,7 @@ def decoder_layer(weights, eps, cos, sin, keys, values, window, visible, work):
     split_product(inputs, weights.qkv, heads, threads)
     _add_bias(heads, weights.qkv_bias)
     norms = weights.head_norms
+    store_rows(heads, attended.shape[1], norms, eps, cos, sin, keys, values, window.first)
     _split_attention(heads, norms, eps, cos, sin, keys, values, window, visible, queries, scores, attended)
     split_product(attended, weights.output, normed, threads)
     _add_bias(normed, weights.output_bias)
@@ -125,15 +126,17 @@ def split_product(rows, weight, target, threads):
 def _split_attention(
     heads, head_norms, eps, cos, sin, keys, values, window, visible, queries, scores, target
 ):
-    """The whole of the attention, its key heads split between threads; see `attention`."""
-    threads, kv_heads = len(scores), len(keys)
+    """The whole of the attention, the rows of all key heads split between threads; see `attention`."""
+    threads, kv_heads, rows = len(scores), len(keys), len(heads)
     for thread in prange(threads):
-        first, last = _share(kv_heads, thread, threads)
-        for head in range(first, last):
-            attention(
-                head, heads, head_norms, eps, cos, sin, keys, values, window, visible, queries[thread],
-                scores[thread], target,
-            )  # fmt: skip
+        first, last = _share(kv_heads * rows, thread, threads)
+        for head in range(kv_heads):
+            start, stop = max(first - head * rows, 0), min(last - head * rows, rows)
+            if start < stop:
+                attention(
+                    head, start, stop, heads, head_norms, eps, cos, sin, keys, values, window, visible,
+                    queries[thread], scores[thread], target,
+                )  # fmt: skip
 
 
 @kernel(parallel=True)
@@ -150,10 +153,13 @@ def _split_gates(rows, weight, bias, gates, target, threads):
 @kernel
 def _gate(gates, bias, start, stop, target):
     width = target.shape[1]
+    gate_bias, up_bias = bias[start:stop], bias[width + start : width + stop]
     for row in range(len(gates)):
-        for i in range(start, stop):
-            gate, up = gates[row, i] + bias[i], gates[row, width + i] + bias[width + i]
-            target[row, i] = gate / (np.float32(1) + exponential(-gate)) * up
+        gate, up = gates[row, start:stop], gates[row, width + start : width + stop]
+        gated = target[row, start:stop]
+        for i in range(len(gated)):
+            x = gate[i] + gate_bias[i]
+            gated[i] = x / (np.float32(1) + exponential(-x)) * (up[i] + up_bias[i])
 
 
 @kernel

@@ -12,11 +12,18 @@ from llvmlite import binding, ir
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
-# Linux's arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), on x86.
-ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
-LANES = 8  # outputs of a panel: what a register of 256 bits holds
+
+def _has(feature: str) -> bool:
+    """Whether the processor that Numba compiles for has it, in LLVM's words."""
+    return f"+{feature}" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+
+
+# Outputs of a panel: what a register of 256 bits holds, or one of 512, which older processors slow down for.
+LANES = 16 if _has("avx512bf16") else 8
 FLOAT, HALF, BITS = ir.FloatType(), ir.HalfType(), ir.IntType(32)
 VECTOR, BIT_VECTOR = ir.VectorType(FLOAT, LANES), ir.VectorType(BITS, LANES)
+# Linux's arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), on x86.
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
 
 
 class Floats:
@@ -118,10 +125,6 @@ def has_tile_registers() -> bool:
 def vector_registers() -> int:
     """How many registers of `LANES` numbers that processor has."""
     return 32 if _has("avx512vl") else 16
-
-
-def _has(feature: str) -> bool:
-    return f"+{feature}" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 
 
 def _everywhere(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
