@@ -1,4 +1,4 @@
-"""What every kernel here is made of: how they are compiled, exponentials, norms.
+"""What every kernel here is made of: how they are compiled, maxima, exponentials, norms.
 
 Numbers are float32. The compiler may take sums in another order (that is what lets them run in vector
 registers), but one kernel does the same for the same row whatever is beside it.
@@ -81,7 +81,7 @@ def bits_of_float(typing_context, number):
 
 
 @intrinsic
-def larger(typing_context, first, second):
+def _larger(typing_context, first, second):
     """The larger of two float32 that are numbers. Python's `max` has to say what it does with others, and a
     loop that says so does not become vector code.
     """
@@ -92,6 +92,15 @@ def larger(typing_context, first, second):
         return builder.call(function, arguments, fastmath=("nnan", "nsz"))
 
     return types.float32(types.float32, types.float32), choose
+
+
+@kernel
+def highest(numbers):
+    """The largest of a row [>= 1]."""
+    found = numbers[0]
+    for i in range(len(numbers)):
+        found = _larger(found, numbers[i])
+    return found
 
 
 @kernel(arithmetic=AS_WRITTEN)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ltd.engine.compiled.arithmetic import copy, exponential, kernel, larger, normalise
+from ltd.engine.compiled.arithmetic import copy, exponential, highest, kernel, normalise
 from ltd.engine.compiled.number_types import LANES
 from ltd.engine.compiled.products import padded_width, product
 
@@ -144,12 +144,9 @@ def _softmax(scores, length, visible):
         if visible[t]:
             scores[count] = scores[length + t]
             count += 1
-    highest = scores[0]
+    top, total = highest(scores[:count]), np.float32(0)
     for place in range(count):
-        highest = larger(highest, scores[place])
-    total = np.float32(0)
-    for place in range(count):
-        weight = exponential(scores[place] - highest)
+        weight = exponential(scores[place] - top)
         scores[place] = weight
         total += weight
     share = np.float32(1) / total

@@ -2,18 +2,16 @@
 
 import numpy as np
 
-from ltd.engine.compiled.arithmetic import exponential, kernel
+from ltd.engine.compiled.arithmetic import exponential, highest, kernel
 from ltd.engine.compiled.tree import best_nodes
 
 
 @kernel
 def entropy(logits):
     """Entropy in nats of the distribution with logits [n]."""
-    highest, total, weighted = logits[0], np.float32(0), np.float32(0)
-    for i in range(1, len(logits)):
-        highest = max(highest, logits[i])
+    top, total, weighted = highest(logits), np.float32(0), np.float32(0)
     for i in range(len(logits)):
-        below = logits[i] - highest
+        below = logits[i] - top
         probability = exponential(below)
         total += probability
         weighted += probability * below

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ltd.engine.compiled.arithmetic import copy, exponential, kernel
+from ltd.engine.compiled.arithmetic import copy, exponential, highest, kernel
 
 
 @kernel
@@ -31,10 +31,10 @@ def best_children(logits, parent_score, target_ids, scores, tokens):
     """Cumulative log-probabilities and token ids [W] of the best children of a row with logits [>= Vd]."""
     best, count = np.empty(len(scores), np.int64), len(target_ids)
     best_nodes(logits[:count], best)
-    highest, total = logits[best[0]], np.float32(0)
+    top, total = logits[best[0]], np.float32(0)
     for i in range(count):
-        total += exponential(logits[i] - highest)
-    normaliser = np.log(total) + highest
+        total += exponential(logits[i] - top)
+    normaliser = np.log(total) + top
     for rank in range(len(best)):
         # Compiled sums may be taken in another order. Never above its parent: trees are selected by that.
         scores[rank] = min(logits[best[rank]] - normaliser, np.float32(0)) + parent_score
@@ -106,11 +106,9 @@ def greedy_path(tokens, parents, logits):
 @kernel
 def largest(values):
     """Index of the first of the largest values, as torch's argmax on a CPU."""
-    highest = values[0]
-    for i in range(1, len(values)):
-        highest = max(highest, values[i])
+    top = highest(values)
     for i in range(len(values)):
-        if values[i] == highest:
+        if values[i] == top:
             return i
     return 0
 
