@@ -1,6 +1,9 @@
 """MLflow: stages nest under one parent, killed ones are marked, a new configuration opens a new parent."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,6 +53,16 @@ def test_stage_is_a_child_of_the_parent(experiment):
     assert child["tags.mlflow.runName"] == "train_policy policies/ltd/iteration-1"
     assert child["metrics.reward"] == 0.5
     assert mlflow.get_run(parent).info.status == "FINISHED"
+
+
+def test_stages_started_at_once_share_a_store(experiment):
+    script = "import sys; from pathlib import Path; from ltd import tracking; "
+    script += "print(tracking._connect(Path(sys.argv[1])))"
+    command = [sys.executable, "-c", script, experiment]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    stages = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = {stage.communicate()[0] for stage in stages}
+    assert [stage.returncode for stage in stages] == [0, 0, 0] and len(answers) == 1
 
 
 @pytest.mark.parametrize("output", ["benchmark/t0.5", "traces/test-t0.5-w4", "latency/slower-10"])

@@ -1,5 +1,6 @@
-"""Files that are either whole or absent: atomic writes, JSON, JSON lines, content hashes."""
+"""Files that are either whole or absent: atomic writes, locks, JSON, JSON lines, content hashes."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -32,6 +33,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         # A folder cannot be renamed over a full one; the gap between these two lines leaves no half folder.
         shutil.rmtree(path)
     os.replace(temporary, path)
+
+
+@contextmanager
+def alone(path: str | Path) -> Iterator[None]:
+    """Hold the lock file `path`: one process of this machine at a time, and none for ever if it is killed."""
+    with Path(path).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _remove(path: Path) -> None:

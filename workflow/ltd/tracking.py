@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ltd.errors import InputError
-from ltd.files import read_json, write_json
+from ltd.files import alone, read_json, write_json
 
 # Set before mlflow is imported: it neither reports usage nor mistakes an undeclared id for ours.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -128,9 +128,15 @@ def _connect(experiment: Path) -> str:
     results = experiment.resolve().parent
     results.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri(results))
+    # Two processes that create the database, or the experiment, at once would collide.
+    with alone(results / ".mlflow.lock"):
+        return _experiment_id(experiment.name, results)
+
+
+def _experiment_id(name: str, results: Path) -> str:
     try:
         with _few_retries():
-            known = mlflow.get_experiment_by_name(experiment.name)
+            known = mlflow.get_experiment_by_name(name)
     except Exception as error:  # of MLflow, of the network, of the database's driver
         line = str(error).strip().splitlines()[0][:200]
         raise InputError(
@@ -139,7 +145,7 @@ def _connect(experiment: Path) -> str:
         ) from error
     if known is not None and known.lifecycle_stage == "deleted":
         raise InputError(
-            f"experiment: {experiment.name} was deleted in MLflow; bring it back with `mlflow experiments "
+            f"experiment: {name} was deleted in MLflow; bring it back with `mlflow experiments "
             f"restore --experiment-id {known.experiment_id}`, or take another name"
         )
     if known is not None:
@@ -147,8 +153,8 @@ def _connect(experiment: Path) -> str:
     # A server decides itself where artifacts go; for a database the folder is named, because MLflow would
     # otherwise record the working directory of whoever came first.
     server = tracking_uri(results).startswith("http")
-    location = None if server else (results / "mlflow_artifacts" / experiment.name).as_uri()
-    return mlflow.create_experiment(experiment.name, artifact_location=location)
+    location = None if server else (results / "mlflow_artifacts" / name).as_uri()
+    return mlflow.create_experiment(name, artifact_location=location)
 
 
 @contextmanager
@@ -188,8 +194,7 @@ def _git(folder: Path, *arguments: str) -> str:
 def open_parent(experiment: Path, config: dict[str, Any]) -> None:
     """Open the parent run of a reproduction, or re-open it when the configuration is the same as last time.
 
-    What a killed reproduction of another configuration left RUNNING is marked KILLED. Also creates the
-    database before any stage starts: two processes creating it at once would collide.
+    What a killed reproduction of another configuration left RUNNING is marked KILLED.
     """
     if mlflow is None:
         return
