@@ -84,7 +84,9 @@ def draw(results: Results) -> dict[str, Figure]:
         bound = summary[(summary["method"] == findings.ORACLE) & (summary["task"] == MEAN_TASK)]
         speedup = bound["speedup"].iloc[0] if len(bound) else None
         oracle = results.oracle if len(bound) else None
-        drawn["tradeoff"] = figures.tradeoff_figure(plane(results.grid), learned, oracle, speedup)
+        # A shallow draft may have fewer nodes than the policy asks for.
+        verified = learned.assign(size=learned["verified"])
+        drawn["tradeoff"] = figures.tradeoff_figure(plane(results.grid), verified, oracle, speedup)
         drawn["choices"] = figures.choices_figure(learned, findings.LEARNED)
     if results.head is not None and "best" in results.head:
         drawn["acceptance"] = training_figures.acceptance_figure(results.head)
