@@ -96,7 +96,7 @@ def _larger(typing_context, first, second):
 
 @kernel
 def highest(numbers):
-    """The largest of a row [>= 1]."""
+    """The largest of a row [>= 1]; any of them where one is NaN."""
     found = numbers[0]
     for i in range(len(numbers)):
         found = _larger(found, numbers[i])

@@ -18,7 +18,8 @@ def _has(feature: str) -> bool:
     return f"+{feature}" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 
 
-# Outputs of a panel: what a register of 256 bits holds, or one of 512, which older processors slow down for.
+# Outputs of a panel: what a register of 256 bits holds, or one of 512 on processors like the one that was
+# measured with them.
 LANES = 16 if _has("avx512bf16") else 8
 FLOAT, HALF, BITS = ir.FloatType(), ir.HalfType(), ir.IntType(32)
 VECTOR, BIT_VECTOR = ir.VectorType(FLOAT, LANES), ir.VectorType(BITS, LANES)

@@ -25,9 +25,10 @@ from ltd.engine.compiled.tiles import make_fill, make_tile
 
 PAIR = np.uint32  # how a pair of bfloat16 is held
 
-# Panels of the tile for every number of rows, as measured, by the number of registers: sums, weights and a
-# row's number stay in them (three rows times four panels need 17), nine sums or more keep the multipliers
-# busy, and a few rows have few enough panels for the memory to keep up with what is fetched ahead.
+# Panels of the tile for every number of rows, as measured with 8 outputs a panel, by the number of registers:
+# sums, weights and a row's number stay in them (three rows times four panels need 17), nine sums or more keep
+# the multipliers busy, and a few rows have few enough panels for the memory to keep up with what is fetched
+# ahead.
 PANELS = {16: (4, 4, 3, 3, 2, 2), 32: (4, 4, 4, 2, 2, 2)}
 # Of 32, which processors with an instruction for pairs have:
 PANELS_OF_PAIRS = (12, 6, 6, 6, 4, 4, 3, 3)
