@@ -9,7 +9,7 @@ REPRODUCE := snakemake --cores all -R all
 reproduce: setup  ## the full reproduction: results/default/report/report.md
 	$(REPRODUCE)
 
-paper: setup  ## all methods and all ablations, as the paper has them: results/paper/report/report.md
+paper: reproduce  ## all methods and ablations of the paper, with the models of `reproduce`: results/paper/report/report.md
 	$(REPRODUCE) --configfile workflow/experiments/paper.yaml
 
 paper-rl: setup  ## policies by the paper's own training, all 2.3 million steps: results/default/policies/paper-full

@@ -39,6 +39,7 @@ from ltd.train_policy import TrainPolicyOptions, chain_settings
 from pipeline import snakemake
 from saved_experiment import BEAM, MAX_DEPTH, SIZES, random_policies
 from synthetic import synthetic_profile, synthetic_traces
+from test_reuse import finished_default
 
 ROOT = Path(__file__).parents[1]
 BEST = {"depth": 2, "size": 4}
@@ -346,7 +347,9 @@ def test_wrong_configuration_is_named(config, keys, said):
     assert str(refusal.value).startswith(said)
 
 
-def test_the_papers_configuration_asks_for_everything(config):
+def test_the_papers_configuration_asks_for_everything(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished_default(Path("results/default"))
     over = yaml.safe_load((ROOT / "workflow/experiments/paper.yaml").read_text())
     for block, values in over.items():
         config[block] = config[block] | values if isinstance(values, dict) else values
@@ -357,7 +360,7 @@ def test_the_papers_configuration_asks_for_everything(config):
     looked_up = f"policies/{catalogue.LOOKUP_POLICIES}"
     assert {"policies/ltd/best", "policies/paper/best", looked_up, *rounds} == set(folders)
     assert {catalogue.LOOKUP, catalogue.LOOKUP_LEARNED} <= set(config["benchmark"]["methods"])
-    config["prompts"]["tasks"] = ["chat", "maths"]
+    config["reuse"], config["prompts"]["tasks"] = None, ["chat", "maths"]
     assert catalogue.lone_task(config) == "chat" and PolicyMethod("ltd").name == "ltd"
 
 

@@ -1,4 +1,4 @@
-"""Other prompts for a finished experiment: its models and policies are taken, nothing is trained again."""
+"""A finished experiment asked again, with other prompts or methods: what it has made is not made again."""
 
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from test_experiments import merged
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 TASKS = ["mt-bench", "gsm8k"]
+# Those of the finished experiment.
+TAUGHT = ["code", "chat"]
 # What follows from the test prompts; everything else belongs to the finished experiment.
 TESTED = {
     "all",
@@ -26,10 +28,12 @@ TESTED = {
     "report",
 }
 COPIED = {"reuse_folder", "reuse_file"}
+# What finds out about the text rather than making it.
+MEASURED = TESTED - {"prepare_prompts", "generate_responses_of_split", "record_traces_of_split"}
 
 
-def finished(folder, beam=4, max_depth=4):
-    """The files of a finished toy experiment, empty where only their names count."""
+def finished(folder, beam=4, max_depth=4, tasks=TAUGHT, prompts=2):
+    """The files of a finished experiment, empty where only their names count."""
     chains = [f"policies/{chain}" for chain in ("default", "paper", "ltd")]
     parts = ("best", "initial/size", "initial/depth", "iteration-0", "iteration-1")
     for name in ("target", "draft", *(f"{chain}/{part}" for chain in chains for part in parts)):
@@ -38,13 +42,22 @@ def finished(folder, beam=4, max_depth=4):
     for name in ("benchmark/grid.json", "tuning/best.json", "tuning/trials.csv"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{}")
-    for split in ("train", "validation"):
-        (folder / "traces").mkdir(exist_ok=True)
-        (folder / f"traces/{split}-t0-w{beam}.safetensors").write_text(split)
+    for split in ("draft", "train", "validation", "test"):
+        for file in (f"traces/{split}-t0-w{beam}", f"responses/{split}-t0"):
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / f"{file}.safetensors").write_text(split)
+        write_json(folder / f"responses/{split}-t0.json", [split])
+        for task in tasks:
+            write_jsonl(folder / f"prompts/{split}/{task}.jsonl", [{"turns": ["Where?"]}] * prompts)
     write_json(folder / "latency/profile.json", {"beam": beam, "max_depth": max_depth})
-    for task in ("code", "chat"):
-        write_jsonl(folder / f"prompts/train/{task}.jsonl", [{"turns": ["Where?"]}])
     return folder
+
+
+def finished_default(folder):
+    """The same of the embedded default."""
+    config = merged(ROOT / "config.yaml")
+    prompts = config["prompts"]
+    return finished(folder, **config["tree"], tasks=prompts["tasks"], prompts=prompts["test"])
 
 
 @pytest.fixture
@@ -61,6 +74,19 @@ def own(tmp_path):
         "benchmark": {"test_tasks": TASKS},
     }
     return settings, tmp_path / "other.yaml"
+
+
+@pytest.fixture
+def again(tmp_path):
+    """The configuration of an experiment that asks a finished one its own questions again, and its file."""
+    finished(tmp_path / "results/smoke")
+    settings = {
+        "experiment": "again",
+        "reuse": "results/smoke",
+        "prompts": {"tasks": TAUGHT},
+        "benchmark": {"test_tasks": TAUGHT, "prompts_per_task": 2},
+    }
+    return settings, tmp_path / "again.yaml"
 
 
 def written(own):
@@ -101,13 +127,53 @@ def test_all_prompts_are_test_prompts(own, tmp_path):
     assert "results/other/prompts/train" not in result.stdout
 
 
+def test_without_other_prompts_their_answers_and_trees_are_taken_too(again, tmp_path):
+    taken = COPIED | {"reuse_responses"}
+    again[0]["benchmark"]["temperatures"] = [0]
+    assert planned_rules(tmp_path, config=[written(again)]) == MEASURED | taken
+    again[0]["benchmark"]["temperatures"] = [0, 1]
+    sampled = {"generate_responses_of_split", "record_traces_of_split"}
+    assert planned_rules(tmp_path, config=[written(again)]) == MEASURED | taken | sampled
+
+
+def test_a_second_drafter_learns_from_the_answers_that_are_taken(again, tmp_path):
+    again[0]["benchmark"]["methods"] = ["autoregressive", "eagle3_grid", "lookup/ltd"]
+    planned = planned_rules(tmp_path, config=[written(again)])
+    assert {"fit_lookup", "record_lookup", "train_initial_policy"} <= planned
+    assert not {"prepare_prompts", "train_target", "train_draft", "tune"} & planned
+
+
+def test_answers_are_copied_with_their_index(again, tmp_path):
+    names = ["prompts/test/chat.jsonl", "responses/test-t0.safetensors", "traces/test-t0-w4.safetensors"]
+    result = snakemake(tmp_path, *(f"results/again/{name}" for name in names), config=[written(again)])
+    assert result.returncode == 0, result.stdout + result.stderr
+    for name in (*names, "responses/test-t0.json"):
+        source, copy = (tmp_path / "results" / folder / name for folder in ("smoke", "again"))
+        assert copy.read_text() == source.read_text()
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "said"),
+    [
+        ({"test_tasks": ["chat", "qa"]}, "benchmark.test_tasks: 'qa', but there is no results/smoke"),
+        ({"prompts_per_task": 3}, "benchmark.prompts_per_task: 3 asked for, but results/smoke/prompts/"),
+    ],
+)
+def test_its_own_prompts_must_suffice(again, tmp_path, monkeypatch, benchmark, said):
+    monkeypatch.chdir(tmp_path)
+    again[0]["prompts"]["tasks"] = [*TAUGHT, "qa"]
+    again[0]["benchmark"] |= benchmark
+    with pytest.raises(InputError) as refusal:
+        configuration.check(merged(ROOT / "tests/config.yaml", written(again)), SCHEMA)
+    assert str(refusal.value).startswith(said)
+
+
 @pytest.mark.parametrize(
     ("over", "said"),
     [
         ({"reuse": "results/nothing"}, "reuse: results/nothing has no draft; run that experiment to its end"),
         ({"experiment": "smoke"}, "reuse: results/smoke is this experiment's own folder"),
         ({"tree": {"beam": 3, "max_depth": 4}}, "tree.beam: 3, but results/smoke was made with 4"),
-        ({"prompts": {"path": None}}, "prompts.path: null, but `reuse` is for other prompts"),
         (
             {"benchmark": {"methods": ["autoregressive", "lookup/ltd"]}},
             "benchmark.methods: lookup/ltd needs results/smoke/policies/lookup/best, which other prompts",
@@ -137,13 +203,23 @@ def test_a_head_that_is_taken_needs_nothing_to_learn_from(own, tmp_path, monkeyp
     configuration.check(merged(ROOT / "tests/config.yaml", written(own)), SCHEMA)
 
 
+def test_all_of_the_papers_tables_come_from_the_finished_default(tmp_path):
+    """Nothing that `make reproduce` made is made again by `make paper`."""
+    finished_default(tmp_path / "results/default")
+    files = [ROOT / "config.yaml", ROOT / "workflow/experiments/paper.yaml"]
+    planned = planned_rules(tmp_path, config=files)
+    assert {"benchmark_at_temperature", "train_policy_round", "transfer_to_machine"} <= planned
+    made = {"prepare_prompts", "train_target", "train_draft", "profile_latency", "grid_search", "tune"}
+    assert not made & planned
+
+
 @pytest.mark.skipif(
     not (ROOT.parent / "shared/data/prompts").is_dir(), reason="the real prompts are not beside this checkout"
 )
 def test_the_real_prompts_are_ready(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = merged(ROOT / "workflow/experiments/real-prompts.yaml")
-    finished(tmp_path / "results/default", **config["tree"])
+    finished_default(tmp_path / "results/default")
     config["prompts"]["path"] = str(ROOT.parent / "shared/data/prompts")
     configuration.check(config, SCHEMA)
     assert Path(config["reuse"]) == Path("results/default")

@@ -96,6 +96,24 @@ def check_reuse(config: Config) -> None:
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         raise InputError(f"reuse: {folder} has no {missing[0]}; run that experiment to its end first")
+    check_reused_prompts(config, folder)
+    made = read_json(folder / "latency/profile.json")
+    for key, value in config["tree"].items():
+        if made[key] != value:
+            raise InputError(f"tree.{key}: {value}, but {folder} was made with {made[key]}; use the same")
+
+
+def has_other_prompts(config: Config) -> bool:
+    """Whether the prompts of this configuration are new to the finished experiment that `reuse` names."""
+    named = config["prompts"]["path"] is not None or bool(config["prompts"]["hub"])
+    return config["reuse"] is not None and named
+
+
+def check_reused_prompts(config: Config, folder: Path) -> None:
+    """Check what the benchmark needs of the prompts of the finished experiment in `folder`."""
+    if not has_other_prompts(config):
+        check_same_prompts(config["benchmark"], folder / "prompts/test")
+        return
     learned = f"policies/{ablations.LOOKUP_POLICIES}"
     for method, part in ((ablations.LOOKUP, "lookup"), (ablations.LOOKUP_LEARNED, learned)):
         if method in config["benchmark"]["methods"] and not (folder / part).exists():
@@ -103,12 +121,23 @@ def check_reuse(config: Config) -> None:
                 f"benchmark.methods: {method} needs {folder / part}, which other prompts cannot make; "
                 "name the method in that experiment, and run that again"
             )
-    made = read_json(folder / "latency/profile.json")
-    for key, value in config["tree"].items():
-        if made[key] != value:
-            raise InputError(f"tree.{key}: {value}, but {folder} was made with {made[key]}; use the same")
-    if config["prompts"]["path"] is None and not config["prompts"]["hub"]:
-        raise InputError("prompts.path: null, but `reuse` is for other prompts; give it or prompts.hub")
+
+
+def check_same_prompts(benchmark: Config, folder: Path) -> None:
+    """Check that the test prompts in `folder`, <task>.jsonl, suffice for the block `benchmark`."""
+    for task in benchmark["test_tasks"]:
+        file = folder / f"{task}.jsonl"
+        if not file.is_file():
+            raise InputError(
+                f"benchmark.test_tasks: {task!r}, but there is no {file}; leave it out, or put other prompts "
+                "to that experiment with prompts.path"
+            )
+        found = len(file.read_text(encoding="utf-8").splitlines())
+        if found < benchmark["prompts_per_task"]:
+            raise InputError(
+                f"benchmark.prompts_per_task: {benchmark['prompts_per_task']} asked for, but {file} has "
+                f"{found}; lower it to that"
+            )
 
 
 def check_blocks(config: Config) -> None:

@@ -39,8 +39,8 @@ OUTCOME = f"{RESULTS}/report/report.md"
 # The head learns from the answers to `draft`, the policies from those to `train`.
 REPLAYED = ["train", "validation", "test"]
 SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED
-# Nothing is left to learn where another experiment's models and policies are taken.
-if config["reuse"]:
+# Nothing is left to learn where other prompts meet another experiment's models and policies.
+if configuration.has_other_prompts(config):
     SPLITS = ["test"]
 ITERATIONS = range(config["rl"]["rounds"] + 1)
 # As file names have them; the first is 0.
@@ -122,8 +122,8 @@ def options_of_prompts():
         "draft": 0,
         "corpus": 0,
     }
-    block = config["prompts"] | (only_tested if config["reuse"] else {})
-    return f"{common_options()} {command_line(block)}"
+    changed = only_tested if configuration.has_other_prompts(config) else {}
+    return f"{common_options()} {command_line(config['prompts'] | changed)}"
 
 
 def target_name(wildcards):

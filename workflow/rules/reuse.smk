@@ -38,6 +38,38 @@ rule reuse_folder:
 
 
 # The traces of training are for methods and variants that the finished experiment does not have.
+FILES = (
+    r"latency/profile\.json|benchmark/grid\.json|tuning/(best\.json|trials\.csv)"
+    r"|traces/(train|validation)-t0-w\d+\.safetensors"
+)
+
+
+# Its own prompts again, with what the target answered and the head drafted.
+if not configuration.has_other_prompts(config):
+    FILES += r"|prompts/.+|traces/test-t[^/]+\.safetensors"
+
+    ruleorder: reuse_file > prepare_prompts
+    ruleorder: reuse_file > record_traces_of_split
+    ruleorder: reuse_responses > generate_responses_of_split
+
+    rule reuse_responses:
+        input:
+            multiext(
+                f"{config['reuse']}/responses/{{responses}}", ".safetensors", ".json"
+            ),
+        output:
+            multiext(f"{RESULTS}/responses/{{responses}}", ".safetensors", ".json"),
+        log:
+            f"{RESULTS}/logs/reuse/responses-{{responses}}.log",
+        localrule: True
+        conda:
+            "../../envs/ltd.yaml"
+        params:
+            folder=folder_of_output,
+        shell:
+            "cp {input:q} {params.folder} 2>&1 | tee {log}"
+
+
 rule reuse_file:
     input:
         f"{config['reuse']}/{{file}}",
@@ -46,10 +78,7 @@ rule reuse_file:
     log:
         f"{RESULTS}/logs/reuse/{{file}}.log",
     wildcard_constraints:
-        file=(
-            r"latency/profile\.json|benchmark/grid\.json|tuning/(best\.json|trials\.csv)"
-            r"|traces/(train|validation)-t0-w\d+\.safetensors"
-        ),
+        file=FILES,
     localrule: True
     conda:
         "../../envs/ltd.yaml"
