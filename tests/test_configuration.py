@@ -280,6 +280,21 @@ def test_machines_have_names_of_their_own(config, tmp_path):
     )
 
 
+@pytest.mark.parametrize("made_for", [{"beam": 3, "max_depth": 10}, {"beam": 2, "max_depth": 9}])
+def test_machines_of_the_report_have_the_trees_of_the_configuration(config, tmp_path, made_for):
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps(made_for))
+    config["transfer"]["profiles"] = [str(file)]
+    configuration.check(config, SCHEMA)
+    config["transfer"]["in_report"] = True
+    assert complaint(config) == (
+        f"transfer.profiles: {file} has beam {made_for['beam']} and depth {made_for['max_depth']}, tree.beam "
+        "is 2 and tree.max_depth 10; give a profile of such trees, or none"
+    )
+    file.write_text(json.dumps({"beam": 2, "max_depth": 12}))
+    configuration.check(config, SCHEMA)
+
+
 def saved_model(folder, chat_template=True):
     """A folder that looks like a saved model, with one whole safetensors file."""
     folder.mkdir()

@@ -311,10 +311,12 @@ def check_prompt_files(config: Config) -> None:
 
 
 def check_machines(config: Config, beside: Path) -> None:
-    """Check that the machines of `transfer` are there and have names of their own."""
+    """Check that the machines of `transfer` are there, named apart, and fit the trees where reported."""
     names = {"measured", *(f"slower-{factor:g}" for factor in config["transfer"]["slower_growth"])}
     for path in config["transfer"]["profiles"]:
-        find_profile(path, beside)
+        file = find_profile(path, beside)
+        if config["transfer"]["in_report"]:
+            check_machine(read_json(file), path, config["tree"])
         name = Path(path).stem
         if name in names:
             raise InputError(
@@ -322,6 +324,16 @@ def check_machines(config: Config, beside: Path) -> None:
                 "name of its own"
             )
         names.add(name)
+
+
+def check_machine(profile: Config, path: str, tree: Config) -> None:
+    """Check that a profile of `transfer.profiles` is one of the draft trees that are compared on it."""
+    beam, depth = profile.get("beam"), profile.get("max_depth", 0)
+    if beam != tree["beam"] or depth < tree["max_depth"]:
+        raise InputError(
+            f"transfer.profiles: {path} has beam {beam} and depth {depth}, tree.beam is {tree['beam']} and "
+            f"tree.max_depth {tree['max_depth']}; give a profile of such trees, or none"
+        )
 
 
 def find_profile(path: str, beside: Path) -> Path:
