@@ -154,9 +154,27 @@ def test_specdecpp_learns_each_level_given_the_one_before(monkeypatch):
         specdecpp, "train_network", lambda head, inputs, labels, *_: seen.update(labels=labels)
     )
     specdecpp.train(data_of(traces), 4)
-    arrived = classifier.reached(traces, 4)
-    expected = np.concatenate([arrived[:, 0], *(arrived[arrived[:, d - 1], d] for d in range(1, DEPTH))])
+    arrived, within = classifier.reached(traces, 4), classifier.known(traces)
+    before = np.column_stack([np.ones(len(traces), bool), arrived[:, :-1]])
+    expected = arrived[before & within]
     assert len(seen["labels"]) == len(expected) and seen["labels"].sum() == expected.sum()
+
+
+@pytest.mark.parametrize("module", [disco, specdecpp, c2t])
+def test_classifiers_learn_nothing_past_the_end_of_an_answer(module, monkeypatch):
+    """What is drafted there is neither accepted nor rejected: the same answers, cut, give fewer samples."""
+    counts = []
+    monkeypatch.setattr(module, "train_network", lambda head, inputs, labels, *_: counts.append(len(labels)))
+    traces = synthetic_traces(beam=BEAM, max_depth=DEPTH, with_optional=True)
+    for left in (np.full(len(traces), DEPTH), np.ones(len(traces), int), np.zeros(len(traces), int)):
+        cut = dataclasses.replace(traces, tokens_left=left.astype(np.int32))
+        if module is c2t:
+            c2t.RULE.train(data_of(cut), DEPTH)
+        else:
+            module.train(data_of(cut), 4)
+    assert counts[0] > counts[1] > counts[2] == 0
+    if module is disco:
+        assert counts[:2] == [DEPTH * len(traces), len(traces)]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +223,7 @@ def test_c2t_learns_from_trees_of_the_depth_that_it_prunes(monkeypatch):
         deepest.append(round(10 * inputs(np.arange(len(labels)))[:, 1].max()))
 
     monkeypatch.setattr(c2t, "train_network", levels_seen)
-    traces = synthetic_traces(sequences=4, beam=2, max_depth=12)
+    traces = synthetic_traces(sequences=4, answer_tokens=(80, 120), beam=2, max_depth=12)
     c2t.RULE.fit(dataclasses.replace(data_of(traces, synthetic_profile(2, 12)), sizes=(2, 8), thresholds=3))
     assert deepest == [12, 8]
 

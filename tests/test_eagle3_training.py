@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ltd.draft_head import training
 from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head
 from ltd.draft_head.training import (
     acceptance,
@@ -152,6 +153,33 @@ def test_loss_is_the_mean_over_all_steps_taken(head, batch):
     ]
     loss = unroll_loss(head, outputs, chains, teacher, teacher_rows)
     torch.testing.assert_close(loss, torch.stack(terms).mean())
+
+
+@pytest.mark.parametrize("multiple", [4, 32])
+def test_padding_changes_neither_loss_nor_gradient(multiple, head, batch):
+    """Shapes come again: every step has a multiple of so many rows, within a chain of each sequence."""
+    features, tokens = batch
+    teacher = torch.rand(36, DRAFT_VOCAB, dtype=torch.float64).softmax(-1)
+    teacher_rows = torch.arange(36).view(3, 12)
+    teacher_rows[:, 6] = -1
+    seen = []
+    for padded in (1, multiple):
+        head.zero_grad()
+        chains = plan_chains(PROMPTS, LENGTHS, 5, 0.6, torch.Generator().manual_seed(2), padded)
+        outputs = unroll(head, features, tokens, chains)
+        assert all(len(states[0]) % -(-padded // 3) == 0 for states in outputs)
+        loss = unroll_loss(head, outputs, chains, teacher, teacher_rows, multiple=padded)
+        loss.backward()
+        seen.append([loss.detach(), *(p.grad.clone() for p in head.parameters() if p.grad is not None)])
+    for exact, other in zip(*seen, strict=True):
+        torch.testing.assert_close(other, exact)
+
+
+def test_shapes_repeat_where_products_are_compiled_for_each(monkeypatch):
+    for multiplies, multiple in ((True, 32), (False, 1)):
+        monkeypatch.setattr(training, "multiplies_bfloat16", lambda device, answer=multiplies: answer)
+        assert training.row_multiple(torch.device("cpu")) == multiple
+    assert training.row_multiple(torch.device("cuda")) == 1
 
 
 def test_draft_vocabulary_by_count_then_id():

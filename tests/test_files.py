@@ -1,5 +1,8 @@
 """Files are either whole or absent."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from ltd.errors import InputError
@@ -21,6 +24,29 @@ def test_folder_replaces_folder(tmp_path):
         with atomic_path(tmp_path / "folder") as temporary:
             temporary.mkdir()
             (temporary / content).write_text(content)
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["second"]
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Killed between the two renames, neither half of the old one nor of the new one has its name."""
+    with atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "first").write_text("")
+    rename = os.replace
+
+    def killed(source, target):
+        if Path(target) == tmp_path / "folder":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+    assert not (tmp_path / "folder").exists()
+    monkeypatch.undo()
+    with atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "second").write_text("")
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["second"]
 
 

@@ -105,3 +105,9 @@ def test_marginal_reward_attains_the_optimum_and_the_mean_of_ratios_does_not(wor
     # The rate is that of the last rollout, which still explores.
     assert rate == pytest.approx(optimum, rel=0.1)
     assert attained(world, "throughput")[0] == pytest.approx(2.5, rel=0.01)
+
+
+def test_a_machine_without_cycles_takes_the_rate_of_all():
+    reward = Reward("marginal", 0.5)
+    reward.attain(np.array([6.0, 0.0, 2.0]), np.array([2.0, 0.0, 2.0]))
+    np.testing.assert_allclose(reward.rate, [1.5, 1.0, 0.5])

@@ -177,6 +177,7 @@ def check_values(config: Config) -> None:
     check_benchmark(config)
     largest = max(
         config["rl"]["sizes"][-1],
+        config["rl"]["fixed_size"],
         config["baselines"]["sizes"][-1],
         config["baselines"]["published_size"],
         config["grid"]["max_size"],
@@ -225,6 +226,12 @@ def check_benchmark(config: Config) -> None:
         raise InputError(
             f"benchmark.temperatures: {listed} does not ascend from 0, where policies are trained and "
             "the grid is chosen; list 0, then each further temperature once, lowest first"
+        )
+    recorded, decoded = config["responses"]["max_new_tokens"], benchmark["max_new_tokens"]
+    if decoded != recorded:
+        raise InputError(
+            f"benchmark.max_new_tokens: {decoded}, but the answers that replay follows have up to {recorded} "
+            "(responses.max_new_tokens); use one number"
         )
     asked = {method.partition(":")[0] for method in benchmark["methods"]}
     if "specdecpp" in asked and not config["traces"]["features"]:

@@ -29,10 +29,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+    replaced = path.with_name(f".{path.name}.replaced")
+    _remove(replaced)
     if path.is_dir():
-        # A folder cannot be renamed over a full one; the gap between these two lines leaves no half folder.
-        shutil.rmtree(path)
+        # A folder cannot be renamed over a full one: between these lines there is none, never half of one.
+        os.replace(path, replaced)
     os.replace(temporary, path)
+    _remove(replaced)
 
 
 @contextmanager

@@ -83,6 +83,11 @@ def check_policies(settings: Any) -> None:
         _check_observation(f"rl.{name}", list(getattr(settings, name)))
     if settings.machines < 0:
         raise InputError(f"rl.machines: {settings.machines}: expected 0 or more")
+    if settings.machines > settings.lanes:
+        raise InputError(
+            f"rl.machines: {settings.machines} is more than rl.lanes {settings.lanes}; "
+            "every machine needs a lane"
+        )
     if settings.reward not in rewards.KINDS:
         raise InputError(f"rl.reward: {settings.reward!r} is unknown; choose from {', '.join(rewards.KINDS)}")
     if settings.first_decision not in (0, 1):

@@ -1,7 +1,8 @@
 """Train one policy of a chain by PPO in replay: an initial size or depth policy, or a round of co-adaptation.
 
-Without --previous the policy starts from chance: the size policy against random depths, the depth policy
-against a fixed size. With --previous it goes on from that folder's policy against that folder's other one.
+Without --previous both are rehearsed first (--rehearsal); without that, too, the policy starts from chance:
+the size policy against random depths, the depth policy against a fixed size. With --previous it goes on from
+that folder's policy against that folder's other one.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Write a web page that walks through one answer of the benchmark, cycle by cycle, two methods side by side.
 
-The prompt is chosen by a rule and not for its looks: of the task on which the second method gains most over
-the first, the prompt in the middle by that gain. What is shown was decoded greedily.
+The prompt is chosen by a rule and not for its looks: of the task in the middle by what the second method
+gains over the first, the prompt in the middle by that gain. What is shown was decoded greedily.
 """
 
 from collections.abc import Sequence

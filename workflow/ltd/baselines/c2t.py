@@ -26,7 +26,7 @@ import numpy as np
 
 from ltd import devices
 from ltd.baselines import FITTED, PUBLISHED
-from ltd.baselines.classifier import DEPTH_UNIT, exported, perceptron, sigmoid, train_network
+from ltd.baselines.classifier import DEPTH_UNIT, exported, known, perceptron, sigmoid, train_network
 from ltd.baselines.lanes import LaneResults, Stateless, replay_lanes
 from ltd.baselines.threshold import FINE_THRESHOLDS, between, neighbours, quantiles
 from ltd.baselines.variants import BaselineController, FitData, Variant, level_of_nodes
@@ -170,7 +170,8 @@ class C2T:
         levels = level_of_nodes(traces.beam, pool)
         order, inputs = best_nodes(traces.scores[:, :pool], levels, data.published_size)
         true = np.take_along_axis(np.asarray(traces.true_node), levels[order] - 1, axis=1)
-        rows, labels = inputs.reshape(-1, 2), (order == true).ravel()
+        within = np.take_along_axis(known(traces), levels[order] - 1, axis=1)
+        rows, labels = inputs[within], (order == true)[within]
         module = perceptron(2, data.training.hidden, data.training.seed)
         train_network(module, rows.__getitem__, labels, data.training, self.name)
         return exported(module)

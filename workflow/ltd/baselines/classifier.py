@@ -29,6 +29,14 @@ def reached(traces: Traces, size: int) -> np.ndarray:
     return (diagonal < size) & (diagonal != NO_RANK)
 
 
+def known(traces: Traces) -> np.ndarray:
+    """Whether level d lies within the answer: past its end nothing is known about acceptance.
+
+    bool [N, D], level 1 first.
+    """
+    return np.arange(traces.max_depth) < np.asarray(traces.tokens_left)[:, None]
+
+
 def balanced(labels: np.ndarray, samples: int, rng: np.random.Generator, name: str) -> np.ndarray:
     """Indices of as many true as false labels [n], at most `samples` of each, shuffled.
 

@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 
 from ltd import devices
-from ltd.baselines.classifier import DEPTH_UNIT, exported, perceptron, reached, sigmoid, train_network
+from ltd.baselines.classifier import (
+    DEPTH_UNIT,
+    exported,
+    known,
+    perceptron,
+    reached,
+    sigmoid,
+    train_network,
+)
 from ltd.baselines.svip import recorded_entropy
 from ltd.baselines.threshold import ThresholdRule
 from ltd.baselines.variants import FitData
@@ -80,9 +88,10 @@ class PredictedAcceptance:
 def train(data: FitData, size: int) -> PolicyNetwork:
     """Learn which levels are reached in trees of `size` nodes."""
     inputs, labels = recorded_inputs(data.traces), reached(data.traces, size)
-    rows = inputs.reshape(-1, inputs.shape[-1])
+    within = known(data.traces)
+    rows = inputs[within]
     module = perceptron(rows.shape[1], data.training.hidden, data.training.seed)
-    train_network(module, rows.__getitem__, labels.ravel(), data.training, "disco")
+    train_network(module, rows.__getitem__, labels[within], data.training, "disco")
     return exported(module)
 
 

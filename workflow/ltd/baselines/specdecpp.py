@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ltd import devices
-from ltd.baselines.classifier import reached, sigmoid, train_network
+from ltd.baselines.classifier import known, reached, sigmoid, train_network
 from ltd.baselines.threshold import ThresholdRule
 from ltd.baselines.variants import FitData
 from ltd.errors import InputError
@@ -134,8 +134,8 @@ def recorded_features(traces: Traces) -> np.ndarray:
 def train(data: FitData, size: int) -> AcceptanceHead:
     """Learn which levels are reached, given the level before, in trees of `size` nodes."""
     features, arrived = recorded_features(data.traces), reached(data.traces, size)
-    possible = np.ones_like(arrived)
-    possible[:, 1:] = arrived[:, :-1]
+    possible = known(data.traces)
+    possible[:, 1:] &= arrived[:, :-1]
     samples = np.flatnonzero(possible)
     rows = features.reshape(-1, features.shape[-1])
     torch.manual_seed(data.training.seed)

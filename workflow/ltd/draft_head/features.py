@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,11 +35,11 @@ class Features:
 FeatureSource = Callable[[list[int]], Features]
 
 
-def pad_tokens(sequences: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens [B, S] int64, padded with 0 on the right, and lengths [B]."""
+def pad_tokens(sequences: list[Tensor], device: torch.device, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Tokens [B, S] int64, padded with 0 on the right to a multiple of `multiple`, and lengths [B]."""
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([s.to(torch.int64) for s in sequences], batch_first=True)
-    return padded.to(device), lengths
+    return F.pad(padded, (0, -padded.shape[1] % multiple)).to(device), lengths
 
 
 @torch.no_grad()

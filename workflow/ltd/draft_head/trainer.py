@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,7 +16,15 @@ from ltd.draft_head.checkpoint import EMBEDDING
 from ltd.draft_head.eagle3 import Eagle3Head, save_head
 from ltd.draft_head.features import FeatureSource, pad_tokens
 from ltd.draft_head.processes import Processes
-from ltd.draft_head.training import acceptance, plan_chains, taught_rows, unroll, unroll_hits, unroll_loss
+from ltd.draft_head.training import (
+    acceptance,
+    plan_chains,
+    row_multiple,
+    taught_rows,
+    unroll,
+    unroll_hits,
+    unroll_loss,
+)
 from ltd.files import atomic_path
 from ltd.target_training.muon import Muon
 from ltd.texts.responses import Sequence
@@ -108,6 +117,7 @@ class Trainer:
         self.recipe, self.head, self.run, self.key = recipe, head, run, key
         self.processes = processes or Processes()
         self.device, self.saved_type = head.fc.weight.device, saved_type
+        self.multiple = row_multiple(self.device)
         self.output_weight = output_weight.to(self.device, torch.float32)
         self.checkpoint, self.best_folder = state / "checkpoint.pt", state / "best"
         self.optimisers = _optimisers(head, recipe)
@@ -167,11 +177,13 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed + 1_000_000_007 * self.processes.rank)
         steps, weight = self.recipe.unroll_steps, self.recipe.step_weight
         checkpointing = self.recipe.gradient_checkpointing
-        chains = plan_chains(batch.prompt_lengths, batch.lengths, steps, weight, generator)
+        chains = plan_chains(batch.prompt_lengths, batch.lengths, steps, weight, generator, self.multiple)
         teacher, teacher_rows = self._teacher(batch)
         with mixed_precision(self.device):
             outputs = unroll(self.head, self.head.fuse(batch.taps), batch.tokens, chains, checkpointing)
-            loss = unroll_loss(self.head, outputs, chains, teacher, teacher_rows, checkpointing)
+            loss = unroll_loss(
+                self.head, outputs, chains, teacher, teacher_rows, checkpointing, self.multiple
+            )
         loss.backward()
         wanted = taught_rows(chains, teacher_rows, len(outputs)) if self.processes.count > 1 else []
         return loss, sum(int((row >= 0).sum()) for row in wanted)
@@ -198,11 +210,13 @@ class Trainer:
     @torch.no_grad()
     def _batch(self, corpus: Corpus, members: list[int]) -> Batch:
         chosen = [corpus.sequences[index] for index in members]
-        tokens, lengths = pad_tokens([sequence.tokens for sequence in chosen], self.device)
+        tokens, lengths = pad_tokens([sequence.tokens for sequence in chosen], self.device, self.multiple)
         prompts = torch.tensor([sequence.prompt_length for sequence in chosen], device=self.device)
         features = corpus.features(members)
-        taps = features.taps.to(self.device, torch.float32)
-        final, best = features.final.to(self.device), features.best.to(self.device)
+        padding = (0, tokens.shape[1] - features.best.shape[1])
+        taps = F.pad(features.taps.to(self.device, torch.float32), (0, 0, *padding))
+        final = F.pad(features.final.to(self.device), (0, 0, *padding))
+        best = F.pad(features.best.to(self.device), padding)
         return Batch(taps, tokens, prompts, lengths, final, best)
 
     def _finish_epoch(self, validation: Corpus) -> None:

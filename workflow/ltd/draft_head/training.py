@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ltd.devices import multiplies_bfloat16
 from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
 
 # Rows of the loss computed at once under gradient checkpointing; logits of 32,000 tokens are 125 MiB then.
@@ -26,19 +27,38 @@ LOSS_ROWS = 1024
 Result = TypeVar("Result")
 
 
+def row_multiple(device: torch.device) -> int:
+    """What the rows of a matrix product are padded to a multiple of, about.
+
+    On a CPU, oneDNN makes code for every new shape of a product in bfloat16, which takes ten times as long as
+    the product; it keeps that of some thousand shapes, so shapes have to come again. With 32 a tenth of the
+    rows is padding.
+    """
+    return 32 if device.type == "cpu" and multiplies_bfloat16(device) else 1
+
+
+def rounded_up(count: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not less than `count`."""
+    return -(-count // multiple) * multiple
+
+
 @dataclass(frozen=True)
 class Chains:
     """Draft chains of a batch, the longest of each sequence first.
 
     rows [B, A]: the row t a chain starts at. depths [B, A]: its number of steps, descending, 0 for padding.
+    A is a multiple of `granule`.
     """
 
     rows: Tensor
     depths: Tensor
+    granule: int = 1
 
     def alive(self, step: int) -> Tensor:
-        """Bool [B, n], whether the first n chains take this step; n covers all that do."""
-        count = sum(depth > step for depth in self.longest)
+        """Bool [B, n], whether the first n chains take this step; n covers all that do, a multiple of
+        `granule`.
+        """
+        count = rounded_up(sum(depth > step for depth in self.longest), self.granule)
         return self.depths[:, :count] > step
 
     @cached_property
@@ -61,12 +81,14 @@ def plan_chains(
     steps: int,
     step_weight: float = 1.0,
     generator: torch.Generator | None = None,
+    multiple: int = 1,
 ) -> Chains:
     """One chain for every row that decoding may start from, of at most `steps` draft steps.
 
-    Both lengths are [B], in tokens. After each step a chain goes on with probability `step_weight`. A mean
-    over all steps taken then weighs step s by step_weight**s, as the published loss does, but what would
-    count little is mostly not computed at all: with 0.8 and ten steps less than half remains.
+    Both lengths are [B], in tokens; see `row_multiple` for `multiple`. After each step a chain goes on with
+    probability `step_weight`. A mean over all steps taken then weighs step s by step_weight**s, as the
+    published loss does, but what would count little is mostly not computed at all: with 0.8 and ten steps
+    less than half remains.
     """
     counts = (lengths - 1 - prompt_lengths).clamp(min=0)[:, None]
     index = torch.arange(int(counts.max()), device=lengths.device)[None]
@@ -75,9 +97,11 @@ def plan_chains(
         draws = torch.rand(depths.shape, generator=generator).to(lengths.device)
         going_on = draws.log() / torch.tensor(step_weight).log()
         depths = torch.minimum(depths, 1 + going_on.clamp(max=steps).long())
+    granule = -(-multiple // len(lengths))
+    depths = F.pad(depths, (0, -depths.shape[1] % granule))
     depths, order = depths.sort(dim=1, descending=True, stable=True)
     rows = prompt_lengths[:, None] - 1 + order
-    return Chains(rows.where(depths > 0, prompt_lengths[:, None] - 1), depths)
+    return Chains(rows.where(depths > 0, prompt_lengths[:, None] - 1), depths, granule)
 
 
 def unroll(
@@ -164,7 +188,17 @@ def _take(states: Tensor, rows: Tensor, dim: int) -> Tensor:
     return torch.take_along_dim(states, rows[..., None], dim=dim)
 
 
-def _attend(
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, *masked: Any) -> Tensor:
+    """`_attention`; on a CPU in the queries' precision, float32: its shapes seldom come again (see
+    `row_multiple`).
+    """
+    if queries.is_cuda:
+        return _attention(queries, keys, values, *masked)
+    with torch.autocast(queries.device.type, enabled=False):
+        return _attention(queries, keys, values.to(queries.dtype), *masked)
+
+
+def _attention(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -194,12 +228,13 @@ def unroll_loss(
     teacher: Tensor,
     teacher_rows: Tensor,
     checkpointing: bool = False,
+    multiple: int = 1,
 ) -> Tensor:
     """Mean cross-entropy between the target's and the head's distribution over all steps taken.
 
     teacher [N, Vd]: distributions of the target within the draft vocabulary. teacher_rows [B, S] says
     which of them follows each token of a sequence, -1 where none counts. With `checkpointing` distributions
-    of LOSS_ROWS rows at a time exist, computed again in the backward pass.
+    of LOSS_ROWS rows at a time exist, computed again in the backward pass. See `row_multiple` for `multiple`.
     """
     wanted = taught_rows(chains, teacher_rows, len(outputs))
     rows = torch.cat([states[row >= 0] for states, row in zip(outputs, wanted, strict=True)])
@@ -208,12 +243,16 @@ def unroll_loss(
     run, size = (_recomputed, LOSS_ROWS) if checkpointing else (_kept, len(rows))
     indices = torch.cat([row[row >= 0] for row in wanted])
     parts = zip(rows.split(size), indices.split(size), strict=True)
-    losses = [run(_summed_loss, head, part, teacher, index) for part, index in parts]
+    losses = [run(_summed_loss, head, part, teacher, index, 4 * multiple) for part, index in parts]
     return torch.stack(losses).sum() / len(rows)
 
 
-def _summed_loss(head: Eagle3Head, rows: Tensor, teacher: Tensor, indices: Tensor) -> Tensor:
-    return F.cross_entropy(head.logits(rows), teacher[indices], reduction="sum")
+def _summed_loss(head: Eagle3Head, rows: Tensor, teacher: Tensor, indices: Tensor, multiple: int) -> Tensor:
+    # A padded row has no probability to predict, so no loss.
+    padding = (0, 0, 0, -len(rows) % multiple)
+    return F.cross_entropy(
+        head.logits(F.pad(rows, padding)), F.pad(teacher[indices], padding), reduction="sum"
+    )
 
 
 def taught_rows(chains: Chains, teacher_rows: Tensor, steps: int) -> list[Tensor]:

@@ -112,7 +112,8 @@ def summarise(runs: pd.DataFrame, cycles: pd.DataFrame, seed: int = 0) -> pd.Dat
     and lossless; `cycles` the same keys and depth, verified, tokens and milliseconds by phase. Speedups are
     ratios of tokens per second, each from sums over prompts and repeats; `speedup_low` and `speedup_high`
     bound 95% of paired bootstrap resamples of prompts. Phases are milliseconds a cycle. In the mean's row
-    tokens and seconds are sums over the tasks and every other number is the mean of the tasks' numbers.
+    tokens, seconds and prompts are sums over the tasks, tokens a second their quotient, repeats the largest
+    and every other number is the mean of the tasks' numbers.
     """
     shapes = _cycle_means(cycles)
     rows = []

@@ -17,4 +17,4 @@ OBSERVATION_PARTS = (
 )
 # Those that kernels write, too, numbered there in this order (`ltd.rl.live_decision`); policies that see
 # others decide through numpy.
-COMPILED_PARTS = tuple(part for part in OBSERVATION_PARTS if part not in ("hidden", MACHINE_PART))
+COMPILED_PARTS = ("nodes", "level", "mass", "levels", "depth", "one_hot_depth", "length", "entropy", "root")

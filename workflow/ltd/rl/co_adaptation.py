@@ -1,7 +1,8 @@
 """Iterative co-adaptation: one policy is trained while the other stands still, in turn (paper, section 4).
 
 Iteration 0 combines the two first policies: the size policy trained with depths drawn at random, the depth
-policy trained with a fixed size. Iterations 1, 2, 3, ... retrain size, depth, size, ...
+policy trained with a fixed size, or, after a rehearsal, each beside the other one of the rehearsed pair.
+Iterations 1, 2, 3, ... retrain size, depth, size, ...
 """
 
 from collections.abc import Callable

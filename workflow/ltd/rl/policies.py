@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ltd.errors import InputError
@@ -101,11 +102,11 @@ class PolicyNetwork:
         """Read a file written by `save`; raises InputError when it is absent or has no such layers."""
         if not path.is_file():
             raise InputError(f"{path}: no such policy; train it first")
-        tensors = load_file(path)
-        count = sum(name.startswith("layers.") for name in tensors) // 2
         try:
+            tensors = load_file(path)
+            count = sum(name.startswith("layers.") for name in tensors) // 2
             return cls([(tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(count)])
-        except (KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, ValueError) as error:
             raise InputError(f"{path}: not a policy network ({error})") from error
 
 

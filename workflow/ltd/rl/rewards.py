@@ -53,7 +53,9 @@ class Reward:
     def attain(self, tokens: float | np.ndarray, seconds: float | np.ndarray) -> None:
         """Move the rate to the throughput just attained: one step of Dinkelbach's iteration.
 
-        For a family: tokens and seconds [P] of every machine.
+        For a family: tokens and seconds [P] of every machine; one without any takes the rate of all together.
         """
-        rate = tokens / seconds * self.step_seconds
+        together = np.sum(tokens) / np.sum(seconds)
+        measured = np.divide(tokens, seconds, out=np.full(np.shape(seconds), together), where=seconds > 0)
+        rate = measured * self.step_seconds
         self.rate = rate if np.size(rate) > 1 else float(np.squeeze(rate))

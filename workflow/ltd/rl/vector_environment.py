@@ -50,15 +50,14 @@ class PolicyVecEnv(VecEnv):
         super().__init__(lanes, box, spaces.Discrete(actions))
         self.all_lanes = np.arange(lanes)
         self._infos: list[dict[str, Any]] = [{} for _ in range(lanes)]
-        machines = len(world.family)
-        self.tokens, self.seconds = np.zeros(machines), np.zeros(machines)
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
-        """Start all lanes afresh, anywhere in the answers, from a seed."""
+        """Start all lanes afresh, anywhere in the answers, from a seed; cycles before that are forgotten."""
         self.rng = np.random.default_rng(seed)
         roots = self.rng.integers(len(self.world.context_length), size=self.num_envs)
         family = len(self.world.family)
+        self.tokens, self.seconds = np.zeros(family), np.zeros(family)
         machines = self.rng.permutation(self.num_envs) % family if family > 1 else None
         self.walk = self.world.walk(roots, machines)
 
