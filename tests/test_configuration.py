@@ -151,7 +151,6 @@ def test_the_default_is_accepted(config):
         ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no prompts"),
         ("rl", "machines", 257, "rl.machines: 257 is more than rl.lanes 256; every machine needs a lane"),
         ("rl", "fixed_size", 39, "latency.sizes: the largest is 38, but 39 is used"),
-        ("benchmark", "max_new_tokens", 64, "benchmark.max_new_tokens: 64, but the answers that replay"),
         ("prompts", "path", "/no/such/folder", "prompts.path: /no/such/folder is not a folder"),
         ("target", "path", "/no/such/model", "target.path: /no/such/model is neither a folder nor a hub id"),
     ],

@@ -46,7 +46,6 @@ def results(tmp_path_factory):
             "rl": {"train_tasks": TASKS, "rounds": 0},
             "benchmark": {
                 "test_tasks": TASKS,
-                "max_new_tokens": 16,
                 "methods": ["autoregressive", "eagle3_grid", "ltd:paper"],
             },
         },

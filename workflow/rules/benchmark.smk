@@ -130,13 +130,15 @@ rule benchmark_at_temperature:
         output=folder_of_output,
         state=f"{RESULTS}/state/benchmark-t{{temperature}}",
         options=options("benchmark", leave_out=["temperatures"]),
+        # As long as the recorded answers, which replay follows to their end.
+        max_new_tokens=config["responses"]["max_new_tokens"],
     shell:
         "python -m ltd.benchmark --target {params.target:q} --draft {params.draft}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
         " --baselines {params.baselines}"
         " --opponents {params.opponents} --lookup {params.lookup}"
         " --responses {input.responses} --traces {input.traces} --output {params.output}"
-        " --state {params.state} {params.options} 2>&1 | tee {log}"
+        " --state {params.state} --max-new-tokens {params.max_new_tokens} {params.options} 2>&1 | tee {log}"
 
 
 # All temperatures in one set of files: another one in the configuration decodes at that one alone.
