@@ -243,6 +243,7 @@ def unroll_loss(
     run, size = (_recomputed, LOSS_ROWS) if checkpointing else (_kept, len(rows))
     indices = torch.cat([row[row >= 0] for row in wanted])
     parts = zip(rows.split(size), indices.split(size), strict=True)
+    # These are the rows of all steps together, so a coarser multiple costs no more.
     losses = [run(_summed_loss, head, part, teacher, index, 4 * multiple) for part, index in parts]
     return torch.stack(losses).sum() / len(rows)
 
