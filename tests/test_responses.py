@@ -10,11 +10,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ltd import generate_responses as stage
+from ltd.bfloat16 import RoundingLinear
 from ltd.engine.memory import batch_bytes
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import write_jsonl
-from ltd.generate_responses import Options, Question, answer_part, generate_responses, read_split
+from ltd.generate_responses import Options, Question, answer_part, generate_responses, parts, read_split
 from ltd.target_training.tokenizer import train_tokenizer
 from ltd.texts.batched_generation import answer_conversations, generate_batch
 from ltd.texts.prompts import render
@@ -244,29 +245,30 @@ def test_sampling_belongs_to_the_sequence_not_to_the_batch(options, target):
 
 
 @pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_answers_for_the_head_are_computed_in_bfloat16_where_it_is_an_instruction(
-    options, monkeypatch, native
+    options, monkeypatch, native, dtype
 ):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": native})
     met = set()
 
     def noted(target, conversations, given):
-        met.add((target.model.lm_head.weight.dtype, target.model.model.rotary_emb.inv_freq.dtype))
+        layer = target.model.lm_head
+        met.add((type(layer), layer.weight.dtype, target.model.model.rotary_emb.inv_freq.dtype))
         return answer_part(target, conversations, given)
 
     monkeypatch.setattr("ltd.generate_responses.answer_part", noted)
-    generate_responses(dataclasses.replace(options, reduced_precision=True), StageRun())
-    assert met == {(torch.bfloat16 if native else torch.float32, torch.float32)}
+    generate_responses(dataclasses.replace(options, dtype=dtype, reduced_precision=True), StageRun())
+    own = RoundingLinear if dtype == "bfloat16" else torch.nn.Linear
+    expected = (torch.nn.Linear, torch.bfloat16) if native else (own, torch.float32)
+    assert met == {(*expected, torch.float32)}
     assert len(list(Responses.load(options.output).sequences())) == 7
 
 
-def test_a_model_that_rounds_by_itself_is_left_as_it_is(options, monkeypatch):
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
-    generate_responses(dataclasses.replace(options, dtype="bfloat16"), StageRun())
-    alone = [sequence.tokens.tolist() for sequence in Responses.load(options.output).sequences()]
-    generate_responses(dataclasses.replace(options, dtype="bfloat16", reduced_precision=True), StageRun())
-    again = [sequence.tokens.tolist() for sequence in Responses.load(options.output).sequences()]
-    assert again == alone
+def test_what_ends_alike_is_answered_together():
+    rows = [("qa", "a"), ("chat", "b", "c"), ("maths", "dd"), ("qa", "ee"), ("chat", "f", "g"), ("maths", "h")]
+    questions = [Question(task, number, turns) for number, (task, *turns) in enumerate(rows)]
+    assert list(parts(questions, 2)) == [[5, 2], [0, 3], [1, 4]]
 
 
 def test_seed_keys_fit_an_int64_and_do_not_change(target):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ltd.bfloat16 import without_rounding
 from ltd.devices import multiplies_bfloat16
 from ltd.engine.memory import GIB, batch_bytes
 from ltd.engine.model_loading import free_memory
@@ -180,8 +181,17 @@ def _sequence(question: Question, turn: int, answer: Answer, options: Options) -
 
 
 def parts(questions: list[Question], size: int) -> Iterator[list[int]]:
-    """Yield the numbers of the conversations of each part; those of similar length are answered together."""
-    order = sorted(range(len(questions)), key=lambda index: len(questions[index].turns[0]))
+    """Yield the numbers of the conversations of each part.
+
+    A batch decodes as long as its longest answer: conversations of as many turns and of one task, whose
+    answers end at similar places, are answered together; among these, prompts of similar length.
+    """
+
+    def alike(index: int) -> tuple[int, str, int]:
+        question = questions[index]
+        return len(question.turns), question.task, len(question.turns[0])
+
+    order = sorted(range(len(questions)), key=alike)
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -246,11 +256,12 @@ def generate_responses(options: Options, run: StageRun) -> None:
 
 
 def reduce_precision(target: TargetModel) -> None:
-    """Hold a float32 model in bfloat16 where the device multiplies it; others stay as they were asked for.
+    """Hold a model of float32 tensors in bfloat16 where the device multiplies it; others stay as they are.
 
     Its parameters alone: the frequencies of its positions are no weights, and rounding them moves words.
     """
-    if target.number_type == torch.float32 and multiplies_bfloat16(target.device):
+    if target.dtype == torch.float32 and multiplies_bfloat16(target.device):
+        target.model = without_rounding(target.model)  # PyTorch's own bfloat16 rounds what it reads
         for weight in target.model.parameters():
             weight.data = weight.data.to(torch.bfloat16)
 

@@ -24,15 +24,18 @@ def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
     largest singular value than the usual (sum s^2)^(1/2), which saves iterations.
     """
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.transpose(1, 2)
+    device = matrices.device.type
+    exact = not torch.is_autocast_enabled(device)
+    if not exact:
+        wide = wide.to(torch.get_autocast_dtype(device))  # once, instead of before every product
     x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
     # The factor grows out of differences that products in 16 bits round away.
-    exact = not torch.is_autocast_enabled(x.device.type)
     by_factor = exact and x.shape[1] < x.shape[2]
     multiply, iterate = (_symmetric_product, _iterate_factor) if by_factor else (torch.bmm, _iterate_matrix)
     gram = multiply(x, x.transpose(1, 2))
     bound = gram.norm(dim=(1, 2), keepdim=True) + 1e-14
     x = iterate(x / bound.sqrt(), gram / bound, steps)
-    return x if wide is matrices else x.transpose(1, 2)
+    return x if x.shape == matrices.shape else x.transpose(1, 2)
 
 
 def _iterate_matrix(x: Tensor, gram: Tensor, steps: int) -> Tensor:
