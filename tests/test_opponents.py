@@ -313,6 +313,17 @@ def test_absent_and_damaged_folders_are_refused(fitted, tmp_path):
     path.write_text(json.dumps(description | {"version": 0}))
     with pytest.raises(InputError, match="not an opponent of version 1"):
         load_opponent(tmp_path, "marginal_rule")
+    path.write_text(json.dumps({name: value for name, value in description.items() if name != "rate"}))
+    with pytest.raises(InputError, match="not an opponent of version 1"):
+        load_opponent(tmp_path, "marginal_rule")
+    path.write_text(json.dumps(description))
+    damaged = tmp_path / "marginal_rule" / "rule.safetensors"
+    damaged.write_bytes(tables[:-8])
+    with pytest.raises(InputError, match=r"rule\.safetensors: not the tables of a rule"):
+        load_opponent(tmp_path, "marginal_rule")
+    damaged.unlink()
+    with pytest.raises(InputError, match=r"rule\.safetensors: not the tables of a rule"):
+        load_opponent(tmp_path, "marginal_rule")
 
 
 def test_the_benchmark_decodes_with_every_opponent(options, tmp_path):

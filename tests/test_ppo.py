@@ -305,7 +305,7 @@ def test_validation_tells_a_constant_policy_from_one_that_adapts():
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_the_stages_of_a_chain(files, monkeypatch):
+def test_the_stages_of_a_chain(files, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "mlflow", None)
     chain = files / "chain"
     for kind in KINDS:
@@ -340,6 +340,12 @@ def test_the_stages_of_a_chain(files, monkeypatch):
         half = {"policy": "size", "previous": chain / "size", "output": chain / "iteration-2"}
         train_policy.main(stage_arguments(files, *words(half)))
     assert exit_status.value.code == 2
+    synthetic_traces(seed=3).save(files / "train.safetensors")
+    with pytest.raises(SystemExit) as exit_status:
+        train_policy.main(stage_arguments(files, *words(round_1 | {"output": chain / "other"}), "--top", "2"))
+    assert exit_status.value.code == 2
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert "the size policy was trained with other top, root_prior than these settings" in complaint
 
 
 def test_policies_train_on_the_chosen_tasks_alone():

@@ -266,8 +266,15 @@ def test_answers_for_the_head_are_computed_in_bfloat16_where_it_is_an_instructio
 
 
 def test_what_ends_alike_is_answered_together():
-    rows = [("qa", "a"), ("chat", "b", "c"), ("maths", "dd"), ("qa", "ee"), ("chat", "f", "g"), ("maths", "h")]
-    questions = [Question(task, number, turns) for number, (task, *turns) in enumerate(rows)]
+    asked = [
+        ("qa", "a"),
+        ("chat", "b", "c"),
+        ("maths", "dd"),
+        ("qa", "ee"),
+        ("chat", "f", "g"),
+        ("maths", "h"),
+    ]
+    questions = [Question(task, number, turns) for number, (task, *turns) in enumerate(asked)]
     assert list(parts(questions, 2)) == [[5, 2], [0, 3], [1, 4]]
 
 

@@ -8,7 +8,7 @@ that folder's policy against that folder's other one.
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,13 @@ def check_previous(previous: Pair, workshop: Workshop, folder: Path) -> None:
     for kind in KINDS:
         if kind not in previous:
             raise InputError(f"{folder}: no {kind} policy; a round needs the pair of the one before")
-        policy, spec = previous[kind].policy, workshop.spec(kind)
-        if policy.spec != spec:
+        theirs, ours = previous[kind].policy.spec, workshop.spec(kind)
+        names = [field.name for field in fields(ours)]
+        differing = [name for name in names if getattr(theirs, name) != getattr(ours, name)]
+        if differing:
             raise InputError(
-                f"{folder}: the {kind} policy observes {policy.spec}, these settings ask for {spec}"
+                f"{folder}: the {kind} policy was trained with other {', '.join(differing)} than these "
+                "settings and traces have; give those of its training, or train it again"
             )
 
 

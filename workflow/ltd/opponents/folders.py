@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ltd.engine.controllers import Controller, StaticController
@@ -18,6 +20,8 @@ from ltd.rl.root_prior import RootPrior
 CONSTANT, RULE = "constant.json", "rule.json"
 TABLES = "rule.safetensors"
 VERSION = 1
+NUMBERS = ("beam", "max_depth", "sizes", "first_decision", "interval", "rate", "trained_on")
+ARRAYS = ("knots", "chances", "seconds", "forecast", "root_prior")
 
 
 def load_opponent(folder: Path, name: str) -> Controller:
@@ -41,29 +45,30 @@ def save_constant(folder: Path, depth: int, size: int) -> None:
 
 def load_constant(folder: Path) -> StaticController:
     """Read what `save_constant` wrote."""
-    value = _described(folder / CONSTANT)
+    value = _described(folder / CONSTANT, ("depth", "size"))
     return StaticController(value["depth"], value["size"])
 
 
 def save_rule(folder: Path, rule: MarginalRule) -> None:
     """Write the rule's numbers and tables into an existing folder."""
-    tables = {
-        "knots": rule.calibration.knots,
-        "chances": rule.calibration.chances,
-        "seconds": rule.seconds,
-        "forecast": rule.forecast,
-        "root_prior": rule.root_prior.values,
-    }
-    save_file(tables, folder / TABLES)
-    names = ("beam", "max_depth", "sizes", "first_decision", "interval", "rate", "trained_on")
-    write_json(folder / RULE, {"version": VERSION} | {name: getattr(rule, name) for name in names})
+    arrays = (
+        rule.calibration.knots,
+        rule.calibration.chances,
+        rule.seconds,
+        rule.forecast,
+        rule.root_prior.values,
+    )
+    save_file(dict(zip(ARRAYS, arrays, strict=True)), folder / TABLES)
+    write_json(folder / RULE, {"version": VERSION} | {name: getattr(rule, name) for name in NUMBERS})
 
 
 def load_rule(folder: Path) -> MarginalRule:
-    """Read what `save_rule` wrote; raises InputError when the two files do not belong together."""
-    value = _described(folder / RULE)
+    """Read what `save_rule` wrote; raises InputError when a file is absent or damaged, or the two do not
+    belong together.
+    """
+    value = _described(folder / RULE, NUMBERS)
     value["sizes"] = tuple(value["sizes"])
-    tables = load_file(folder / TABLES)
+    tables = _tables(folder / TABLES)
     depth, beam = value["max_depth"], value["beam"]
     shapes = {
         "chances": (depth, PLACES, *tables["knots"].shape),
@@ -81,8 +86,18 @@ def load_rule(folder: Path) -> MarginalRule:
     return MarginalRule(**value, **rest, seconds=tables["seconds"], forecast=tables["forecast"])
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     value = read_json(path)
-    if not isinstance(value, dict) or value.pop("version", None) != VERSION:
+    if not isinstance(value, dict) or value.pop("version", None) != VERSION or set(value) != set(names):
         raise InputError(f"{path}: not an opponent of version {VERSION}; fit it again")
     return value
+
+
+def _tables(path: Path) -> dict[str, NDArray]:
+    try:
+        tables = load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise InputError(f"{path}: not the tables of a rule ({error}); fit it again") from error
+    if set(tables) != set(ARRAYS):
+        raise InputError(f"{path}: not the tables of a rule, which are {', '.join(ARRAYS)}; fit it again")
+    return tables
