@@ -38,7 +38,7 @@ from ltd.tracking import StageRun
 from ltd.train_policy import TrainPolicyOptions, chain_settings
 from pipeline import snakemake
 from saved_experiment import BEAM, MAX_DEPTH, SIZES, random_policies
-from synthetic import synthetic_profile, synthetic_traces
+from synthetic import synthetic_profile, synthetic_traces, with_free_decisions
 from test_reuse import finished_default
 
 ROOT = Path(__file__).parents[1]
@@ -158,19 +158,13 @@ def test_one_half_of_the_pair_is_replaced(policies):
 def test_replay_is_the_simulation_of_the_live_controller(world, policies, name):
     runs, cycles = replay((name,), world.traces, world.profile, BEST, policies)
     controller = load_policy_controller(policies, name, BEST)
-    simulated = simulate(
-        controller,
-        world.traces,
-        world.profile.with_networks(controller.weights),
-        depth_policy=controller.asked if "depth" in controller.weights else False,
-        size_policy="size" in controller.weights,
-    )
+    simulated = simulate(controller, world.traces, world.profile)
     mine = runs[runs["method"] == name]
     assert np.allclose(np.sort(mine["seconds"]), np.sort(simulated.seconds), rtol=1e-9)
     assert sorted(mine["tokens"]) == sorted(simulated.tokens)
     log = cycles[cycles["method"] == name]
     assert log["verified"].sum() == simulated.log.verified.sum()
-    free = simulate(controller, world.traces, world.profile)
+    free = simulate(controller, world.traces, with_free_decisions(world.profile))
     charged = log["depth_policy"].sum() + log["size_policy"].sum()
     assert charged == pytest.approx(simulated.seconds.sum() - free.seconds.sum()) and charged > 0
 

@@ -13,9 +13,9 @@ from ltd.baselines.lanes import replay_lanes
 from ltd.engine import decoding
 from ltd.errors import InputError
 from ltd.files import write_json
-from ltd.measurement.replay_rows import _simulate
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
 from ltd.replay.latency import LatencyTable
+from ltd.replay.simulator import simulate
 from ltd.replay.static_grid import static_grid
 from synthetic import synthetic_profile, synthetic_traces
 from tiny_engine import tiny_answers, tiny_drafter, tiny_head, tiny_target
@@ -60,7 +60,7 @@ def test_the_controller_simulated_answer_by_answer_is_what_the_search_replayed(f
     name, variants = fitted
     controller = BASELINES[name].controller(variants[key], name)
     world, found = data.world, variants[key].validation
-    result = _simulate(controller, world.traces, world.profile)
+    result = simulate(controller, world.traces, world.profile)
     plain = world.latency.autoregressive[world.context_length].sum()
     assert plain / result.seconds.sum() == pytest.approx(found["speedup"], rel=1e-9)
     assert result.acceptance_length() == pytest.approx(found["acceptance_length"])
@@ -80,7 +80,7 @@ def test_deployed_decisions_are_the_replayed_ones(fitted, data, engine, recorded
         assert generation.tokens == answer.answer.tolist()
         live += [(cycle.context_length, cycle.depth, cycle.size) for cycle in generation.cycles]
     controller = BASELINES[name].controller(variants[key], name)
-    log = _simulate(controller, data.world.traces, data.world.profile).log
+    log = simulate(controller, data.world.traces, data.world.profile).log
     assert live == list(zip(log.context_length, log.depth, log.size, strict=True))
 
 
@@ -124,7 +124,7 @@ def test_a_fitted_rule_without_checkpoints_never_asks_its_network(rule, monkeypa
     assert depth_chosen(controller, [state_at(d) for d in range(4)]) == controller.max_depth
     assert not any(controller.asked(depth) for depth in range(4))
     static = static_grid(traces, profile, [controller.max_depth], [controller.size])
-    simulated = _simulate(controller, traces, profile)
+    simulated = simulate(controller, traces, profile)
     assert simulated.seconds.sum() == pytest.approx(static.seconds.sum(), rel=1e-12)
 
 
@@ -145,7 +145,7 @@ def test_saved_and_loaded_decides_alike(fitted, data, tmp_path):
         loaded = load_controller(tmp_path, method)
         assert loaded.name == method
         made = BASELINES[name].controller(variant, method)
-        results = [_simulate(c, data.world.traces, data.world.profile) for c in (loaded, made)]
+        results = [simulate(c, data.world.traces, data.world.profile) for c in (loaded, made)]
         np.testing.assert_array_equal(results[0].seconds, results[1].seconds)
     networks = {path.name for path in tmp_path.glob("*/*.safetensors")}
     learned = name in ("disco", "specdecpp", "c2t")

@@ -156,7 +156,7 @@ def test_a_folder_names_its_machine_and_moves_to_another(pair, tmp_path):
         at_home.size.network.layers[0][1], settled(pair["size"], MEASURED).network.layers[0][1]
     )
     world = world_on(DEAR, seed=6)
-    lived = simulate(moved, world.traces, DEAR, depth_policy=moved.depth.asked, size_policy=True)
+    lived = simulate(moved, world.traces, DEAR)
     replayed = evaluate(world, moved.depth, moved.size)
     assert np.isclose(lived.seconds.sum(), replayed.seconds.sum())
 

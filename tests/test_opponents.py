@@ -116,9 +116,7 @@ def replay(folder, name, world):
 def test_the_deployed_decisions_are_the_replayed_ones(fitted, world, name):
     """Saved, loaded, asked level by level as in decoding: the same cycles as the fit's own tables."""
     controller = load_opponent(fitted, name)
-    adaptive = name != "best_constant"
-    asked = controller.asked if adaptive else False
-    live = simulate(controller, world.traces, world.profile, depth_policy=asked, size_policy=adaptive)
+    live = simulate(controller, world.traces, world.profile)
     replayed = replay(fitted, name, world)
     order = np.argsort(replayed.position)
     assert np.array_equal(live.log.depth, replayed.depth[order])

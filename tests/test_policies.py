@@ -20,10 +20,10 @@ from ltd.rl.live_decision import LiveDecision, live_observation, observe
 from ltd.rl.observations import DraftView, ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_controller import PolicyController
-from ltd.rl.policy_settings import OBSERVED, SIZES
+from ltd.rl.policy_settings import OBSERVED, SIZES, asked_depths, decisions_up_to
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.root_prior import RootPrior, root_prior
-from synthetic import synthetic_profile, synthetic_traces
+from synthetic import synthetic_profile, synthetic_traces, with_free_decisions
 
 # Roots that differ enough for a random policy to decide by them.
 ROOTS = RootPrior(20 * root_prior(synthetic_traces()).values - 12)
@@ -139,13 +139,12 @@ def test_one_observation_is_decided_as_a_batch_is(hidden):
     assert network.weights == sum(a * b for a, b in pairwise(widths))
 
 
-@pytest.mark.parametrize("first_decision,interval", [(0, 1), (1, 1), (0, 2)])
+@pytest.mark.parametrize("first_decision,interval", [(0, 1), (1, 1), (0, 2), (1, 2)])
 def test_controller_in_the_simulator_equals_the_vectorised_replay(world, first_decision, interval):
-    """Same cycles for the same policies, answer by answer and all at once."""
+    """Same cycles and seconds for the same policies, answer by answer and all at once."""
     depth = random_policy("depth", 6, first_decision=first_decision, interval=interval)
     size = random_policy("size", 0)
     ours = evaluate(world, depth, size)
-    free = evaluate_without_decision_time(world, depth, size)
     theirs = simulate(PolicyController(depth, size), world.traces, world.profile)
     order = np.lexsort([ours.position])
     assert len(set(theirs.log.depth)) > 1 and len(set(theirs.log.size)) > 2
@@ -153,27 +152,11 @@ def test_controller_in_the_simulator_equals_the_vectorised_replay(world, first_d
     drafted = theirs.log.depth > 0
     assert np.array_equal(ours.size[order][drafted], theirs.log.size[drafted])
     assert np.array_equal(ours.tokens[order], theirs.log.tokens)
-    assert np.allclose(free, theirs.seconds.sum())
-
-
-def evaluate_without_decision_time(world, depth, size):
-    """Seconds of the vectorised replay with free decisions, as the simulator counts by default."""
-    free = {"depth_policy", "size_policy"}
-    profile = world.profile
-    for name in free:
-        table = profile.tables[name]
-        profile = profile.replace_table(name, type(table)(table.axis, (0 * np.asarray(table.ms)).tolist()))
-    return evaluate(ReplayWorld(world.traces, profile, SIZES), depth, size).seconds.sum()
-
-
-@pytest.mark.parametrize("first_decision,interval", [(0, 1), (1, 1), (1, 2)])
-def test_decisions_are_charged(world, first_decision, interval):
-    depth = random_policy("depth", 3, first_decision=first_decision, interval=interval)
-    size = random_policy("size", 4)
-    theirs = simulate(
-        PolicyController(depth, size), world.traces, world.profile, depth_policy=depth.asked, size_policy=True
-    )
-    assert np.isclose(evaluate(world, depth, size).seconds.sum(), theirs.seconds.sum())
+    assert np.isclose(ours.seconds.sum(), theirs.seconds.sum())
+    free = simulate(PolicyController(depth, size), world.traces, with_free_decisions(world.profile))
+    decisions = decisions_up_to(theirs.log.depth, asked_depths(first_decision, interval, world.max_depth))
+    charged = decisions * world.profile.depth_policy + drafted * world.profile.size_policy
+    assert np.allclose(theirs.log.seconds - free.log.seconds, charged) and charged.sum() > 0
 
 
 def test_a_decision_costs_what_networks_of_its_size_were_measured_to(world):
@@ -185,12 +168,13 @@ def test_a_decision_costs_what_networks_of_its_size_were_measured_to(world):
         table = LatencyTable(axis, [[ms] * len(profile.context_lengths) for ms in decisions])
         profile = profile.replace_table(name, table)
     measured = ReplayWorld(world.traces, profile, SIZES)
+    unpaid = ReplayWorld(world.traces, with_free_decisions(profile), SIZES)
     # Above the largest depth network that was timed, the larger one of the other kind tells how time grows.
     for weights, factor in ((50, 1), (100, 1), (200, 2), (400, 5.5), (500, 8), (900, 18)):
         charged = measured.with_networks({"depth": weights, "size": 100})
         assert charged.latency.depth_policy == pytest.approx(1e-3 * factor)
         assert charged.latency.size_policy == pytest.approx(2e-3)
-        ours, free = evaluate(charged, depth, size), evaluate_without_decision_time(world, depth, size)
+        ours, free = evaluate(charged, depth, size), evaluate(unpaid, depth, size).seconds.sum()
         asked = np.minimum(ours.depth + 1, world.max_depth).sum()
         drafted = (ours.depth > 0).sum()
         assert ours.seconds.sum() == pytest.approx(free + 1e-3 * (factor * asked + 2 * drafted))

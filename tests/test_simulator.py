@@ -163,6 +163,12 @@ class FakeClock:
         self.patch(owner, name, timed)
 
 
+def deciding_by_networks(controller):
+    """The same decisions, charged at every depth."""
+    controller.weights, controller.asked = {"depth": 1, "size": 1}, lambda depth: True
+    return controller
+
+
 @pytest.mark.parametrize("make", [RandomController, ThresholdController, lambda seed: StaticController(3, 9)])
 def test_live_run_on_the_profiles_clock_takes_the_simulated_time(engine, recorded, make, monkeypatch):
     _, traces = recorded
@@ -172,7 +178,7 @@ def test_live_run_on_the_profiles_clock_takes_the_simulated_time(engine, recorde
     clock.charge(controller, "continue_drafting", lambda state: profile.depth_policy)
     clock.charge(controller, "choose_size", lambda state: profile.size_policy)
     live = list(decode_all(engine, recorded, controller))
-    result = simulate(make(2), traces, profile, depth_policy=True, size_policy=True)
+    result = simulate(deciding_by_networks(make(2)), traces, profile)
     np.testing.assert_array_equal([len(g.tokens) - 1 for g in live], result.tokens)
     np.testing.assert_array_equal([len(g.cycles) for g in live], result.cycles)
     np.testing.assert_allclose([g.seconds for g in live], result.seconds, rtol=1e-9)

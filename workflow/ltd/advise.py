@@ -92,15 +92,7 @@ def replay_policies(folder: Path, evidence: Evidence) -> Simulation | None:
     """The trained policies on the measuring traces, their own time charged; None where there are none."""
     if not (folder / DESCRIPTION).is_file():
         return None
-    policies = PolicyController.load(folder)
-    weights = policies.weights
-    return simulate(
-        policies,
-        evidence.measuring,
-        evidence.profile.with_networks(weights),
-        depth_policy=policies.asked,
-        size_policy="size" in weights,
-    )
+    return simulate(PolicyController.load(folder), evidence.measuring, evidence.profile)
 
 
 def advise(options: AdviseOptions) -> str:

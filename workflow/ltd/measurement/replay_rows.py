@@ -10,15 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ltd.baselines.variants import BaselineController
 from ltd.engine.controllers import Controller
 from ltd.measurement.summary import PHASES
-from ltd.opponents.rule_controller import RuleController
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate
 from ltd.replay.traces import Traces
-from ltd.rl.policy_controller import PolicyController
 from ltd.texts.responses import Sequence
 
 ORACLE = "oracle"
@@ -46,7 +43,7 @@ def replay_rows(
     Replay walks whole recorded answers, from the first token on; it is exact where the benchmark's answers
     are as long. The oracle may verify any number of nodes up to the largest measured.
     """
-    simulations = {name: _simulate(controller, traces, profile) for name, controller in controllers.items()}
+    simulations = {name: simulate(controller, traces, profile) for name, controller in controllers.items()}
     simulations[ORACLE] = oracle(traces, profile, range(1, profile.max_size + 1))
     wanted = {(p.task, str(p.question_id), p.turn) for p in prompts}
     labels = pd.DataFrame(
@@ -60,18 +57,6 @@ def replay_rows(
     cycles = pd.concat([_cycles(name, simulation, labels) for name, simulation in simulations.items()])
     best = cycles.loc[cycles["method"] == ORACLE, ["temperature", "task", "depth", "size", "tokens"]]
     return ReplayRows(runs, cycles, best.reset_index(drop=True))
-
-
-def _simulate(controller: Controller | None, traces: Traces, profile: LatencyProfile) -> Simulation:
-    learned = isinstance(controller, PolicyController | BaselineController | RuleController)
-    weights = controller.weights if learned else {}
-    return simulate(
-        controller,
-        traces,
-        profile.with_networks(weights),
-        depth_policy=controller.asked if "depth" in weights else False,
-        size_policy="size" in weights,
-    )
 
 
 def _runs(name: str, simulation: Simulation, labels: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,6 @@ cycle emits the accepted tokens and the target's own, cut at the end of the answ
 tokens emitted since the last prefix pass (one at the start: the rows of the prompt belong to prefill).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,22 +75,17 @@ def of_task(tasks: list[str], task: str | None) -> NDArray[np.bool_]:
     return chosen
 
 
-def simulate(
-    controller: Controller | None,
-    traces: Traces,
-    profile: LatencyProfile,
-    *,
-    depth_policy: bool | Callable[[int], bool] = False,
-    size_policy: bool = False,
-) -> Simulation:
+def simulate(controller: Controller | None, traces: Traces, profile: LatencyProfile) -> Simulation:
     """Walk all answers with a controller, as the decoding loop would ask it, and keep every cycle. None is
     plain decoding, without a draft head.
 
-    `depth_policy` and `size_policy` say whether the controller's decisions are charged with the profile's
-    times of the policies; a function tells at which depths the depth policy is asked. A static setting or a
-    threshold costs nothing measurable. Raises InputError when
+    A controller whose networks decide has `weights`, how many by kind, `depth` or `size`, and tells by
+    `asked(depth)` where the former do: these decisions are charged with what the profile measured for
+    networks of that size. A static setting or a threshold costs nothing measurable. Raises InputError when
     traces and profile do not belong together, or when the controller chooses a size without a measured time.
     """
+    weights = getattr(controller, "weights", {})
+    profile = profile.with_networks(weights)
     table, dense = ReplayTable(traces), dense_for(traces, profile, profile.max_size)
     if controller is None:
         controller, dense = StaticController(0, 1), replace(dense, plain=dense.autoregressive)
@@ -105,8 +99,8 @@ def simulate(
             accepted = int(table.accepted(position, depth, size))
             tokens = min(accepted + 1, end - position)
             context = int(traces.context_length[position])
-            asked = depth_policy if callable(depth_policy) else lambda _: depth_policy
-            charged = (sum(map(asked, range(decisions))), (depth > 0) * size_policy)
+            asked = sum(map(controller.asked, range(decisions))) if "depth" in weights else 0
+            charged = (asked, (depth > 0) * ("size" in weights))
             seconds = float(dense.cycle_seconds(depth, size, context, rows, *charged))
             verified = min(size, int(dense.pool[depth]))
             cycle = (sequence, context, depth, size, verified, accepted, tokens, seconds)
