@@ -22,12 +22,13 @@ from ltd.ablations.catalogue import (
 from ltd.ablations.comparison import comparison
 from ltd.ablations.findings import finding, seed_numbers
 from ltd.ablations.policy_methods import load_choices, load_policy_controller
-from ltd.ablations.replayed import ORACLE, replay
+from ltd.ablations.replayed import replay
 from ltd.benchmark import BenchmarkOptions, make_controllers
 from ltd.errors import InputError
 from ltd.evaluate_ablation import EvaluateAblationOptions, evaluate_ablation, measured_overhead
 from ltd.files import read_json, write_json
-from ltd.measurement.summary import BASELINE, MEAN_TASK, PHASES
+from ltd.measurement.summary import MEAN_TASK, PHASES
+from ltd.methods import BASELINE, ORACLE
 from ltd.replay.simulator import simulate
 from ltd.reporting.ablations import draw, overhead_rows, read_ablations, sections
 from ltd.rl.observations import PARTS

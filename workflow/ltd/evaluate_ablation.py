@@ -16,7 +16,8 @@ from ltd.ablations.findings import finding, means, seed_numbers
 from ltd.ablations.replayed import replay
 from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
-from ltd.measurement.summary import BASELINE, GREEDY, PHASES, at_temperature, headline_tasks, metric_label
+from ltd.measurement.summary import GREEDY, PHASES, at_temperature, headline_tasks, metric_label
+from ltd.methods import BASELINE
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces

@@ -1,4 +1,4 @@
-"""Names of the methods that the benchmark decodes with.
+"""Names of the methods that the benchmark decodes with, and of the bound that only replay knows.
 
 Snakemake reads this module for its plan, so it imports nothing heavy.
 """
@@ -10,7 +10,7 @@ from ltd.baselines import METHODS as BASELINES
 from ltd.errors import InputError
 from ltd.opponents import NAMES as OPPONENTS
 
-BASELINE = "autoregressive"
+BASELINE, ORACLE = "autoregressive", "oracle"
 OTHERS = (BASELINE, "eagle3", GRID, *BASELINES, *OPPONENTS, LOOKUP, LOOKUP_LEARNED)
 
 

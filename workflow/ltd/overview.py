@@ -13,9 +13,10 @@ import pandas as pd
 
 from ltd.errors import InputError
 from ltd.files import atomic_path
-from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK
+from ltd.measurement.summary import GREEDY, MEAN_TASK
+from ltd.methods import BASELINE, GRID, ORACLE
 from ltd.options import option, parse_options
-from ltd.reporting.findings import GRID, LEARNED, ORACLE, bullet_list, judged, markdown
+from ltd.reporting.findings import LEARNED, bullet_list, judged, markdown
 from ltd.reporting.results import Results
 
 FORMATS = dict.fromkeys(("grid", "ltd", "oracle"), ".2f") | {"tokens/s": ".0f"}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from ltd.errors import InputError
 from ltd.files import atomic_path
 from ltd.measurement.summary import MEAN_TASK, gap_shares, metric_label
+from ltd.methods import ORACLE
 from ltd.options import StageOptions, option, run_stage
 from ltd.reporting import ablations, figures, findings, training_figures, transfer
 from ltd.reporting.provenance import provenance
@@ -81,7 +82,7 @@ def draw(results: Results) -> dict[str, Figure]:
     }
     learned = cycles[cycles["method"] == findings.LEARNED]
     if len(learned):
-        bound = summary[(summary["method"] == findings.ORACLE) & (summary["task"] == MEAN_TASK)]
+        bound = summary[(summary["method"] == ORACLE) & (summary["task"] == MEAN_TASK)]
         speedup = bound["speedup"].iloc[0] if len(bound) else None
         oracle = results.oracle if len(bound) else None
         # A shallow draft may have fewer nodes than the policy asks for.

@@ -16,24 +16,15 @@ import numpy as np
 import pandas as pd
 
 from ltd.files import atomic_path, file_hash, read_json, write_json
-from ltd.measurement.summary import BASELINE, MEAN_TASK, compare
+from ltd.measurement.summary import MEAN_TASK, compare
+from ltd.methods import BASELINE, GRID, ORACLE
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation
 from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces
-from ltd.reporting.transfer import (
-    CONDITIONED,
-    FACTS,
-    GRID,
-    LEARNED,
-    MOVED,
-    ORACLE,
-    RATIOS,
-    RETRAINED,
-    RUNS,
-)
+from ltd.reporting.transfer import CONDITIONED, FACTS, LEARNED, MOVED, RATIOS, RETRAINED, RUNS
 from ltd.rl.co_adaptation import KINDS, train_chain
 from ltd.rl.evaluation import evaluate
 from ltd.rl.machine import settled

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from ltd.engine.model_loading import load_tokenizer
 from ltd.errors import InputError
 from ltd.files import atomic_path
-from ltd.measurement.summary import BASELINE, PHASES, at_temperature
+from ltd.measurement.summary import PHASES, at_temperature
+from ltd.methods import BASELINE
 from ltd.options import StageOptions, option, run_stage
 from ltd.reporting.answer_page import Walk, WalkedCycle, page
 from ltd.texts.responses import Responses

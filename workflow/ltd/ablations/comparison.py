@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from ltd.ablations.catalogue import GRID
-from ltd.ablations.replayed import ORACLE
-from ltd.measurement.summary import BASELINE, MEAN_TASK, compare, headline_tasks
+from ltd.measurement.summary import MEAN_TASK, compare, headline_tasks
+from ltd.methods import BASELINE, ORACLE
 
 MEANS = ["acceptance_length", "mean_depth", "mean_size", "depth_policy_share", "size_policy_share"]
 COLUMNS = [

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from ltd.ablations.catalogue import GRID, PAPER, parse_method
-from ltd.ablations.replayed import ORACLE
 from ltd.measurement.summary import MEAN_TASK, compare, headline_tasks
+from ltd.methods import ORACLE
 
 SEED_TARGET = 0.02
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ltd.ablations.catalogue import GRID
 from ltd.ablations.policy_methods import load_choices
-from ltd.measurement.summary import BASELINE
+from ltd.methods import BASELINE, ORACLE
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate
@@ -17,7 +17,6 @@ from ltd.rl.evaluation import Evaluation, evaluate
 from ltd.rl.policies import Policy
 from ltd.rl.replay_walk import ReplayWorld
 
-ORACLE = "oracle"
 RUN_KEYS = ["method", "task", "prompt", "turn", "temperature", "source"]
 
 

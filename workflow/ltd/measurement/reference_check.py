@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ltd.engine.model_loading import load_model
 from ltd.errors import InputError
-from ltd.measurement.summary import BASELINE
+from ltd.methods import BASELINE
 from ltd.texts.responses import Sequence
 
 # Logits closer than this are a near-tie: float32 rounding of a forward pass moves logits by up to about 1e-3.

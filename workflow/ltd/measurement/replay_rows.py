@@ -12,13 +12,12 @@ import pandas as pd
 
 from ltd.engine.controllers import Controller
 from ltd.measurement.summary import PHASES
+from ltd.methods import ORACLE
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate
 from ltd.replay.traces import Traces
 from ltd.texts.responses import Sequence
-
-ORACLE = "oracle"
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ import pandas as pd
 from ltd import world
 from ltd.ablations.catalogue import GRID
 from ltd.errors import InputError
-from ltd.methods import BASELINE
+from ltd.methods import BASELINE, ORACLE
 
-ORACLE = "oracle"
 MEAN_TASK = "mean"
 # Policies are trained and the grid is chosen here; other temperatures stand beside it.
 GREEDY = 0.0

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ltd.ablations.catalogue import PAPER, TUNED, parse_method
-from ltd.ablations.replayed import ORACLE
 from ltd.files import read_json
 from ltd.measurement.summary import MEAN_TASK
+from ltd.methods import ORACLE
 from ltd.reporting import ablation_figures
 from ltd.reporting.findings import markdown
 from ltd.reporting.paper_ablations import TABLES, paper_overhead, paper_speedups

@@ -8,16 +8,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED
-from ltd.measurement.summary import (
-    BASELINE,
-    GRID,
-    MEAN_TASK,
-    ORACLE,
-    compare,
-    gap_shares,
-    headline_tasks,
-    simulation_error,
-)
+from ltd.measurement.summary import MEAN_TASK, compare, gap_shares, headline_tasks, simulation_error
+from ltd.methods import BASELINE, GRID, ORACLE
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
 from ltd.reporting.paper_results import ALIASES, SOURCE, main_table, ratio_to_grid

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ltd.measurement.summary import BASELINE, GRID, MEAN_TASK
+from ltd.measurement.summary import MEAN_TASK
+from ltd.methods import BASELINE, GRID
 from ltd.reporting.figures import ordered_tasks
 from ltd.reporting.findings import LEARNED, judged
 

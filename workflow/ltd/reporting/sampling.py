@@ -5,7 +5,7 @@ Nothing is trained or chosen for them, so beside each number stands that of gree
 
 import pandas as pd
 
-from ltd.measurement.summary import BASELINE
+from ltd.methods import BASELINE
 from ltd.reporting import findings, pairs
 from ltd.reporting.figures import ordered_tasks
 from ltd.reporting.paper_results import MAIN_TABLES

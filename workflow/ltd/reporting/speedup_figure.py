@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ltd.measurement.summary import BASELINE, MEAN_TASK
+from ltd.measurement.summary import MEAN_TASK
+from ltd.methods import BASELINE, GRID
 from ltd.reporting.figures import INK, ordered_tasks
-from ltd.reporting.findings import GRID, LEARNED, name, shown_rows
+from ltd.reporting.findings import LEARNED, name, shown_rows
 
 COLUMNS = 4  # panels side by side
 GREY, BAND = "#858585", "#ebebeb"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from ltd.ablations.catalogue import GRID
-from ltd.measurement.summary import BASELINE, GREEDY, MEAN_TASK, mean_over
+from ltd.measurement.summary import GREEDY, MEAN_TASK, mean_over
+from ltd.methods import BASELINE
 from ltd.reporting import findings, pairs, sampling
 from ltd.reporting.figures import ordered_tasks
 from ltd.reporting.results import Results

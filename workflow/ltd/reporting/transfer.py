@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ltd.files import read_json
-from ltd.measurement.summary import BASELINE, MEAN_TASK
+from ltd.measurement.summary import MEAN_TASK
+from ltd.methods import BASELINE, GRID, ORACLE
 from ltd.reporting.figures import HATCHES, INK, shades
 from ltd.reporting.findings import bullet_list, markdown
 
 # Methods and files of `ltd.transfer`.
-GRID, MOVED, CONDITIONED, RETRAINED, ORACLE = "eagle3_grid", "moved", "conditioned", "retrained", "oracle"
+MOVED, CONDITIONED, RETRAINED = "moved", "conditioned", "retrained"
 LEARNED = (MOVED, CONDITIONED, RETRAINED)
 RUNS, RATIOS, FACTS = "runs.csv", "ratios.csv", "transfer.json"
 FIGURE = "transfer"
