@@ -194,6 +194,11 @@ def test_impossible_settings_are_refused(options, change, complaint):
         check(dataclasses.replace(options, **change), LatencyProfile.load(options.profile))
 
 
-def test_missing_prompts_are_refused(options):
-    with pytest.raises(InputError, match="chat has 3 test prompts"):
-        select_prompts(Responses.load(options.responses), ("chat",), 4, 0)
+def test_prompts_that_no_answer_fits_are_left_out_aloud(options, capsys):
+    responses = Responses.load(options.responses)
+    assert len({p.question_id for p in select_prompts(responses, ("chat",), 2, 0)}) == 2
+    assert capsys.readouterr().out == ""
+    assert len({p.question_id for p in select_prompts(responses, ("chat",), 4, 0)}) == 3
+    assert "chat: 3 of 4 test prompts" in capsys.readouterr().out
+    with pytest.raises(InputError, match="'riddles' has no answers among the test prompts"):
+        select_prompts(responses, ("riddles",), 4, 0)

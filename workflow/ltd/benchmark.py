@@ -105,7 +105,10 @@ class BenchmarkOptions(StageOptions):
     test_tasks: tuple[str, ...] = option(
         ("chat", "maths", "instructions", "qa", "code", "stdlib"), "tasks whose test prompts are decoded"
     )
-    prompts_per_task: int = option(24, "test prompts a task; a conversation counts once, with all its turns")
+    prompts_per_task: int = option(
+        24,
+        "test prompts a task, as far as they fit the target; a conversation counts once, with all its turns",
+    )
     repeats: int = option(2, "times that every method decodes every prompt; at least 2 for the A/A spread")
     max_new_tokens: int = option(128, "largest number of tokens of an answer")
     default_depth: int = option(8, "depth of `eagle3`, the published static setting")
@@ -183,17 +186,18 @@ def check(options: BenchmarkOptions, profile: LatencyProfile) -> None:
 def select_prompts(responses: Responses, tasks: tuple[str, ...], count: int, seed: int) -> list[Sequence]:
     """Return the first `count` conversations of each task, all turns, in one order shuffled over tasks.
 
-    Raises InputError for a task with fewer prompts.
+    Where the target's positions did not hold all of them, those that were answered, and a line that says so.
+    Raises InputError for a task without any.
     """
     chosen: list[Sequence] = []
     sequences = list(responses.sequences())
     for task in tasks:
         members = [sequence for sequence in sequences if sequence.task == task]
         questions = list(dict.fromkeys(sequence.question_id for sequence in members))[:count]
+        if not questions:
+            raise InputError(f"benchmark.test_tasks: {task!r} has no answers among the test prompts")
         if len(questions) < count:
-            raise InputError(
-                f"benchmark.prompts_per_task: {count} asked for, {task} has {len(questions)} test prompts"
-            )
+            tqdm.write(f"{task}: {len(questions)} of {count} test prompts, no more have answers")
         chosen += [sequence for sequence in members if sequence.question_id in set(questions)]
     order = np.random.default_rng(seed).permutation(len(chosen))
     return [chosen[index] for index in order]
