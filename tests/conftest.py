@@ -1,9 +1,14 @@
-"""Two test processes share the machine: one thread each, because threads that wait for each other spin."""
+"""What all tests share. Two test processes share the machine: one thread each, because threads that wait for
+each other spin.
+"""
 
 import os
+from pathlib import Path
 
 import pytest
+import yaml
 
+ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The file that takes longest comes first: left over for the end it would keep a single process busy. The next
@@ -23,3 +28,9 @@ def one_thread():
     import torch  # not before the environment is set
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def config():
+    """The embedded default's configuration."""
+    return yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -71,11 +71,6 @@ def policies(world, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def config():
-    return yaml.safe_load((ROOT / "config.yaml").read_text())
-
-
 @pytest.mark.parametrize(
     ("name", "folder"),
     [

@@ -1,35 +1,13 @@
 """Wrong configuration stops with one line that names the key or file."""
 
-import copy
 import dataclasses
 import importlib
 import json
-import struct
-from pathlib import Path
 
 import pytest
-import yaml
 
+from checked_configuration import SCHEMA, complaint
 from ltd import configuration
-from ltd.errors import InputError
-
-ROOT = Path(__file__).parents[1]
-SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
-
-
-@pytest.fixture
-def config():
-    """The embedded default."""
-    return yaml.safe_load((ROOT / "config.yaml").read_text())
-
-
-def complaint(config):
-    """Return the one line that a configuration is refused with."""
-    with pytest.raises(InputError) as refusal:
-        configuration.check(config, SCHEMA)
-    message = str(refusal.value)
-    assert "\n" not in message
-    return message
 
 
 def test_the_default_is_accepted(config):
@@ -171,34 +149,6 @@ def test_missing_key_is_named(config):
     assert complaint(config).startswith("rl.sizes: missing")
 
 
-def test_task_without_prompts(config, tmp_path):
-    (tmp_path / "chat.jsonl").write_text('{"turns": ["hello"]}\n')
-    config["prompts"]["path"] = str(tmp_path)
-    said = complaint(config)
-    assert said.startswith("prompts.tasks: no code.jsonl under prompts.path")
-    assert said.endswith("list those that are there (chat), in benchmark.test_tasks too")
-
-
-def test_a_task_must_be_left_to_train_on(config, tmp_path):
-    config["prompts"] |= {"path": str(tmp_path), "test_only": config["prompts"]["tasks"]}
-    assert complaint(config).startswith("prompts.test_only: no task is left to train on")
-
-
-def test_a_test_task_is_not_trained_on(config, tmp_path):
-    for task in config["prompts"]["tasks"]:
-        (tmp_path / f"{task}.jsonl").write_text('{"turns": ["hello"]}\n' * 9)
-    config["prompts"] |= {"path": str(tmp_path), "test_only": ["qa", "maths"]}
-    config["rl"]["train_tasks"] = ["code", "qa"]
-    assert complaint(config).startswith("rl.train_tasks: 'qa' is one of prompts.test_only, too; take it out")
-
-
-def test_line_without_turns(config, tmp_path):
-    for task in config["prompts"]["tasks"]:
-        (tmp_path / f"{task}.jsonl").write_text('{"turns": ["hello"]}\n{"question": "hello"}\n')
-    config["prompts"]["path"] = str(tmp_path)
-    assert "line 2: no `turns`" in complaint(config)
-
-
 @pytest.mark.parametrize(("part", "key"), [("entropy", "entropy"), ("hidden", "features")])
 def test_what_policies_observe_is_recorded(config, part, key):
     config["benchmark"]["methods"] = ["autoregressive", "ltd"]
@@ -215,56 +165,9 @@ def test_look_up_has_no_hidden_states_to_observe(config):
     assert complaint(config).startswith("rl.size_observation: 'hidden', but lookup/ltd among benchmark.meth")
 
 
-def test_what_is_not_trained_here_is_not_checked(config, tmp_path):
-    config["target"] |= {"path": str(saved_model(tmp_path / "model")), "layers": 13}
-    config["draft"] |= {"path": "owner/head", "tap_layers": [1, 2]}
-    configuration.check(config, SCHEMA)
-
-
 def test_papers_task_may_be_built_in_and_absent(config):
     config["prompts"]["tasks"] = config["benchmark"]["test_tasks"] = ["chat", "maths"]
     config["rl"]["paper_tasks"] = ["code"]
-    configuration.check(config, SCHEMA)
-
-
-def write_questions(folder, tasks, count):
-    """As many different questions of every task."""
-    for task in tasks:
-        rows = ({"turns": [f"{task} {number}"], "reference": ["so"]} for number in range(count))
-        lines = map(json.dumps, rows)
-        (folder / f"{task}.jsonl").write_text("\n".join(lines))
-
-
-def test_files_with_too_few_test_prompts(config, tmp_path):
-    config["prompts"] |= {"path": str(tmp_path), "tasks": ["riddles", "poems"]}
-    config["benchmark"] |= {"test_tasks": ["riddles"], "prompts_per_task": 12}
-    write_questions(tmp_path, ["riddles"], 40)
-    # Too few to test on, and not tested on.
-    write_questions(tmp_path, ["poems"], 10)
-    configuration.check(config, SCHEMA)
-    config["benchmark"]["test_tasks"] = ["riddles", "poems"]
-    assert complaint(config) == (
-        f"benchmark.prompts_per_task: 12 asked for, but poems.jsonl under {tmp_path} gives 3 test prompts; "
-        "lower it to that, or add questions"
-    )
-
-
-def test_file_with_too_few_questions_to_divide(config, tmp_path):
-    config["prompts"] |= {"path": str(tmp_path), "tasks": ["riddles"]}
-    config["benchmark"]["test_tasks"] = ["riddles"]
-    write_questions(tmp_path, ["riddles"], 3)
-    assert complaint(config).startswith(f"{tmp_path}/riddles.jsonl: 3 different questions; add some")
-
-
-def test_a_target_that_is_trained_needs_answers_to_be_checked_by(config, tmp_path):
-    config["prompts"] |= {"path": str(tmp_path), "tasks": ["riddles"]}
-    config["benchmark"] |= {"test_tasks": ["riddles"], "prompts_per_task": 12}
-    write_questions(tmp_path, ["riddles"], 40)
-    configuration.check(config, SCHEMA)
-    file = tmp_path / "riddles.jsonl"
-    file.write_text(file.read_text().replace(', "reference": ["so"]', ""))
-    assert complaint(config).startswith("prompts.path: riddles.jsonl has turns without `reference`, by which")
-    config["target"]["path"] = str(saved_model(tmp_path / "model"))
     configuration.check(config, SCHEMA)
 
 
@@ -295,90 +198,6 @@ def test_machines_of_the_report_have_the_trees_of_the_configuration(config, tmp_
     )
     file.write_text(json.dumps({"beam": 2, "max_depth": 12}))
     configuration.check(config, SCHEMA)
-
-
-def saved_model(folder, chat_template=True):
-    """A folder that looks like a saved model, with one whole safetensors file."""
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x"} if chat_template else {}))
-    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    return folder
-
-
-def test_the_readmes_example_of_an_own_model_is_accepted(config, tmp_path, monkeypatch):
-    example = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
-    mine = yaml.safe_load(example)
-    monkeypatch.chdir(tmp_path)
-    folder = Path(mine["prompts"]["path"])
-    folder.mkdir()
-    write_questions(folder, mine["prompts"]["tasks"], 80)
-    mine["target"]["path"] = str(saved_model(tmp_path / "model"))
-    mine["draft"]["path"] = str(saved_model(tmp_path / "head"))
-    for key, value in mine.items():
-        config[key] = config[key] | value if isinstance(value, dict) else value
-    configuration.check(config, SCHEMA)
-
-
-@pytest.mark.parametrize("bytes_left", [4, 20, -3])
-def test_truncated_safetensors(config, tmp_path, bytes_left):
-    folder = saved_model(tmp_path / "model")
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:bytes_left])
-    config["target"]["path"] = str(folder)
-    assert "truncated" in complaint(config)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"{" * 40,
-        b"\xff" * 40,
-        b"[]",
-        b'{"w": {"dtype": "F32"}}',
-        b'{"w": {"data_offsets": [0]}}',
-        b'{"w": 1}',
-    ],
-)
-def test_damaged_safetensors_header(config, tmp_path, header):
-    folder = saved_model(tmp_path / "model")
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    config["target"]["path"] = str(folder)
-    assert complaint(config).startswith(f"{folder}/model.safetensors: its header cannot be read")
-
-
-@pytest.mark.parametrize("key", ["target", "draft"])
-def test_model_without_weights(config, tmp_path, key):
-    folder = saved_model(tmp_path / "model")
-    (folder / "model.safetensors").unlink()
-    config[key]["path"] = str(folder)
-    assert complaint(config).startswith(f"{key}.path: {folder} has no weights (model.safetensors")
-    # Made from config.json alone.
-    config["latency"]["weights"] = "random"
-    configuration.check(config, SCHEMA)
-
-
-def test_index_with_an_absent_shard(config, tmp_path):
-    folder = saved_model(tmp_path / "model")
-    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
-    (folder / "model.safetensors").rename(folder / names[0])
-    index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"w": names[0], "v": names[1]}}))
-    config["target"]["path"] = str(folder)
-    assert complaint(config).startswith(f"{index}: {names[1]} is not beside it")
-    (folder / names[1]).write_bytes((folder / names[0]).read_bytes())
-    configuration.check(config, SCHEMA)
-    index.write_text("[]")
-    assert complaint(config) == f"{index}: no weight_map; copy the file again"
-
-
-def test_whole_model_is_accepted_and_a_missing_chat_template_is_not(config, tmp_path):
-    changed = copy.deepcopy(config)
-    changed["target"]["path"] = str(saved_model(tmp_path / "whole"))
-    configuration.check(changed, SCHEMA)
-    changed["target"]["path"] = str(saved_model(tmp_path / "mute", chat_template=False))
-    assert "no chat template" in complaint(changed)
 
 
 BLOCKS = {

@@ -19,7 +19,7 @@ from ltd.opponents import NAMES
 from ltd.opponents.calibration import calibrate, isotonic
 from ltd.opponents.decisions import Decisions
 from ltd.opponents.folders import load_opponent, load_rule
-from ltd.opponents.marginal_rule import Growth, signs
+from ltd.opponents.marginal_rule import Growth, regressors
 from ltd.opponents.rule_controller import RuleController
 from ltd.opponents.stopping import going_on, time_to_go
 from ltd.opponents.supervised import soft_cross_entropy
@@ -138,7 +138,7 @@ def test_the_deployed_rule_weighs_what_the_replayed_one_does(fitted, monkeypatch
         growth.extend(scores, depth)
         values = rule.stop_values(depth, growth.expected(), traces.context_length)
         gain = (
-            signs(growth, rule.root_prior.after(traces.root)) @ rule.forecast[depth]
+            regressors(growth, rule.root_prior.after(traces.root)) @ rule.forecast[depth]
             if depth < rule.max_depth
             else np.full(len(traces), np.inf)
         )

@@ -12,7 +12,7 @@ from ltd.errors import InputError
 from ltd.files import read_json, write_json
 from ltd.opponents import NAMES
 from ltd.opponents.calibration import PLACES, Calibration
-from ltd.opponents.marginal_rule import MarginalRule, count_of_signs
+from ltd.opponents.marginal_rule import MarginalRule, count_of_regressors
 from ltd.opponents.rule_controller import RuleController
 from ltd.rl.policy_controller import PolicyController
 from ltd.rl.root_prior import RootPrior
@@ -73,7 +73,7 @@ def load_rule(folder: Path) -> MarginalRule:
     shapes = {
         "chances": (depth, PLACES, *tables["knots"].shape),
         "seconds": (depth + 1, tables["seconds"].shape[1], len(value["sizes"])),
-        "forecast": (depth, count_of_signs(beam, len(value["sizes"]))),
+        "forecast": (depth, count_of_regressors(beam, len(value["sizes"]))),
     }
     for name, shape in shapes.items():
         if tables[name].shape != shape:

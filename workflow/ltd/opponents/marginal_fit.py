@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ltd.opponents.calibration import calibrate
 from ltd.opponents.decisions import Decisions
-from ltd.opponents.marginal_rule import Growth, MarginalRule, count_of_signs, signs
+from ltd.opponents.marginal_rule import Growth, MarginalRule, count_of_regressors, regressors
 from ltd.rl.co_adaptation import Workshop
 from ltd.rl.machine import TYPICAL_PREFIX_ROWS
 from ltd.rl.policy_settings import PolicySettings, asked_depths, decisions_up_to
@@ -16,7 +16,7 @@ from ltd.rl.replay_walk import ReplayWorld
 ROUNDS = 8
 # The rate stands still when it moves by less than this share.
 STILL = 1e-4
-# Keeps the least squares solvable where signs depend on each other.
+# Keeps the least squares solvable where regressors depend on each other.
 RIDGE = 1e-3
 # Weight of positions where the rule starts no cycle.
 OFF_POSITION = 0.05
@@ -25,17 +25,17 @@ ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class GrownTrees:
-    """What `Growth` shows of every position's tree: expected [1 + D, N, A], signs [1 + D, N, F]; float32."""
+    """What `Growth` shows of the tree at every position, float32 [1 + D, N, A] and [1 + D, N, F]."""
 
     expected: NDArray
-    signs: NDArray
+    regressors: NDArray
 
 
 def fit_marginal_rule(workshop: Workshop, rate: float) -> MarginalRule:
     """Fit on the training traces; the rate begins at `rate` (tokens a second) and becomes the rule's own."""
     world, settings = workshop.training, workshop.settings
     beam, depth = world.traces.beam, world.max_depth
-    count = count_of_signs(beam, len(settings.sizes))
+    count = count_of_regressors(beam, len(settings.sizes))
     world = world.with_networks({"depth": count, "size": len(settings.sizes)})
     rule = MarginalRule(
         beam,
@@ -79,14 +79,15 @@ def grow(world: ReplayWorld, rule: MarginalRule) -> GrownTrees:
     traces, sizes, after_roots = world.traces, rule.sizes, rule.root_prior.after(world.traces.root)
     shape = traces.max_depth + 1, len(traces)
     expected = np.empty((*shape, len(sizes)), dtype=np.float32)
-    seen = np.empty((*shape, count_of_signs(traces.beam, len(sizes))), dtype=np.float32)
+    seen = np.empty((*shape, count_of_regressors(traces.beam, len(sizes))), dtype=np.float32)
     for first in range(0, len(traces), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
         scores = traces.scores[rows]
         growth = Growth(len(scores), rule.calibration, traces.beam, sizes)
         for depth in range(traces.max_depth + 1):
             growth.extend(scores, depth)
-            expected[depth, rows], seen[depth, rows] = growth.expected(), signs(growth, after_roots[rows])
+            expected[depth, rows] = growth.expected()
+            seen[depth, rows] = regressors(growth, after_roots[rows])
     return GrownTrees(expected, seen)
 
 
@@ -103,7 +104,7 @@ def fit_forecast(rule: MarginalRule, trees: GrownTrees, world: ReplayWorld, weig
         gained[depth] = tokens - rule.cost[depth, context, size]
     forecast, following = np.zeros_like(rule.forecast), gained[-1]
     for depth in reversed(range(rule.max_depth)):
-        seen = trees.signs[depth].astype(np.float64)
+        seen = trees.regressors[depth].astype(np.float64)
         weighted = (seen * weights[:, None]).T / weights.sum()
         squares = weighted @ seen + RIDGE * np.eye(seen.shape[1])
         forecast[depth] = np.linalg.solve(squares, weighted @ (following - gained[depth]))
@@ -120,7 +121,7 @@ def decide(rule: MarginalRule, trees: GrownTrees, world: ReplayWorld) -> Decisio
     chosen = np.zeros(go_on.shape, dtype=np.int64)
     for depth in range(rule.max_depth + 1):
         if depth < rule.max_depth and asked[depth]:
-            go_on[:, depth] = trees.signs[depth] @ rule.forecast[depth] > 0
+            go_on[:, depth] = trees.regressors[depth] @ rule.forecast[depth] > 0
         values = rule.stop_values(depth, trees.expected[depth], world.context_length)
         chosen[:, depth] = sizes[values.argmax(axis=1)]
     return Decisions(go_on, chosen, asked)

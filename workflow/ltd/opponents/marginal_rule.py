@@ -28,8 +28,8 @@ class MarginalRule:
 
     sizes: numbers of nodes to choose from, ascending; first_decision, interval: at which depths it may stop.
     seconds float64 [1 + D, C, A]: a cycle by depth, context length and size, C the longest context plus one;
-    longer ones are taken for that. forecast float64 [D, F]: weights of `signs` in the gain of drafting on
-    at depths 0 .. D - 1, in tokens, its cost at the rate already taken off. rate: tokens a second.
+    longer ones are taken for that. forecast float64 [D, F]: weights of `regressors` in the gain of drafting
+    on at depths 0 .. D - 1, in tokens, its cost at the rate already taken off. rate: tokens a second.
     """
 
     beam: int
@@ -60,7 +60,7 @@ class MarginalRule:
 
     def goes_on(self, depth: int, growth: "Growth", roots: NDArray) -> NDArray:
         """Whether drafting on is expected to pay for drafts of some depth after root tokens [B], [B]."""
-        return signs(growth, self.root_prior.after(roots)) @ self.forecast[depth] > 0
+        return regressors(growth, self.root_prior.after(roots)) @ self.forecast[depth] > 0
 
     def stop_values(self, depth: int, expected: NDArray, context: NDArray) -> NDArray:
         """Expected tokens less cost of every size, [B, A]; expected as of `Growth.expected`, context [B]."""
@@ -110,12 +110,12 @@ class Growth:
         return self._chances.cumsum(axis=1).take(self._last, axis=1, mode="clip")
 
 
-def signs(growth: Growth, after_root: NDArray) -> NDArray:
+def regressors(growth: Growth, after_root: NDArray) -> NDArray:
     """What the gain of drafting on is forecast from, [B, 2 + 2 W + A]; after_root [B] of a `RootPrior`."""
     chances, known = growth.beam_chances, after_root[:, None]
     return np.concatenate([np.ones_like(known), known, chances, chances**2, growth.expected()], axis=1)
 
 
-def count_of_signs(beam: int, sizes: int) -> int:
-    """Numbers in `signs`."""
+def count_of_regressors(beam: int, sizes: int) -> int:
+    """Numbers in `regressors`."""
     return 2 + 2 * beam + sizes
