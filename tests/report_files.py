@@ -8,6 +8,13 @@ from ltd.measurement.summary import PHASES, mark_lossless, summarise
 from ltd.tracking import StageRun
 from synthetic_runs import make_runs
 
+MACHINE = {
+    "device": "a processor",
+    "device_type": "cpu",
+    "dtype": "float32",
+    "threads": 2,
+    "versions": {"torch": "2.13.0"},
+}
 SPEEDS = {"autoregressive": 1.0, "eagle3": 0.9, "eagle3_grid": 1.4, "ltd:paper": 1.45, "ltd": 1.6}
 # With sampling, learned policies and the best static setting are equally fast.
 SAMPLED_SPEEDS = SPEEDS | {"eagle3_grid": 1.2, "ltd:paper": 1.1, "ltd": 1.2}
@@ -42,9 +49,11 @@ def write_benchmark(folder, runs, cycles, summary, checked):
             "default": {"depth": 8, "size": 60},
             "clock_gap": 0.001,
             "drift": {"autoregressive_step": 0.05, "grid_cycle": -0.02},
+            "prompts_of_interrupted_run": 0,
             "transformers": checked,
         },
     )
+    write_json(folder / "profile.json", MACHINE)
 
 
 def write_experiment(folder, sampled=False):
@@ -63,6 +72,7 @@ def write_experiment(folder, sampled=False):
         "tokens_per_second": [[100.0, 100.0], [120.0, 130.0], [125.0, 140.0]],
         "acceptance_length": [[1.0, 1.0], [1.6, 1.8], [1.6, 2.3]],
         "bounds": {"autoregressive": {"overall": 100.0}},
+        "tasks": {"chat": {}, "code": {}},
     }
     write_json(benchmark / "grid.json", {"best": {"depth": 2, "size": 4}, "grids": [grid]})
     table = {"axis": [1, 2], "ms": [[1.0, 2.0], [3.0, 4.0]], "spread": [[0.1, 0.1], [0.1, 0.1]]}
@@ -70,12 +80,8 @@ def write_experiment(folder, sampled=False):
     error = {"points": 9, "bias": -0.01, "median": 0.02, "largest": 0.1}
     write_json(
         folder / "latency" / "profile.json",
-        {
-            "device": "a processor",
-            "device_type": "cpu",
-            "dtype": "float32",
-            "threads": 2,
-            "versions": {"torch": "2.13.0"},
+        MACHINE
+        | {
             "beam": 4,
             "max_depth": 8,
             "context_lengths": [64, 128],
@@ -112,9 +118,14 @@ def write_experiment(folder, sampled=False):
         curves = [{"steps": 1000.0 * i, "reward": 0.1 * i, "speedup": 1.4 + 0.02 * i} for i in range(4)]
         for kind in ("size", "depth"):
             write_json(path / f"{kind}.training.json", {"best_steps": 2000, "curves": curves})
+    speedups = {f"iteration-{number}": 1.4 + number / 10 for number in range(3)}
+    chosen = {"chosen": "iteration-2", "validation_speedup": speedups}
+    write_json(folder / "policies" / "ltd" / "best" / "chosen.json", chosen)
     write_json(folder / "tuning" / "best.json", {"settings": {"learning_rate": 0.001}})
-    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks" / "train_policy-variants").mkdir(parents=True)
     header = "s\th:m:s\tmax_rss\n"
     (folder / "benchmarks" / "train_policy-ltd-1.tsv").write_text(header + "90.0\t0:01:30\t300.0\n")
-    (folder / "benchmarks" / "train_policy-ltd-2.tsv").write_text(header + "30.0\t0:00:30\t500.0\n")
+    (folder / "benchmarks" / "train_policy-variants" / "ltd-seed-1.tsv").write_text(
+        header + "30.0\t0:00:30\t500.0\n"
+    )
     (folder / "benchmarks" / "tune.tsv").write_text(header + "60.0\t0:01:00\t-\n")

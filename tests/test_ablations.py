@@ -1,6 +1,7 @@
 """Ablations: what a variant changes, replay of recombined pairs, tables, findings, and the plan."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,26 @@ def test_overhead_in_replay_and_on_the_clock(tmp_path):
     )
 
 
+def test_an_ablation_compares_on_the_tasks_of_the_benchmark(world, policies, tmp_path):
+    world.traces.save(tmp_path / "traces.safetensors")
+    world.profile.save(tmp_path / "profile.json")
+    write_json(tmp_path / "grid.json", {"best": BEST})
+    options = EvaluateAblationOptions(
+        name="components",
+        methods=("ltd", GRID),
+        traces=tmp_path / "traces.safetensors",
+        profile=tmp_path / "profile.json",
+        grid=tmp_path / "grid.json",
+        policies=policies,
+        test_tasks=("chat", "maths"),
+        output=tmp_path / "components.csv",
+    )
+    evaluate_ablation(options, StageRun())
+    assert set(pd.read_csv(options.output)["task"]) == {"chat", "maths", MEAN_TASK}
+    with pytest.raises(InputError, match=r"benchmark\.test_tasks: 'poems' has no answers"):
+        evaluate_ablation(dataclasses.replace(options, test_tasks=("poems",)), StageRun())
+
+
 def test_stage_and_its_sections_of_the_report(world, policies, tmp_path):
     experiment = tmp_path / "default"
     world.traces.save(tmp_path / "traces.safetensors")
@@ -290,6 +311,7 @@ def test_stage_and_its_sections_of_the_report(world, policies, tmp_path):
             ),
             StageRun(),
         )
+    assert read_json(experiment / "ablations/components.json")["prompts"].keys() == set(TASKS)
     shown = read_ablations(experiment, names)
     text = "\n".join(sections(shown))
     assert read_json(experiment / "ablations/components.json")["finding"] in text
@@ -325,6 +347,10 @@ def test_stage_and_its_sections_of_the_report(world, policies, tmp_path):
                 "traces": {"entropy": False},
             },
             "traces.entropy: false, but the method ltd:observe-entropy",
+        ),
+        (
+            {"ablations": {"run": ["generalisation"]}, "benchmark": {"test_tasks": ["chat"]}},
+            "ablations.run: generalisation compares on other tasks",
         ),
     ],
 )

@@ -149,6 +149,19 @@ def test_gains_are_those_of_the_test_prompts(experiment):
     assert "Speculation pays" in text and "test prompts" in text
 
 
+def test_gains_are_of_the_tasks_that_are_named(experiment):
+    text = advise(dataclasses.replace(experiment, test_tasks=("code",)))
+    header = next(line for line in text.splitlines() if line.split() == ["code", "mean"])
+    assert "chat" not in text and header
+    # Settings stay those of all validation prompts.
+    assert (
+        best_tree(Evidence.load(experiment), 60)[:2]
+        == best_tree(Evidence.load(dataclasses.replace(experiment, test_tasks=("code",))), 60)[:2]
+    )
+    with pytest.raises(InputError, match="test_tasks: 'maths' has no answers"):
+        advise(dataclasses.replace(experiment, test_tasks=("maths",)))
+
+
 def test_says_when_speculation_does_not_pay(tmp_path):
     write_experiment(tmp_path, verify_slope=4.0)
     assert "Leave it off" in advise(AdviseOptions(experiment=tmp_path))

@@ -10,6 +10,7 @@ from ltd import benchmark as stage
 from ltd.benchmark import (
     benchmark,
     check,
+    check_answers,
     decode_all,
     make_controllers,
     make_engine,
@@ -194,11 +195,19 @@ def test_impossible_settings_are_refused(options, change, complaint):
         check(dataclasses.replace(options, **change), LatencyProfile.load(options.profile))
 
 
+def test_answers_that_decoding_does_not_reach_are_refused(options):
+    prompts = list(Responses.load(options.responses).sequences())
+    longest = max(len(prompt.answer) for prompt in prompts)
+    check_answers(prompts, dataclasses.replace(options, max_new_tokens=longest))
+    with pytest.raises(InputError, match=f"responses.max_new_tokens: {longest - 1}, but .* of {longest} tok"):
+        check_answers(prompts, dataclasses.replace(options, max_new_tokens=longest - 1))
+
+
 def test_prompts_that_no_answer_fits_are_left_out_aloud(options, capsys):
     responses = Responses.load(options.responses)
     assert len({p.question_id for p in select_prompts(responses, ("chat",), 2, 0)}) == 2
     assert capsys.readouterr().out == ""
     assert len({p.question_id for p in select_prompts(responses, ("chat",), 4, 0)}) == 3
     assert "chat: 3 of 4 test prompts" in capsys.readouterr().out
-    with pytest.raises(InputError, match="'riddles' has no answers among the test prompts"):
+    with pytest.raises(InputError, match="'riddles' has answers to 0 test prompts"):
         select_prompts(responses, ("riddles",), 4, 0)

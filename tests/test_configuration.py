@@ -69,6 +69,18 @@ def test_the_default_is_accepted(config):
         ("benchmark", "methods", ["eagle3", "autoregressive"], "benchmark.methods: the first is not 'autor"),
         ("benchmark", "methods", [], "benchmark.methods: the first is not 'autoregressive'"),
         ("benchmark", "default_depth", 11, "benchmark.default_depth: 11 is more than tree.max_depth 10"),
+        (
+            "prompts",
+            "tasks",
+            ["chat", "mean"],
+            ("prompts", "tasks", ["chat", "mean"], 'prompts.tasks.1: "mean" is not allowed; expected a'),
+        ),
+        (
+            "benchmark",
+            "prompts_per_task",
+            1,
+            ("benchmark", "prompts_per_task", 1, "benchmark.prompts_per_task: 1 is not allowed"),
+        ),
         ("benchmark", "prompts_per_task", 25, "benchmark.prompts_per_task: 25 is more than prompts.test 24"),
         ("benchmark", "test_tasks", [], "benchmark.test_tasks: [] is not allowed; expected a list of one"),
         ("prompts", "tasks", [], "prompts.tasks: [] is not allowed; expected a list of one or more"),

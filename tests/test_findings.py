@@ -15,6 +15,9 @@ def spread(value=0.01, **by_task):
     return pd.Series(dict.fromkeys((*TASKS, MEAN_TASK), value) | by_task)
 
 
+GRID = {"best": {"depth": 2, "size": 4}, "grids": [{"tasks": {"code": {}, "chat": {}}}]}
+
+
 def test_verdict_tells_faster_from_slower_from_tie():
     runs, _, _ = measured_and_replayed()
     assert "significant)" in findings.verdict(runs, "ltd", "eagle3_grid", spread(0.02), 0)
@@ -36,13 +39,13 @@ def test_every_task_is_judged_by_its_own_noise():
 def test_losing_tokens_is_the_first_finding():
     runs, _, summary = measured_and_replayed()
     summary.loc[summary["method"] == "ltd", "lossless"] = False
-    first = findings.findings(summary, runs, spread(), {"depth": 2, "size": 4}, 0)[0]
+    first = findings.findings(summary, runs, spread(), GRID, 0)[0]
     assert first.startswith("NOT LOSSLESS: ltd")
 
 
 def test_share_of_the_oracle_gap_is_taken_within_replay():
     runs, _, summary = measured_and_replayed(noise=0.0)
-    sentences = findings.findings(summary, runs, spread(), {"depth": 2, "size": 4}, 0)
+    sentences = findings.findings(summary, runs, spread(), GRID, 0)
     # (1.6 - 1.4) / (2.0 - 1.4)
     assert any("closes 33% of the gap" in sentence for sentence in sentences)
 
@@ -51,7 +54,7 @@ def test_opponents_are_compared_with_the_policies():
     runs, _, summary = measured_and_replayed(noise=0.0)
     name = {"ltd:paper": "optimal_stopping"}
     runs, summary = (table.replace({"method": name}) for table in (runs, summary))
-    sentences = findings.findings(summary, runs, spread(), {"depth": 2, "size": 4}, 0)
+    sentences = findings.findings(summary, runs, spread(), GRID, 0)
     # (1.45 - 1.4) / (2.0 - 1.4)
     assert any("its opponents close: optimal_stopping 8%." in sentence for sentence in sentences)
     assert any(sentence.startswith("ltd against optimal_stopping: 1.103x") for sentence in sentences)
@@ -70,3 +73,30 @@ def test_markdown_aligns_numbers_and_leaves_gaps_empty():
     table = pd.DataFrame({"name": ["a", "b"], "value": [1.234, float("nan")]})
     lines = findings.markdown(table, {"value": ".1f"}).splitlines()
     assert lines == ["| name | value |", "|---|---:|", "| a | 1.2 |", "| b |  |"]
+
+
+def test_the_grid_is_named_with_the_prompts_that_chose_it():
+    runs, _, summary = measured_and_replayed()
+    sentences = findings.findings(summary, runs, spread(), GRID, 0)
+    assert any("depth 2, size 4" in said and said.endswith("prompts of chat, code.") for said in sentences)
+
+
+@pytest.mark.parametrize("names", [{}, {"chat": "mt_bench", "maths": "gsm8k"}])
+def test_the_papers_means_stand_beside_those_of_its_own_tasks(names):
+    """By whichever name, and without a task that the paper has not."""
+    _, _, summary = measured_and_replayed()
+    tasks = summary.loc[(summary["method"] == "ltd:paper") & (summary["source"] == "measured")]
+    tasks = tasks[tasks["task"].isin(["chat", "maths"])]
+    expected = tasks["speedup"].mean()
+    other = tasks.iloc[:1].assign(task="humaneval", speedup=9.0)
+    renamed = pd.concat([summary, other]).replace({"task": names})
+    row = findings.paper_rows(renamed, 0.0).set_index("method").loc["ltd:paper"]
+    assert row["this run"] == pytest.approx(expected)
+    assert findings.paper_sentence(renamed, 0.0) == findings.paper_sentence(summary, 0.0)
+
+
+def test_a_name_of_the_papers_goes_before_its_alias():
+    _, _, summary = measured_and_replayed()
+    both = pd.concat([summary, summary[summary["task"] == "chat"].assign(task="mt_bench", speedup=9.0)])
+    table = findings.paper_task_rows(both, 0.0)
+    assert table.equals(findings.paper_task_rows(summary, 0.0))

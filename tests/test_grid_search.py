@@ -1,5 +1,7 @@
 """The grid search stage: winners and bounds in one file, several beam widths, wrong input in one line."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,14 @@ def test_winners_and_bounds(files, capsys):
         assert grid["overall"]["acceptance_length"] == pytest.approx(lengths[place], abs=1e-4)
         assert len(grid["tokens_per_second"]) == 7 and len(grid["tokens_per_second"][0]) == 24
     assert capsys.readouterr().out.count("overall") >= 2
+
+
+def test_it_is_chosen_for_the_tasks_that_policies_see(files):
+    grid_search(replace(make_options(files, [4], [4]), train_tasks=("code",)), StageRun())
+    chosen = read_json(files / "grid.json")["grids"][0]
+    assert list(chosen["tasks"]) == ["code"] and chosen["overall"] == chosen["tasks"]["code"]
+    with pytest.raises(InputError, match=r"rl\.train_tasks: 'maths' has no answers"):
+        grid_search(replace(make_options(files, [4], [4]), train_tasks=("maths",)), StageRun())
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from ltd.errors import InputError
+from ltd.files import write_json
 from ltd.measurement.clock_noise import clock_noise
 from ltd.measurement.summary import MEAN_TASK
 from ltd.overview import overview_row
@@ -16,8 +18,11 @@ from ltd.reporting.paper_results import main_table
 from ltd.reporting.results import Results
 from ltd.reporting.stage_costs import stage_costs
 from ltd.reporting.text import write_report
+from ltd.reporting.training_figures import read_chain
 from ltd.tracking import StageRun
-from report_files import write_experiment
+from report_files import MACHINE, write_experiment
+
+TABLES = ("summary", "runs", "cycles")
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +144,40 @@ def test_target_is_shown_without_its_grown_blocks_and_without_every_third(experi
     assert "| chat | 0.50 | 2.50 | 3.25 | 1.75 |" in text
 
 
+def test_without_the_policies_there_is_nothing_of_theirs_to_draw(experiment):
+    results = Results.load(experiment)
+    without = {
+        name: table[table["method"] != "ltd"] for name, table in vars(results).items() if name in TABLES
+    }
+    assert draw(results).keys() - draw(replace(results, **without)).keys() == {"tradeoff", "choices"}
+
+
+def test_the_machine_is_that_of_the_benchmark(tmp_path):
+    write_experiment(tmp_path)
+    file = tmp_path / "benchmark" / "t0" / "profile.json"
+    write_json(file, MACHINE | {"device": "another processor", "dtype": "bfloat16"})
+    results = Results.load(tmp_path)
+    results.facts["prompts_of_interrupted_run"] = 7
+    text = write_report(results, tmp_path, set())
+    assert "Machine: another processor (cpu), 2 threads, bfloat16" in text
+    assert "are for another machine: a processor (cpu), 2 threads, float32." in text
+    assert "7 prompts are of an earlier run" in text
+    assert overview_row("x", results, "t", "h")["machine"] == "another processor, bfloat16, 2 threads"
+
+
+def test_iterations_that_were_not_chosen_from_do_not_count(tmp_path):
+    """Those of a longer chain, of an earlier configuration or of another method."""
+    write_experiment(tmp_path)
+    chain = tmp_path / "policies" / "ltd"
+    speedups = {"iteration-0": 1.4, "iteration-1": 1.5}
+    write_json(chain / "best" / "chosen.json", {"chosen": "iteration-1", "validation_speedup": speedups})
+    found = read_chain(chain)
+    assert found.best_iteration == 1 and len(found.validations) == 2
+    assert {training.stage for training in found.trainings} == {"iteration 1"}
+    (chain / "best" / "chosen.json").unlink()
+    assert read_chain(chain) is None
+
+
 def test_a_missing_benchmark_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match=r"benchmark\.json: no such file"):
         report(ReportOptions(experiment=tmp_path, output=tmp_path / "report"), StageRun())
@@ -170,6 +209,16 @@ def test_every_task_stands_beside_the_papers(experiment):
 def test_grid_of_an_earlier_version_is_named():
     with pytest.raises(InputError, match=r"grid\.json: made by an earlier version"):
         plane({"grids": [{"depths": [0], "sizes": [1], "tokens_per_second": [[1.0]]}]})
+
+
+def test_a_grid_of_one_size_is_drawn(experiment):
+    results = Results.load(experiment)
+    results.grid["grids"][0] |= {
+        "sizes": [1],
+        "tokens_per_second": [[100.0], [120.0], [125.0]],
+        "acceptance_length": [[1.0], [1.6], [1.6]],
+    }
+    assert {"tradeoff", "lengths"} <= draw(results).keys()
 
 
 def test_plane_is_relative_to_plain_decoding(experiment):

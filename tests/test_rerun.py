@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from ltd.files import write_json
 from ltd.stage_jobs import JOBS, with_jobs
 from pipeline import ROOT, planned_rules, pretend_finished, snakemake
 
@@ -100,6 +101,31 @@ def test_make_prints_the_outcome_once_where_nothing_is_left_to_do(finished, aski
     assert result.stdout.count("the main table") == 1
     assert result.stdout.count("report: results/smoke/report/report.md") == 1
     assert "1 of 1 steps (100%) done" in result.stderr
+
+
+def test_without_the_policies_nothing_of_theirs_is_drawn(tmp_path):
+    (tmp_path / "static.yaml").write_text("benchmark: {methods: [autoregressive, eagle3, eagle3_grid]}\n")
+    listed = [snakemake(tmp_path, "--summary", config=files).stdout for files in ([], ["static.yaml"])]
+    for figure in ("tradeoff", "choices"):
+        assert [f"report/{figure}.svg" in outputs for outputs in listed] == [True, False]
+    assert "report/speedups.svg" in listed[1]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_head_that_was_published_has_no_training_to_draw_where_it_is_reused(tmp_path, trained):
+    pretend_finished(tmp_path)
+    finished = tmp_path / "results/smoke"
+    write_json(finished / "latency/profile.json", {"beam": 4, "max_depth": 4})
+    for task in ("chat", "maths"):
+        (finished / f"prompts/test/{task}.jsonl").write_text("{}\n" * 2)
+    write_json(finished / "target/training.json", {})
+    if trained:
+        write_json(finished / "draft/training.json", {})
+    (tmp_path / "again.yaml").write_text("experiment: again\nreuse: results/smoke\n")
+    listed = snakemake(tmp_path, "--summary", config=["again.yaml"])
+    assert listed.returncode == 0, listed.stderr
+    assert "again/report/target_loss.svg" in listed.stdout
+    assert ("again/report/acceptance.svg" in listed.stdout) is trained
 
 
 def test_prompts_of_ones_own_are_inputs(tmp_path):

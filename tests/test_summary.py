@@ -1,5 +1,6 @@
 """The benchmark's table from hand-made runs whose every number is known."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,6 +17,7 @@ from ltd.measurement.summary import (
     speedup_samples,
     summarise,
 )
+from ltd.methods import BASELINE
 from synthetic_runs import TASKS, make_runs
 
 
@@ -93,6 +95,14 @@ def test_interval_is_paired_over_prompts():
     assert (table["high"] - table["low"]).max() < 0.03
     slower = runs.assign(seconds=runs["seconds"].where(runs["method"] != "ltd", runs["seconds"] * 1.1))
     assert (compare(mark_lossless(slower), "ltd", "eagle3_grid")["high"] < 1).all()
+
+
+def test_a_task_whose_answers_end_with_their_first_token_has_no_cycles():
+    runs, cycles = make_runs({BASELINE: 1.0, "ltd": 2.0})
+    none = runs["task"] == "chat"
+    runs.loc[none, ["tokens", "seconds"]] = 0
+    table = summarise(mark_lossless(runs), cycles[cycles["task"] != "chat"]).set_index(["method", "task"])
+    assert np.isnan(table.loc[("ltd", "chat"), "speedup"]) and table.loc[("ltd", "chat"), "prompts"] > 0
 
 
 def test_clock_gap():

@@ -84,6 +84,27 @@ def test_every_method_emits_all_tokens_and_none_beats_the_oracle(moved):
         assert overall["conditioned", "autoregressive", "chat"] == pytest.approx(expected)
 
 
+def test_it_compares_on_the_tasks_that_are_named(moved, tmp_path):
+    """The static setting stays that of the validation prompts."""
+    files = {name: moved / f"{name}.safetensors" for name in ("train", "validation", "test")}
+    options = TransferOptions(
+        experiment=tmp_path,
+        traces=files["train"],
+        validation_traces=files["validation"],
+        test_traces=files["test"],
+        profile=moved / "measured.json",
+        policies=moved / "default",
+        conditioned=moved / "conditioned",
+        test_tasks=("code",),
+        output=tmp_path / "measured",
+        max_size=16,
+    )
+    transfer(options, StageRun())
+    assert set(pd.read_csv(options.output / RUNS)["task"]) == {"code"}
+    both = moved / "transfer" / "measured"
+    assert read_json(options.output / FACTS)["grid"] == read_json(both / FACTS)["grid"]
+
+
 def test_retraining_is_timed_and_its_policies_are_those_of_the_machine(moved):
     facts = read_json(moved / "transfer" / "flat" / FACTS)
     assert facts["retraining"]["seconds"] > 0 and facts["retraining"]["cpu_seconds"] > 0

@@ -19,7 +19,7 @@ from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate
 from ltd.replay.static_grid import static_grid
-from ltd.replay.traces import Traces
+from ltd.replay.traces import Traces, of_tasks
 from ltd.reporting.advice import Advice, render
 from ltd.rl.policies import DESCRIPTION
 from ltd.rl.policy_controller import PolicyController
@@ -30,6 +30,7 @@ class AdviseOptions(StageOptions):
     """Options of the command."""
 
     temperature: float = option(0.0, "temperature of the traces to read")
+    test_tasks: tuple[str, ...] = option((), "tasks to measure on; none: all of the test traces")
     policies: Path | None = option(None, "folder of trained policies; none: the experiment's tuned ones")
     max_size: int = option(60, "largest tree considered, as far as the profile goes")
 
@@ -54,7 +55,10 @@ class Evidence:
         folder = options.experiment / "traces"
         choosing = Traces.load(folder / name.format("validation"))
         test = folder / name.format("test")
-        return cls(choosing, Traces.load(test) if test.is_file() else choosing, profile, test.is_file())
+        if not test.is_file():
+            return cls(choosing, choosing, profile, held_out=False)
+        measuring = of_tasks(Traces.load(test), options.test_tasks, str(test), "test_tasks")
+        return cls(choosing, measuring, profile, held_out=True)
 
 
 def best_tree(evidence: Evidence, max_size: int) -> tuple[int, int, float] | None:

@@ -187,20 +187,33 @@ def select_prompts(responses: Responses, tasks: tuple[str, ...], count: int, see
     """Return the first `count` conversations of each task, all turns, in one order shuffled over tasks.
 
     Where the target's positions did not hold all of them, those that were answered, and a line that says so.
-    Raises InputError for a task without any.
+    Raises InputError for a task with less than two, from which there is no interval.
     """
     chosen: list[Sequence] = []
     sequences = list(responses.sequences())
     for task in tasks:
         members = [sequence for sequence in sequences if sequence.task == task]
         questions = list(dict.fromkeys(sequence.question_id for sequence in members))[:count]
-        if not questions:
-            raise InputError(f"benchmark.test_tasks: {task!r} has no answers among the test prompts")
+        if len(questions) < 2:
+            raise InputError(
+                f"benchmark.test_tasks: {task!r} has answers to {len(questions)} test prompts; intervals are "
+                "over two or more, so add some that fit the target, or leave the task out"
+            )
         if len(questions) < count:
             tqdm.write(f"{task}: {len(questions)} of {count} test prompts, no more have answers")
         chosen += [sequence for sequence in members if sequence.question_id in set(questions)]
     order = np.random.default_rng(seed).permutation(len(chosen))
     return [chosen[index] for index in order]
+
+
+def check_answers(prompts: list[Sequence], options: BenchmarkOptions) -> None:
+    """Raise InputError for recorded answers longer than decoding goes: replay would follow them further."""
+    longest = max(len(prompt.answer) for prompt in prompts)
+    if longest > options.max_new_tokens:
+        raise InputError(
+            f"responses.max_new_tokens: {options.max_new_tokens}, but {options.responses} has answers of "
+            f"{longest} tokens; use the number that they were made with, or make them again"
+        )
 
 
 def schedule(methods: tuple[str, ...], repeats: int, seed: int, index: int) -> list[tuple[str, int]]:
@@ -330,6 +343,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     prompts = select_prompts(
         Responses.load(options.responses), options.test_tasks, options.prompts_per_task, options.seed
     )
+    check_answers(prompts, options)
     longest = max(prompt.prompt_length for prompt in prompts)
     engine = make_engine(options, profile, traces.temperature, longest)
     state = open_state(options)
@@ -369,8 +383,8 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
         summary.to_csv(temporary, index=False)
     own_profile.save(options.output / "profile.json")
     write_json(options.output / "benchmark.json", facts)
-    shutil.rmtree(state)  # who asks for the benchmark again wants it measured again
     log(run, summary, facts, options.output)
+    shutil.rmtree(state)  # who asks for the benchmark again wants it measured again
 
 
 def log(run: StageRun, summary: pd.DataFrame, facts: dict[str, Any], output: Path) -> None:

@@ -175,6 +175,7 @@ def check_values(config: Config) -> None:
     check_train_tasks(config)
     check_observations(config)
     check_benchmark(config)
+    check_ablations(config)
     largest = max(
         config["rl"]["sizes"][-1],
         config["rl"]["fixed_size"],
@@ -244,6 +245,16 @@ def check_benchmark(config: Config) -> None:
         raise InputError(
             f"benchmark.prompts_per_task: {wanted} is more than prompts.test {made}; "
             "lower it, or raise prompts.test"
+        )
+
+
+def check_ablations(config: Config) -> None:
+    """Check that policies of one task have others to be compared on."""
+    tasks = config["benchmark"]["test_tasks"]
+    if "generalisation" in config["ablations"]["run"] and len(tasks) < 2:
+        raise InputError(
+            f"ablations.run: generalisation compares on other tasks, and {tasks[0]} is all of "
+            "benchmark.test_tasks; leave it out, or add tasks"
         )
 
 

@@ -20,7 +20,7 @@ from ltd.measurement.summary import GREEDY, PHASES, at_temperature, headline_tas
 from ltd.methods import BASELINE
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
-from ltd.replay.traces import Traces
+from ltd.replay.traces import Traces, of_tasks
 from ltd.tracking import StageRun
 
 
@@ -35,6 +35,7 @@ class EvaluateAblationOptions(StageOptions):
     grid: Path = option(help="result of the static grid search")
     policies: Path = option(help="folder with one folder a chain of policies")
     cycles: Path | None = option(None, "cycles.parquet of the benchmark, for the measured overhead")
+    test_tasks: tuple[str, ...] = option((), "tasks to compare on; none: all of the traces")
     output: Path = option(help="table of the ablation, CSV; its finding is written beside it as JSON")
 
 
@@ -42,7 +43,9 @@ def evaluate_ablation(options: EvaluateAblationOptions, run: StageRun) -> None:
     """The stage: replay, compare, write `<name>.csv` and `<name>.json`."""
     if not options.methods:
         raise InputError("methods: none given; name those to compare, the reference first")
-    traces, profile = Traces.load(options.traces), LatencyProfile.load(options.profile)
+    compared_on = options.test_tasks, str(options.traces), "benchmark.test_tasks"
+    traces = of_tasks(Traces.load(options.traces), *compared_on)
+    profile = LatencyProfile.load(options.profile)
     grid = read_json(options.grid)["best"]
     runs, cycles = replay(options.methods, traces, profile, grid, options.policies)
     table = comparison(runs, cycles, options.methods, options.seed)

@@ -38,6 +38,7 @@ class FitLookupOptions(StageOptions):
     validation: Path = option(help="answers of the target to choose the settings on")
     profile: Path = option(help="latency profile of this machine, for verification and plain steps")
     output: Path = option(help="folder of the drafter")
+    train_tasks: tuple[str, ...] = option((), "tasks to choose for, those that policies see; none: all")
     beam: int = option(10, "beam width of the draft tree")
     max_depth: int = option(10, "largest number of draft passes")
     orders: tuple[int, ...] = option((2, 3, 4), "longest histories to try, in tokens")
@@ -118,6 +119,8 @@ def fit_lookup(options: FitLookupOptions, run: StageRun | Any) -> None:
         )
     vocabulary = read_config(options.target).get_text_config().vocab_size
     answers = drafted_answers(options.validation)
+    if options.train_tasks:
+        answers = [answer for answer in answers if answer.task in options.train_tasks]
     unfit = LookupSettings(vocabulary, 1, 1, options.beam, options.max_depth, depth=1, size=1)
     model, texts, tried = choose_model(unfit, options, answers)
     device = resolve_device(options.device)

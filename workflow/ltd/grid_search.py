@@ -16,7 +16,7 @@ from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation
 from ltd.replay.static_grid import StaticGrid, static_grid
-from ltd.replay.traces import Traces
+from ltd.replay.traces import Traces, of_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class GridSearchOptions(StageOptions):
     traces: tuple[Path, ...] = option(help="trace files of the validation prompts, one a beam width")
     profiles: tuple[Path, ...] = option(help="latency profiles, in the order of the trace files")
     output: Path = option(help="JSON file of the winners and bounds")
+    train_tasks: tuple[str, ...] = option((), "tasks to choose for, those that policies see; none: all")
     max_size: int = option(38, "largest tree of the grid; every size from 1 to this one is tried")
 
 
@@ -81,7 +82,7 @@ def grid_search(options: GridSearchOptions, run: Any) -> None:
     if options.max_size < 1:
         raise InputError(f"max_size: {options.max_size}; the smallest tree has one node")
     pairs = [
-        (Traces.load(traces), LatencyProfile.load(profile))
+        (of_tasks(Traces.load(traces), options.train_tasks, str(traces)), LatencyProfile.load(profile))
         for traces, profile in zip(options.traces, options.profiles, strict=True)
     ]
     results = [search_grid(traces, profile, options.max_size) for traces, profile in pairs]

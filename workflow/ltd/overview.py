@@ -54,7 +54,7 @@ def overview(options: OverviewOptions) -> None:
 def overview_row(experiment: str, results: Results, target: str, head: str) -> dict[str, Any]:
     """One experiment in numbers; a method that it did not decode with has none."""
     mean = results.summary[results.summary["task"] == MEAN_TASK].set_index(["source", "method"])
-    profile, best = results.profile, results.facts["grid"]
+    machine, best = results.machine, results.facts["grid"]
 
     def number(source: str, method: str, column: str = "speedup") -> float:
         return float(mean[column].get((source, method), float("nan")))
@@ -67,7 +67,7 @@ def overview_row(experiment: str, results: Results, target: str, head: str) -> d
         "experiment": experiment,
         "target": target,
         "head": head,
-        "machine": f"{profile['device']}, {profile['dtype']}, {profile['threads']} threads",
+        "machine": f"{machine['device']}, {machine['dtype']}, {machine['threads']} threads",
         "temperature": GREEDY,
         "tokens_per_second": number("measured", BASELINE, "tokens_per_second"),
         "grid_depth": best["depth"],

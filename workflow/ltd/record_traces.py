@@ -181,8 +181,8 @@ def record_traces(options: RecordTracesOptions, run: Any) -> None:
     seconds = time.perf_counter() - begun
     whole = concatenate([Traces.load(path) for path in paths])
     whole.save(options.output)
-    shutil.rmtree(options.state)  # who asks for the traces again wants them recorded again
     _report(whole, options.output, fresh / seconds, run)
+    shutil.rmtree(options.state)  # who asks for the traces again wants them recorded again
 
 
 def _check_options(options: RecordTracesOptions) -> None:

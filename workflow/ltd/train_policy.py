@@ -81,10 +81,10 @@ def train_policy(options: TrainPolicyOptions, run: Any) -> None:
     else:
         validation = max(trained.training.curves, key=lambda row: row["speedup"])
     save_pair(options.output, pair, validation, settings)
-    state.forget()
     run.metrics(scalars(validation))
     run.figure(curves_figure(options.policy, trained.training), f"{options.policy}_training.png")
     run.artifact(options.output)
+    state.forget()
 
 
 def training_seed(seed: int, name: str) -> int:

@@ -23,7 +23,7 @@ from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation
 from ltd.replay.static_grid import static_grid
-from ltd.replay.traces import Traces
+from ltd.replay.traces import Traces, of_tasks
 from ltd.reporting.transfer import CONDITIONED, FACTS, LEARNED, MOVED, RATIOS, RETRAINED, RUNS
 from ltd.rl.co_adaptation import KINDS, train_chain
 from ltd.rl.evaluation import evaluate
@@ -47,32 +47,32 @@ class TransferOptions(StageOptions):
     profile: Path = option(help="latency profile of the machine to move to")
     policies: Path = option(help="folder of a pair trained for another machine; the new one has its settings")
     conditioned: Path = option(help="folder of a pair that observes the machine")
+    test_tasks: tuple[str, ...] = option((), "tasks to compare on; none: all of the test traces")
     output: Path = option(help="folder of the results; its name is the machine's")
     max_size: int = option(60, "largest tree of the grid; every size from 1 to this one is tried")
 
 
 def transfer(options: TransferOptions, run: Any) -> None:
     """Replay every method on the machine; write what every prompt took, ratios with intervals, and facts."""
-    machine, test = LatencyProfile.load(options.profile), Traces.load(options.test_traces)
+    machine, settings = LatencyProfile.load(options.profile), settings_of(options.policies)
+    compared_on = options.test_tasks, str(options.test_traces), "benchmark.test_tasks"
+    test = of_tasks(Traces.load(options.test_traces), *compared_on)
     pairs = {MOVED: load(options.policies), CONDITIONED: load(options.conditioned)}
-    grid = static_grid(
-        Traces.load(options.validation_traces),
-        machine,
-        range(test.max_depth + 1),
-        range(1, options.max_size + 1),
-    )
-    depth, size, _ = grid.best()
+    chosen_for = settings.train_tasks, str(options.validation_traces)
+    validation = of_tasks(Traces.load(options.validation_traces), *chosen_for)
+    sizes = range(1, options.max_size + 1)
+    depth, size, _ = static_grid(validation, machine, range(test.max_depth + 1), sizes).best()
     facts: dict[str, Any] = {"machine": options.output.name, "device": machine.device}
     facts |= {"grid": {"depth": depth, "size": size}}
     if pairs[MOVED]["depth"].trained_on["profile"] == file_hash(options.profile):
         pairs[RETRAINED] = pairs[MOVED]  # at home
     else:
-        pairs[RETRAINED], facts["retraining"] = retrain(options)
+        pairs[RETRAINED], facts["retraining"] = retrain(options, settings)
     static = static_grid(test, machine, sorted({0, depth}), [size])
     simulations = {BASELINE: static.setting(0, size), GRID: static.setting(depth, size)}
     for name, pair in pairs.items():
         simulations[name], facts[name] = replay(pair, test, machine)
-    simulations[ORACLE] = oracle(test, machine, range(1, options.max_size + 1))
+    simulations[ORACLE] = oracle(test, machine, sizes)
     runs = pd.concat([runs_of(name, simulation, test) for name, simulation in simulations.items()])
     ratios = pd.concat(compared(runs, options.seed), ignore_index=True)
     with atomic_path(options.output) as folder:
@@ -93,11 +93,15 @@ def load(folder: Path) -> Policies:
     return {kind: load_policy(folder, kind) for kind in KINDS}
 
 
-def retrain(options: TransferOptions) -> tuple[Policies, dict[str, float]]:
+def settings_of(folder: Path) -> PolicySettings:
+    """With which the pair of a folder was trained."""
+    source = folder / SETTINGS
+    return with_overrides(PolicySettings(), read_json(source), str(source))
+
+
+def retrain(options: TransferOptions, settings: PolicySettings) -> tuple[Policies, dict[str, float]]:
     """Train a pair for the machine; also the seconds it took, by the clock and of the processor."""
     clock, processor = time.perf_counter(), time.process_time()
-    source = options.policies / SETTINGS
-    settings = with_overrides(PolicySettings(), read_json(source), str(source))
     paths = options.traces, options.validation_traces, options.profile
     workshop = open_workshop(settings, *paths, options.seed)
     pair, _ = train_chain(workshop, settings.rounds, seed=options.seed)

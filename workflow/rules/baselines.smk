@@ -17,7 +17,7 @@ rule fit_baseline:
         "../../envs/ltd.yaml"
     params:
         options=options("baselines", threads=1),
-        tasks=command_line({"train_tasks": config["rl"]["train_tasks"]}),
+        tasks=TRAIN_TASKS,
     shell:
         "python -m ltd.fit_baselines --baseline {wildcards.baseline} --traces {input.traces}"
         " --validation-traces {input.validation} --profile {input.profile} --output {output}"

@@ -16,10 +16,11 @@ rule grid_search:
     conda:
         "../../envs/ltd.yaml"
     params:
+        tasks=TRAIN_TASKS,
         options=options("grid"),
     shell:
         "python -m ltd.grid_search --traces {input.traces} --profiles {input.profile}"
-        " --output {output} {params.options} 2>&1 | tee {log}"
+        " --output {output} {params.tasks} {params.options} 2>&1 | tee {log}"
 
 
 # A second drafter for the same target, look-up in its answers, for `lookup/grid` and `lookup/ltd`.
@@ -43,11 +44,12 @@ rule fit_lookup:
     params:
         target=target_name,
         tree=command_line(config["tree"]),
+        tasks=TRAIN_TASKS,
         options=common_options(threads=1),
     shell:
         "python -m ltd.fit_lookup --target {params.target:q} --texts {input.texts}"
         " --validation {input.validation} --profile {input.profile} --output {output}"
-        " {params.tree} {params.options} 2>&1 | tee {log}"
+        " {params.tree} {params.tasks} {params.options} 2>&1 | tee {log}"
 
 
 # What it would have drafted at every position of the target's answers: the chain `lookup` learns from that.

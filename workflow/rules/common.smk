@@ -102,6 +102,21 @@ def options(block, leave_out=(), tree=False, threads=None):
     return f"{common_options(threads)} {command_line(config['tree'] if tree else {})} {command_line(own)}"
 
 
+# Tasks that constants, classifiers and policies are fitted to, and tasks that all are compared on.
+TRAIN_TASKS = command_line({"train_tasks": config["rl"]["train_tasks"]})
+TEST_TASKS = command_line({"test_tasks": config["benchmark"]["test_tasks"]})
+
+
+def has_training(part):
+    """Tell whether the report can show how `target` or `draft` was trained, here or where it is reused from."""
+    if config[part]["path"] is not None:
+        return False
+    return (
+        config["reuse"] is None
+        or Path(config["reuse"], part, "training.json").is_file()
+    )
+
+
 def program(module, processes):
     """Start a stage, in several processes of this machine when asked to."""
     several = f"torch.distributed.run --standalone --nproc-per-node {processes} -m"

@@ -1,11 +1,9 @@
 # Tables, figures, findings; the paper's numbers beside ours.
 FIGURES = [
     "speedups",
-    "tradeoff",
     "composition",
     "latency",
     "lengths",
-    "choices",
     "iterations",
     *(f"policies_{chain}" for chain in CHAINS),
     *(
@@ -16,10 +14,13 @@ FIGURES = [
 ]
 
 
-# Of what is trained here.
-if config["draft"]["path"] is None:
+# What `ltd` chose, where it decoded.
+if ablations.TUNED in config["benchmark"]["methods"]:
+    FIGURES += ["tradeoff", "choices"]
+# Of what was trained, here or by the experiment that is reused.
+if has_training("draft"):
     FIGURES.append("acceptance")
-if config["target"]["path"] is None:
+if has_training("target"):
     FIGURES.append("target_loss")
 if config["transfer"]["in_report"]:
     FIGURES.append("transfer")

@@ -222,7 +222,10 @@ def _per_prompt(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cycle_means(cycles: pd.DataFrame) -> pd.DataFrame:
-    """Mean of a cycle, indexed by (source, temperature, task, method); `verified` of drafted cycles alone."""
+    """Mean of a cycle, indexed by (source, temperature, task, method); `verified` of drafted cycles alone.
+
+    No row where every answer was over with its first token.
+    """
     key = [*_GROUP, "method"]
     means = cycles.groupby(key, sort=False)[["tokens", "depth", *PHASES]].mean()
     verified = cycles[cycles["depth"] > 0].groupby(key, sort=False)["verified"].mean()
@@ -253,7 +256,7 @@ def _block_rows(prompts: pd.DataFrame, shapes: pd.DataFrame, runs: pd.DataFrame,
 def _task_row(runs: pd.DataFrame, shapes: pd.DataFrame) -> dict[str, object]:
     """What one method did on one task, its speedup left aside."""
     group = {name: runs[name].iloc[0] for name in ("source", "temperature", "task", "method")}
-    shape = shapes.loc[tuple(group.values())]
+    shape = shapes.reindex([tuple(group.values())]).iloc[0]
     return group | {
         "prompts": runs["prompt"].nunique(),
         "repeats": runs["repeat"].nunique(),

@@ -187,12 +187,14 @@ def concatenate(parts: Sequence[Traces]) -> Traces:
     return replace(parts[0], **columns, sequences=[label for part in parts for label in part.sequences])
 
 
-def of_tasks(traces: Traces, tasks: tuple[str, ...], name: str) -> Traces:
-    """Keep the answers of some tasks (all when none is named); InputError for a task without any."""
+def of_tasks(traces: Traces, tasks: tuple[str, ...], name: str, key: str = "rl.train_tasks") -> Traces:
+    """Keep the answers of some tasks (all when none is named); InputError, which names the traces and the key
+    that lists the tasks, for one without any.
+    """
     missing = [task for task in tasks if task not in traces.tasks]
     if missing:
         known = ", ".join(sorted(set(traces.tasks)))
-        raise InputError(f"rl.train_tasks: {missing[0]!r} has no answers in {name}; it holds {known}")
+        raise InputError(f"{key}: {missing[0]!r} has no answers in {name}; it holds {known}")
     if not tasks or set(tasks) == set(traces.tasks):
         return traces
     kept = np.flatnonzero([task in tasks for task in traces.tasks])

@@ -164,10 +164,11 @@ def tradeoff_figure(
     sizes, depths = table.columns.to_numpy(float), table.index.to_numpy(float)
     image = axes.pcolormesh(_edges(sizes), _edges(depths), table, cmap="Greys_r", rasterized=True)
     figure.colorbar(image, ax=axes, label="static setting: replayed speedup over autoregressive")
-    contours = axes.contour(
-        sizes, depths, table, levels=[1.0], colors="#ffffff", linewidths=1, linestyles="--"
-    )
-    axes.clabel(contours, fmt=lambda level: f"{level:.0f}x", fontsize=7)
+    if min(table.shape) > 1:  # a line needs a plane
+        contours = axes.contour(
+            sizes, depths, table, levels=[1.0], colors="#ffffff", linewidths=1, linestyles="--"
+        )
+        axes.clabel(contours, fmt=lambda level: f"{level:.0f}x", fontsize=7)
     best = grid.loc[grid["speedup"].idxmax()]
     _cloud(axes, policy, "#d55e00", "s", "ltd", shift=-0.15)
     if oracle is not None:

@@ -8,7 +8,14 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED
-from ltd.measurement.summary import MEAN_TASK, compare, gap_shares, headline_tasks, simulation_error
+from ltd.measurement.summary import (
+    GREEDY,
+    MEAN_TASK,
+    compare,
+    gap_shares,
+    headline_tasks,
+    simulation_error,
+)
 from ltd.methods import BASELINE, GRID, ORACLE
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
@@ -87,12 +94,12 @@ def name(method: str, source: str) -> str:
 
 
 def findings(
-    summary: pd.DataFrame, runs: pd.DataFrame, spread: pd.Series, grid: dict[str, int], seed: int
+    summary: pd.DataFrame, runs: pd.DataFrame, spread: pd.Series, grid: dict[str, Any], seed: int
 ) -> list[str]:
     """Return one sentence a finding.
 
     `spread` is the A/A spread by task, a fraction: what differs by less is a tie whatever its interval says.
-    `grid` is the best static setting, `depth` and `size`.
+    `grid` is the outcome of the grid search (grid.json).
     """
     mean = summary[summary["task"] == MEAN_TASK].set_index(["source", "method"])
     measured = mean.loc["measured"]
@@ -105,8 +112,10 @@ def findings(
         ),
     ]
     if GRID in measured.index:
+        best, tasks = grid["best"], ordered_tasks(pd.Series(list(grid["grids"][0]["tasks"])))
         sentences.append(
-            f"{GRID} is depth {grid['depth']}, size {grid['size']}: the best static setting on validation."
+            f"{GRID} is depth {best['depth']}, size {best['size']}: the best static setting on the "
+            f"validation prompts of {', '.join(tasks)}."
         )
     if LOOKUP in measured.index:
         sentences.append(
@@ -251,10 +260,16 @@ def paper_rows(summary: pd.DataFrame, temperature: float, column: str = "speedup
     if paper.empty:
         return None
     ours = shown_rows(summary)
-    ours = ours[(ours["task"] == MEAN_TASK) & ours["method"].isin(set(paper["method"]))]
-    beside = paper.pivot(index="method", columns="model", values=column).reindex(ours["method"])
-    table = pd.DataFrame({"method": ours["method"], THIS_RUN: ours[column]})
-    return table.set_index("method").join(beside).reset_index()
+    ours = ours[ours["task"].isin(papers_tasks(ours["task"])) & ours["method"].isin(set(paper["method"]))]
+    means = ours.groupby("method", sort=False)[column].mean().rename(THIS_RUN).to_frame()
+    return means.join(paper.pivot(index="method", columns="model", values=column)).reset_index()
+
+
+def papers_tasks(tasks: pd.Series) -> list[str]:
+    """Those of our tasks that stand for the paper's four, by whichever name; all where none does."""
+    known = set(main_table(GREEDY)["task"])
+    names = [task for task in dict.fromkeys(tasks) if task != MEAN_TASK]
+    return [task for task in names if ALIASES.get(task, task) in known] or names
 
 
 def paper_task_rows(summary: pd.DataFrame, temperature: float) -> pd.DataFrame | None:
@@ -262,7 +277,9 @@ def paper_task_rows(summary: pd.DataFrame, temperature: float) -> pd.DataFrame |
     paper = main_table(temperature)
     paper = paper[paper["task"] != "mean"]
     ours = shown_rows(summary)
-    ours = ours.assign(task=ours["task"].replace(ALIASES))
+    # A task of the paper's own name goes before one that is an alias of it.
+    taken = set(ours["task"])
+    ours = ours.assign(task=ours["task"].replace({a: t for a, t in ALIASES.items() if t not in taken}))
     ours = ours[ours["task"].isin(set(paper["task"])) & ours["method"].isin(set(paper["method"]))]
     if ours.empty:
         return None
@@ -280,7 +297,7 @@ def paper_sentence(summary: pd.DataFrame, temperature: float) -> str | None:
     speedups = measured.pivot(index="task", columns="method", values="speedup")
     if theirs.empty or not {"ltd:paper", GRID} <= set(speedups):
         return None
-    speedups = speedups.loc[headline_tasks(list(speedups.index))]
+    speedups = speedups.loc[papers_tasks(speedups.index.to_series())]
     ours = [
         f"{(speedups[method] / speedups[GRID]).mean():.3f} for {method}"
         for method in ("ltd:paper", LEARNED)

@@ -37,7 +37,8 @@ class Results:
     """What the report is made of, as read from the experiment's folder; None where there is no such file.
 
     The tables and `facts` of the benchmark are those of greedy decoding, and so is `noise`, the A/A
-    comparison (`ltd.measurement.clock_noise`); other temperatures are in `sampled`.
+    comparison (`ltd.measurement.clock_noise`); other temperatures are in `sampled`. `profile` is the latency
+    profile that policies and grid were chosen with, `machine` the one measured during the benchmark.
     """
 
     summary: pd.DataFrame
@@ -49,6 +50,7 @@ class Results:
     sampled: list[Sampled]
     grid: dict[str, Any]
     profile: dict[str, Any]
+    machine: dict[str, Any]
     head: dict[str, Any] | None
     target: dict[str, Any] | None
     tuning: dict[str, Any] | None
@@ -74,6 +76,7 @@ class Results:
             facts=facts,
             grid=read_json(benchmark / "grid.json"),
             profile=read_json(experiment / "latency" / "profile.json"),
+            machine=read_json(benchmark / f"t{GREEDY:g}" / "profile.json"),
             summary=at_temperature(summary),
             runs=at_temperature(runs),
             cycles=at_temperature(cycles),

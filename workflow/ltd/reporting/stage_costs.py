@@ -29,13 +29,14 @@ FOLDERS = {
 def stage_costs(experiment: Path) -> pd.DataFrame:
     """One row a stage, in the order in which they finished: jobs, minutes, peak memory and disk, both in MB.
 
-    A stage's jobs are those of its benchmark files `<stage>.tsv` and `<stage>-<which>.tsv`; minutes are
-    their sum. The last row is the whole: its minutes are a sum too, more than the wait where jobs ran side
-    by side.
+    A stage's jobs are those of its benchmark files `<stage>.tsv` and `<stage>-<which>.tsv`, where <which> may
+    have folders; minutes are their sum. The last row is the whole: its minutes are a sum too, more than the
+    wait where jobs ran side by side.
     """
     rows: dict[str, dict[str, object]] = {}
-    for file in sorted((experiment / "benchmarks").glob("*.tsv"), key=lambda path: path.stat().st_mtime):
-        stage = file.stem.split("-")[0]
+    measured = experiment / "benchmarks"
+    for file in sorted(measured.rglob("*.tsv"), key=lambda path: path.stat().st_mtime):
+        stage = file.relative_to(measured).with_suffix("").as_posix().split("-")[0]
         job = pd.read_csv(file, sep="\t", na_values="-").iloc[-1]
         row = rows.setdefault(stage, {"stage": stage, "jobs": 0, "minutes": 0.0, "peak memory (MB)": 0.0})
         row["jobs"] += 1

@@ -1,8 +1,9 @@
 """The text of the report, section by section, in Markdown."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -41,7 +42,7 @@ def write_report(
 ) -> str:
     """Assemble report.md; `ablations` and `provenance` are sections that are ready."""
     summary, facts = results.summary, results.facts
-    sentences = findings.findings(summary, results.runs, results.spread, facts["grid"], facts["seed"])
+    sentences = findings.findings(summary, results.runs, results.spread, results.grid, facts["seed"])
     compared = pairs.judge_pairs(results.runs, results.spread, facts["seed"])
     sentences += pairs.pair_sentences(compared)
     if sentence := findings.paper_sentence(summary, GREEDY):
@@ -136,7 +137,7 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
         for key, what in (
             ("verify_sizes", "held-out sizes"),
             ("contexts", "a held-out context length"),
-            ("cycles", "whole cycles of the decoding loop"),
+            ("cycles", "whole cycles of the decoding loop, some of whose parts it was measured by"),
         )
         if key in errors
     ]
@@ -222,8 +223,8 @@ def _chain_sentence(chain: Chain) -> str:
     note = f" Its {' and '.join(constant)} policy always chooses the same." if constant else ""
     return (
         f"{chain.name}: validation speedup on {', '.join(best['tasks'])} by iteration {speedups}; iteration "
-        f"{chain.best_iteration} is used, the best static setting reaches {best['static']['speedup']:.3f} "
-        f"there.{note}"
+        f"{chain.best_iteration} is used, the best static setting of the policies' sizes reaches "
+        f"{best['static']['speedup']:.3f} there.{note}"
     )
 
 
@@ -242,22 +243,31 @@ def _target_rows(summary: dict[str, float]) -> pd.DataFrame:
     return pd.DataFrame({"task": tasks} | columns)
 
 
+def _named(machine: Mapping[str, Any]) -> str:
+    """Device, threads and number type, as a latency profile has them."""
+    where = f"{machine['device']} ({machine['device_type']})"
+    return f"{where}, {machine['threads']} threads, {machine['dtype']}"
+
+
 def what_was_run(results: Results) -> list[str]:
     """Model, machine and protocol, one line each."""
-    facts, profile = results.facts, results.profile
+    facts, profile, machine = results.facts, results.profile, results.machine
     prompts = results.runs.groupby("task")["prompt"].nunique()
     counts = ", ".join(f"{task} {count}" for task, count in prompts.items())
-    versions = ", ".join(f"{name} {version}" for name, version in profile["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     temperatures = " and ".join(f"{temperature:g}" for temperature in results.temperatures)
     lines = [
-        f"Machine: {profile['device']} ({profile['device_type']}), {profile['threads']} threads, "
-        f"{profile['dtype']}; {versions}.",
+        f"Machine: {_named(machine)}; {versions}.",
         f"Prompts: {counts}; {facts['repeats']} repeats, at most {facts['max_new_tokens']} new tokens, "
         f"temperature {temperatures}, seed {facts['seed']}, batch size 1, methods "
         "shuffled anew for every prompt.",
         f"Draft tree: beam {profile['beam']}, depth up to {profile['max_depth']}; eagle3 is depth "
         f"{facts['default']['depth']}, size {facts['default']['size']}.",
     ]
+    if _named(machine) != _named(profile):
+        lines.append(f"Policies, grid and baselines are for another machine: {_named(profile)}.")
+    if count := facts["prompts_of_interrupted_run"]:
+        lines.append(f"The benchmark was interrupted: {count} prompts are of an earlier run.")
     if "matrix_product_share" in profile:
         mean = results.summary[results.summary["task"] == MEAN_TASK].set_index(["source", "method"])
         rate = mean.loc[("measured", BASELINE), "tokens_per_second"]

@@ -23,23 +23,24 @@ class PolicyTraining:
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain of policies: its trainings in order, and the validation of every iteration."""
+    """A chain of policies: its trainings in order, the validation of every iteration, and which is used."""
 
     name: str
     trainings: list[PolicyTraining]
     validations: list[dict[str, Any]]
-
-    @property
-    def best_iteration(self) -> int:
-        """The iteration with the highest validation speedup, the earliest among equals."""
-        return max(range(len(self.validations)), key=lambda i: self.validations[i]["speedup"])
+    best_iteration: int
 
 
 def read_chain(folder: Path) -> Chain | None:
-    """Read a chain's folder (see `ltd.rl.policy_folders`); None when it holds no iteration."""
-    iterations = sorted(folder.glob("iteration-*"), key=lambda path: int(path.name.split("-")[1]))
-    if not iterations:
+    """Read a chain's folder (see `ltd.rl.policy_folders`); None when nothing was chosen from it.
+
+    Its iterations are those that were chosen from: the folder may hold more, of a longer chain.
+    """
+    if not (choice := folder / "best" / "chosen.json").is_file():
         return None
+    chosen = read_json(choice)
+    names = list(chosen["validation_speedup"])
+    iterations = [folder / name for name in names]
     trainings = []
     for kind in ("size", "depth"):
         if (file := folder / "initial" / kind / f"{kind}.training.json").is_file():
@@ -50,7 +51,7 @@ def read_chain(folder: Path) -> Chain | None:
         if number and (file := path / f"{kind}.training.json").is_file():
             trainings.append(_training(kind, f"iteration {number}", file))
     validations = [read_json(path / "validation.json") for path in iterations]
-    return Chain(folder.name, trainings, validations)
+    return Chain(folder.name, trainings, validations, names.index(chosen["chosen"]))
 
 
 def _training(kind: str, stage: str, file: Path) -> PolicyTraining:
