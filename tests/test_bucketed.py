@@ -190,7 +190,7 @@ def test_drafted_trees_are_the_same(rows):
     """After any number of deferred rows, more than one prefix pass holds included."""
     (usual, drafter), (_, fixed) = engines()
     tokens = torch.randint(0, 23, (60,), generator=torch.Generator().manual_seed(rows))
-    _, taps = usual.forward_sequences(tokens[None])
+    taps = usual.sequence_taps(tokens[None])
     for one in (drafter, fixed):
         one.prefill(taps[0, :8], tokens[:8])
         one.extend(taps[0, 7 : 7 + rows], tokens[8 : 8 + rows])

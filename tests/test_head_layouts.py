@@ -189,7 +189,7 @@ def test_the_engine_drafts_with_every_variant_as_replay_does(changes, target, ki
     head = make_head(target, **changes)
     drafter = kind(head, beam=3, max_depth=4, max_context=64)
     prompt = torch.tensor([3, 14, 15, 9, 2, 6])
-    _, taps = target.forward_sequences(prompt[None])
+    taps = target.sequence_taps(prompt[None])
     drafter.prefill(taps[0, :-1], prompt[:-1])
     drafter.extend(taps[0, -2:-1], prompt[-1:])
     for _ in range(3):

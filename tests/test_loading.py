@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from engine_models import random_model
-from ltd.draft_head.eagle3 import load_head, save_head
+from ltd.draft_head.eagle3 import Eagle3Head, load_head, save_head
 from ltd.engine import memory, model_loading
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
@@ -57,13 +58,34 @@ def test_counted_bytes_are_those_of_the_model():
 
 def test_a_model_without_room_is_refused_before_it_is_loaded(folder, monkeypatch):
     plan = plan_memory(
-        AutoConfig.from_pretrained(folder / "target"), dtype=torch.float32, context=64, tree=16
+        AutoConfig.from_pretrained(folder / "target"), dtype=torch.float32, context=64, tree=16, engine=1.0
     )
+    assert plan.engine == plan.weights and "engine" in str(plan)
     monkeypatch.setattr(memory, "free_bytes", lambda device: plan.total - 1)
     with pytest.raises(InputError, match=r"^memory: .*target needs about .* GiB .*cpu has .* GiB free; use"):
         load_model(folder / "target", device="cpu", context=64, tree=16)
     monkeypatch.setattr(memory, "free_bytes", lambda device: plan.total)
     assert load_model(folder / "target", device="cpu", context=64, tree=16) is not None
+
+
+@pytest.mark.parametrize(
+    ("saved", "bits"),
+    [({"quant_method": "awq", "bits": 4}, 4), ({"quant_method": "fp8"}, 8), ({"load_in_4bit": True}, 4)],
+)
+def test_a_checkpoint_of_few_bits_is_planned_as_such(saved, bits):
+    config = random_model("llama").config
+    whole = weight_bytes(config, torch.bfloat16)
+    config.quantization_config = saved
+    assert weight_bytes(config, torch.bfloat16) < whole
+    del config.quantization_config
+    assert weight_bytes(config, torch.bfloat16, f"{bits}bit") < whole
+
+
+def test_what_is_no_language_model_is_one_line(tmp_path):
+    transformers.ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(InputError) as refusal:
+        load_model(tmp_path, device="cpu")
+    assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
 
 
 def test_number_types(folder, monkeypatch):
@@ -217,6 +239,27 @@ def test_the_better_rotary_base_is_kept(folder, answers, tmp_path, monkeypatch, 
         assert logged[f"acceptance_length/rope_theta_{theta:g}"] == pytest.approx(length, abs=1e-4)
         assert f"rotary base {theta:g}: acceptance length {length:.3f}" in printed
     assert printed.endswith(f"kept rotary base {best:g}\n")
+
+
+def test_a_head_keeps_an_embedding_of_its_own(folder, answers, tmp_path):
+    target = TargetModel.load(folder / "target", device="cpu")
+    head = load_head(folder / "draft", target)
+    own = head.embed_tokens.weight.flip(0)
+    mine = Eagle3Head(head.config, own, own_embedding=True)
+    mine.load_state_dict(head.state_dict() | {"embed_tokens.weight": own})
+    save_head(mine, tmp_path / "own")
+    import_draft(options_for(folder, tmp_path / "own", answers, tmp_path / "out"), StageRun())
+    assert torch.equal(load_head(tmp_path / "out", target).embed_tokens.weight, own)
+    # The target's is not written a second time.
+    import_draft(options_for(folder, folder / "draft", answers, tmp_path / "shared"), StageRun())
+    assert "embed_tokens.weight" not in load_file(tmp_path / "shared" / "model.safetensors")
+
+
+def test_a_head_is_tried_on_the_ends_of_long_prompts(folder, answers, tmp_path, monkeypatch):
+    monkeypatch.setattr("ltd.import_draft.LARGEST_PROBE", 12)
+    assert all(len(answer.tokens) > 12 for answer in Responses.load(answers).sequences())
+    import_draft(options_for(folder, folder / "draft", answers, tmp_path / "out"), StageRun())
+    assert min(read_json(tmp_path / "out/import.json")["acceptance_length"].values()) >= 1
 
 
 def test_a_given_rotary_base_is_not_questioned(folder, answers, tmp_path):

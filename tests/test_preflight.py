@@ -68,6 +68,18 @@ def test_contexts_to_profile_must_leave_room(tmp_path):
         check_models(config(target, None, longest=1979))
 
 
+@pytest.mark.parametrize("change", [{"sliding_window": 1500}, {"rope_scaling": {"type": "dynamic"}}])
+def test_what_ends_a_context_early_is_known_here(tmp_path, change):
+    """A window, or rotations that change with the length, behind which a tree of 12 needs room."""
+    limit = change.get("sliding_window", 2048 - 12 - 1)
+    target = model(tmp_path / "target", TARGET | change)
+    check_models(config(target, None, longest=limit - 70))
+    with pytest.raises(InputError, match=rf"context of {limit} allows {limit - 70}"):
+        check_models(config(target, None, longest=limit - 69))
+    unused = TARGET | {"sliding_window": 1500, "use_sliding_window": False}
+    check_models(config(model(tmp_path / "unused", unused), None, longest=2048 - 70))
+
+
 def test_head_to_train_fits_the_target(tmp_path):
     target = model(tmp_path / "target", {"text_config": TARGET})
     wanted = config(target, None)

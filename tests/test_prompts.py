@@ -15,7 +15,15 @@ from ltd.files import read_json, read_jsonl, write_jsonl
 from ltd.prepare_prompts import Options, main, prepare_prompts
 from ltd.target_training.tokenizer import train_tokenizer
 from ltd.texts.hub_prompts import hub_prompts
-from ltd.texts.prompts import builtin_prompts, chat_format, divide, file_prompts, read_questions, render
+from ltd.texts.prompts import (
+    ChatFormat,
+    builtin_prompts,
+    chat_format,
+    divide,
+    file_prompts,
+    read_questions,
+    render,
+)
 from ltd.tracking import StageRun
 
 REAL = Path(__file__).parents[2] / "shared/data/prompts"
@@ -95,6 +103,7 @@ def test_split_folders_are_taken_as_they_are(tmp_path):
         ('{"turns": ["a", 3]}', "`turns` is not a list of strings"),
         ('{"turns": ["a"], "reference": "b"}', "`reference` is not a list of strings"),
         ('{"question_id": 1, "turns": ["a"]}', "question_id 1 is taken"),
+        ('{"question_id": [1], "turns": ["a"]}', "`question_id` is neither a number nor text"),
         ("{", "not valid JSON"),
     ],
 )
@@ -225,6 +234,14 @@ def test_where_nothing_is_trained_there_are_test_prompts_alone(tmp_path):
     prepare_prompts(own, StageRun())
     assert {path.name for path in (tmp_path / "prompts").iterdir()} == {"test", "summary.json"}
     assert len(read_jsonl(tmp_path / "prompts/test/mt-bench.jsonl")) == 4
+
+
+def test_a_template_that_refuses_its_turns_is_one_line(tokenizer):
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    with pytest.raises(InputError, match=r"^responses\.chat_template: no system role; .*responses\.system$"):
+        render(tokenizer, ["Hello"], [], ChatFormat(system="Be brief.", template=strict))
+    with pytest.raises(InputError, match=r"^responses\.chat_template: "):
+        render(tokenizer, ["Hello"], [], ChatFormat(template="{% if %}"))
 
 
 def test_chat_formats(tokenizer, tmp_path):

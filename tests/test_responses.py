@@ -158,16 +158,27 @@ def test_conversations_that_may_outgrow_the_target_are_left_out_and_counted(
     generate_responses(less, StageRun())
     labels = Responses.load(less.output).labels
     assert {(row["task"], row["question_id"]) for row in labels} == set(lengths) - {longest}
-    assert "left out, longer than the target's positions: chat 1\n" in capsys.readouterr().out
+    assert "left out, longer than the target's context: chat 1\n" in capsys.readouterr().out
     exact = with_positions(target_folder, tmp_path / "exact", room + 1)
     generate_responses(dataclasses.replace(options, target=exact), StageRun())
     assert len(Responses.load(options.output)) == 7
     assert "left out" not in capsys.readouterr().out
 
 
+def test_conversations_that_outgrow_a_sliding_window_are_left_out(options, target_folder, tmp_path, capsys):
+    """Here and not after hours, when the benchmark is refused them."""
+    narrow = tmp_path / "narrow"
+    shutil.copytree(target_folder, narrow)
+    config = json.loads((narrow / "config.json").read_text())
+    changes = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 60}
+    (narrow / "config.json").write_text(json.dumps(config | changes))
+    generate_responses(dataclasses.replace(options, target=str(narrow)), StageRun())
+    assert "left out, longer than the target's context: chat" in capsys.readouterr().out
+
+
 def test_a_task_of_which_nothing_fits_is_named(options, target_folder, tmp_path):
     little = dataclasses.replace(options, target=with_positions(target_folder, tmp_path / "little", 48))
-    with pytest.raises(InputError, match=r"no prompt of chat fits the target's 48 positions"):
+    with pytest.raises(InputError, match=r"no prompt of chat fits the target's context of 48 tokens"):
         generate_responses(little, StageRun())
     assert not little.output.exists()
 

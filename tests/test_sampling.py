@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine_models import random_drafter, random_model
+from engine_models import random_drafter, random_model, sequence_logits
 from ltd.engine.compiled.tree import accepted_path, greedy_path
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
@@ -138,7 +138,7 @@ def exact_three(target, prompt):
     """Exact probabilities [V^3] of the first three tokens after the prompt."""
     grid = torch.cartesian_prod(torch.arange(VOCAB), torch.arange(VOCAB))
     prompts = torch.tensor(prompt).expand(len(grid), -1)
-    logits, _ = target.forward_sequences(torch.cat([prompts, grid], dim=1))
+    logits = sequence_logits(target, torch.cat([prompts, grid], dim=1))
     log_probs = logits.log_softmax(-1)
     last = len(prompt) - 1
     one = log_probs[torch.arange(len(grid)), last, grid[:, 0]]

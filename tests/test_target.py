@@ -206,11 +206,10 @@ def test_batched_forward_ignores_padding():
     target = random_target()
     tokens = torch.randint(0, 23, (3, 12), generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([12, 7, 1])
-    logits, taps = target.forward_sequences(tokens, lengths)
-    assert logits.shape == (3, 12, 23) and taps.shape == (3, 12, 3 * target.hidden_size)
+    taps = target.sequence_taps(tokens, lengths)
+    assert taps.shape == (3, 12, 3 * target.hidden_size)
     for row, length in enumerate(lengths.tolist()):
-        last, own_taps = target.prefill(tokens[row, :length])
-        torch.testing.assert_close(logits[row, length - 1], last, rtol=1e-4, atol=1e-4)
+        _, own_taps = target.prefill(tokens[row, :length])
         torch.testing.assert_close(taps[row, :length], own_taps, rtol=1e-4, atol=1e-4)
 
 
@@ -231,6 +230,22 @@ def test_sliding_windows_smaller_than_the_context_are_refused():
         TargetModel(model, max_context=33)
     unused = random_model("qwen2", sliding_window=32, use_sliding_window=False)
     TargetModel(unused, max_context=200)
+
+
+def test_trees_reach_past_a_sliding_window():
+    """All of the context is in the window, some nodes of the tree are not, and nothing of either is lost."""
+    window = len(PROMPT) + 4
+    sizes = {"max_context": window, "max_tree": 12, "lean": False}
+    target = TargetModel(random_model("mistral", sliding_window=window), **sizes)
+    plain = TargetModel(random_model("mistral", sliding_window=None), **sizes)
+    tree = random_tree(target, size=10)
+    assert isinstance(target.forward, ModelForward) and target.length + tree.size + 1 > window
+    plain.prefill(PROMPT)
+    verified = [model.verify(tree.tokens, tree.depths, tree.ancestors)[0] for model in (target, plain)]
+    for model in (target, plain):
+        model.keep(torch.tensor([0]), tree.size + 1)
+    torch.testing.assert_close(*verified)
+    torch.testing.assert_close(*(model.step(torch.tensor([4]))[0] for model in (target, plain)))
 
 
 def test_other_layer_types_are_refused_by_name():

@@ -4,8 +4,8 @@ Every turn of a conversation is answered, earlier turns with the target's own an
 temperature 0 the most likely token is taken; above, a draw whose noise is keyed by the sequence's `seed_key`
 and the output position, so that speculative decoding with the same key emits the same tokens.
 
-A conversation that outgrows the target's positions when all of its answers are as long as they may be is left
-out, and counted.
+A conversation that outgrows the target's context (`ltd.engine.context_limits`) when all of its answers are as
+long as they may be is left out, and counted.
 """
 
 import hashlib
@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from ltd.bfloat16 import without_rounding
 from ltd.devices import multiplies_bfloat16
+from ltd.engine.context_limits import longest_context
 from ltd.engine.memory import GIB, batch_bytes
 from ltd.engine.model_loading import free_memory
 from ltd.engine.sampling import SamplingOptions, TokenSampler
-from ltd.engine.target import TargetModel
+from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import file_hash
 from ltd.hub import identity
@@ -80,17 +81,19 @@ def read_split(folder: Path) -> list[Question]:
 
 
 def fitting(questions: list[Question], target: TargetModel, options: Options) -> list[Question]:
-    """The conversations that stay within the target's positions even when all answers are at their longest.
+    """The conversations that the target has room for even when all answers are at their longest.
 
     Raises InputError for a task that has none.
     """
-    positions = target.model.config.get_text_config().max_position_embeddings
-    kept = [question for question in questions if _longest(question, target, options) <= positions]
+    config = target.model.config.get_text_config()
+    named = {"max_position_embeddings": config.max_position_embeddings}  # GPT-2 has another word for it
+    room = longest_context(config.to_dict() | named, DEFAULT_TREE)
+    kept = [question for question in questions if _longest(question, target, options) <= room]
     lost = {question.task for question in questions} - {question.task for question in kept}
     if lost:
         raise InputError(
-            f"prompts.tasks: no prompt of {min(lost)} fits the target's {positions} positions with an answer "
-            f"of {options.max_new_tokens} tokens; shorten them, or lower responses.max_new_tokens"
+            f"prompts.tasks: no prompt of {min(lost)} fits the target's context of {room} tokens with an "
+            f"answer of {options.max_new_tokens}; shorten them, or lower responses.max_new_tokens"
         )
     return kept
 
@@ -126,7 +129,7 @@ def log_left_out(asked: list[Question], kept: list[Question], run: StageRun) -> 
     left_out = {task: count for task, count in counts.items() if count}
     if left_out:
         listed = ", ".join(f"{task} {count}" for task, count in left_out.items())
-        tqdm.write(f"left out, longer than the target's positions: {listed}")
+        tqdm.write(f"left out, longer than the target's context: {listed}")
         run.metrics({f"left_out.{task}": count for task, count in left_out.items()})
 
 

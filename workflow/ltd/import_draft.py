@@ -26,7 +26,7 @@ from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 
 PROBE_BEAM, PROBE_DEPTH = 4, 6
-LARGEST_PROBE = 2048  # tokens of an answer that is probed on, its prompt included
+LARGEST_PROBE = 2048  # last tokens of prompt and answer that are probed on
 CHUNK = 64  # positions drafted together
 
 
@@ -62,10 +62,11 @@ def acceptance_length(target: TargetModel, head: Eagle3Head, answers: list[Seque
     """Mean tokens a cycle if every drafted node were verified: levels that the answers follow, plus one."""
     levels, positions = 0, 0
     for answer in answers:
-        tokens = answer.tokens[:LARGEST_PROBE].to(target.device)[None]
-        _, taps = target.forward_sequences(tokens)
-        rows = run_true_rows(head, taps, tokens)
-        roots = torch.arange(answer.prompt_length, tokens.shape[1] - 1, device=target.device)
+        left_out = max(0, len(answer.tokens) - LARGEST_PROBE)
+        tokens = answer.tokens[left_out:].to(target.device)[None]
+        rows = run_true_rows(head, target.sequence_taps(tokens), tokens)
+        first = max(1, answer.prompt_length - left_out)
+        roots = torch.arange(first, tokens.shape[1] - 1, device=target.device)
         for root in roots.split(CHUNK):
             levels += _followed(head, rows, tokens[0], root)
             positions += len(root)
@@ -98,11 +99,9 @@ def import_draft(options: ImportDraftOptions, run: StageRun) -> None:
             "draft.probe_answers, draft.rope_theta: expected at least 1, and 0 or a positive base"
         )
     folder = local_folder(options.draft)
-    answers = [
-        answer
-        for answer in Responses.load(options.responses).sequences()
-        if len(answer.tokens[:LARGEST_PROBE]) - answer.prompt_length >= 2
-    ][: options.probe_answers]
+    answers = [answer for answer in Responses.load(options.responses).sequences() if len(answer.answer) >= 2][
+        : options.probe_answers
+    ]
     if not answers:
         raise InputError(f"{options.responses}: no answer of two tokens or more to try the head on")
     target = TargetModel.load(

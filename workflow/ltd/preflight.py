@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from ltd.draft_head.head_config import read_values, shape_of_head
+from ltd.engine.context_limits import longest_context
 from ltd.errors import InputError
 from ltd.hub import explain, is_hub_id, split_revision
 from ltd.measurement.visits import check_room
@@ -32,7 +33,8 @@ def check_models(config: dict[str, Any]) -> None:
 
 
 def _check_contexts(config: dict[str, Any], target: dict[str, Any]) -> None:
-    longest, latency = target.get("max_position_embeddings"), config["latency"]
+    latency = config["latency"]
+    longest = longest_context(target, latency["sizes"][-1])
     if longest is not None:
         check_room(latency["context_lengths"], latency["sizes"], config["tree"]["max_depth"], longest)
 

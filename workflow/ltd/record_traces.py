@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.engine.loading import load_models
+from ltd.engine.memory import free_bytes
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json, write_json
 from ltd.hub import identity
 from ltd.options import StageOptions, option, run_stage
-from ltd.replay.batched_drafting import DraftedTrees, draft_trees, run_true_rows, true_nodes
+from ltd.replay.batched_drafting import DraftedTrees, TrueRows, draft_trees, run_true_rows, true_nodes
 from ltd.replay.traces import NO_RANK, Traces, concatenate, true_path_ranks
 from ltd.texts import responses
 
@@ -61,15 +62,13 @@ class TraceRecorder:
         tokens = torch.nn.utils.rnn.pad_sequence([answer.tokens for answer in answers], batch_first=True)
         tokens = tokens.to(self.target.device)
         lengths = torch.tensor([len(answer.tokens) for answer in answers])
-        _, taps = self.target.forward_sequences(tokens, lengths)
-        rows = run_true_rows(self.head, taps, tokens)
+        rows = run_true_rows(self.head, self.target.sequence_taps(tokens, lengths), tokens)
         prompts = torch.tensor([answer.prompt_length for answer in answers])
         sequence, root = _roots(prompts, lengths)
+        chunk = self._chunk(rows)
         pieces = [
-            self._draft(rows, tokens, lengths, chunk_sequence, chunk_root)
-            for chunk_sequence, chunk_root in zip(
-                sequence.split(self.options.chunk), root.split(self.options.chunk), strict=True
-            )
+            self._draft(rows, tokens, lengths, *positions)
+            for positions in zip(sequence.split(chunk), root.split(chunk), strict=True)
         ]
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         return Traces(
@@ -85,8 +84,19 @@ class TraceRecorder:
             **header,
         )
 
+    def _chunk(self, rows: TrueRows) -> int:
+        """Positions to draft together: as many as asked for, or as fit into half of the free memory.
+
+        Each has the keys and values of what precedes it to itself, twice while a level joins them with its
+        own.
+        """
+        drafted = self.options.beam * self.options.max_depth
+        _, heads, length, size = rows.keys.shape
+        needed = 4 * heads * size * (length + drafted) * rows.keys.element_size()
+        return max(1, min(self.options.chunk, free_bytes(rows.keys.device) // (2 * needed)))
+
     def _draft(
-        self, rows: Any, tokens: Tensor, lengths: Tensor, sequence: Tensor, root: Tensor
+        self, rows: TrueRows, tokens: Tensor, lengths: Tensor, sequence: Tensor, root: Tensor
     ) -> dict[str, np.ndarray]:
         """Columns of one chunk of positions that come out of the trees."""
         beam, max_depth, device = self.options.beam, self.options.max_depth, tokens.device

@@ -160,13 +160,13 @@ class DraftLayer(nn.Module):
 class Eagle3Head(nn.Module):
     """Draft head over some of the target's tokens; parameter names are the published ones.
 
-    `embedding` [vocab_size, hidden_size] is the target's, shared and frozen; it is not part of the
-    checkpoint.
+    `embedding` [vocab_size, hidden_size] is the target's, shared and frozen, and then no part of the
+    checkpoint, or the head's own.
     """
 
-    def __init__(self, config: Eagle3Config, embedding: Tensor) -> None:
+    def __init__(self, config: Eagle3Config, embedding: Tensor, own_embedding: bool = False) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.own_embedding = config, own_embedding
         self.fc = nn.Linear(3 * config.target_hidden_size, config.hidden_size, bias=False)
         if config.feature_norm == "together":
             self.input_norm = RMSNorm(3 * config.target_hidden_size, config.rms_norm_eps)
@@ -242,9 +242,11 @@ def load_head(path: Path, target) -> Eagle3Head:
     _check_fit(config, tensors, target_config, path)
     shared = inner.get_input_embeddings().weight
     embedding = tensors.pop(EMBEDDING, shared).to(shared)
+    own = embedding.shape != shared.shape or not torch.equal(embedding, shared)
+    embedding = embedding if own else shared
     if OUTPUT not in tensors:
         tensors[OUTPUT] = _target_output(target, config, path)
-    head = Eagle3Head(config, embedding).to(device=shared.device, dtype=shared.dtype)
+    head = Eagle3Head(config, embedding, own).to(device=shared.device, dtype=shared.dtype)
     offsets = tensors.pop("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
     tensors.pop("t2d", None)  # follows from d2t; some files leave it out
     head.set_draft_vocabulary(offsets.to(torch.int64) + torch.arange(config.draft_vocab_size))
@@ -289,7 +291,7 @@ def _target_output(target, config: Eagle3Config, path: Path) -> Tensor:
 def save_head(head: Eagle3Head, path: Path, dtype: torch.dtype | None = None) -> None:
     """Write the head to folder `path` in the published layout, its weights rounded to `dtype` (None: as is).
 
-    The embedding is left out: it is the target's.
+    The target's embedding is left out; one of the head's own is not.
     """
     dtype = dtype or head.fc.weight.dtype
     write_checkpoint(Path(path), head.config, saved_tensors(head, dtype), dtype)
@@ -297,5 +299,6 @@ def save_head(head: Eagle3Head, path: Path, dtype: torch.dtype | None = None) ->
 
 def saved_tensors(head: Eagle3Head, dtype: torch.dtype) -> dict[str, Tensor]:
     """What a checkpoint holds, on the CPU, its weights rounded to `dtype`."""
-    tensors = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items() if name != EMBEDDING}
+    kept = (name for name in head.state_dict() if head.own_embedding or name != EMBEDDING)
+    tensors = {name: head.state_dict()[name].detach().cpu() for name in kept}
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}

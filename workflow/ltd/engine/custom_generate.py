@@ -4,6 +4,7 @@ transformers prepares the inputs and hands over here in place of its own decodin
 options, stopping criteria and streamers are those of the call.
 """
 
+import gc
 import inspect
 from pathlib import Path
 
@@ -137,8 +138,11 @@ def _engine(
     """
     source = draft if isinstance(draft, Eagle3Head) else str(draft)
     key = (source, beam, max_depth, context)
-    known_key, engine = getattr(model, "_ltd_engine", (None, None))
+    known_key, engine = getattr(model, "_ltd_engine", None) or (None, None)
     if known_key != key:
+        # The old engine goes first: with two of them fused and packed weights may not fit.
+        engine = model._ltd_engine = None
+        gc.collect()
         head = draft if isinstance(draft, Eagle3Head) else load_head(Path(draft), model)
         target = TargetModel(model, tap_layers=head.config.tap_layers, max_context=context)
         drafter = make_drafter(head, beam=beam, max_depth=max_depth, max_context=target.max_context)

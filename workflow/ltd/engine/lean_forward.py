@@ -11,13 +11,10 @@ from torch import Tensor, nn
 
 from ltd.engine.kv_cache import KeyValueCache
 from ltd.engine.lean_layers import FusedLinear, HeadRotation, LeanLayer, RowNorm
-from ltd.errors import InputError
 
 LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 LAYER_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION_CHILDREN = {"q_proj", "k_proj", "v_proj", "o_proj"}
-# Rotary variants whose angles depend on how long the sequence is by now.
-LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 def supports_lean(model: nn.Module) -> bool:
@@ -166,18 +163,3 @@ class LeanForward:
 
 def _norm(module: nn.Module) -> RowNorm:
     return RowNorm(module.weight, module.variance_epsilon)
-
-
-def check_rope(config, max_context: int, max_tree: int) -> None:
-    """Refuse rotary embeddings that change with the sequence's length within `max_context` tokens and the
-    positions of a tree behind them: tables are computed once, for all of them.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type", "default")
-    original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-    room = original - max_tree - 1  # a tree is its root and its nodes
-    if kind in LENGTH_DEPENDENT_ROPE and max_context > room:
-        raise InputError(
-            f"max_context: rope type {kind!r} rotates all positions anew beyond {original} tokens, which a "
-            f"cache cannot follow; use at most {room}, which leaves room for trees of {max_tree} nodes"
-        )

@@ -28,11 +28,15 @@ class MemoryPlan:
     cache: int
     draft: int
     work: int
+    engine: int = 0
 
     @property
     def parts(self) -> dict[str, int]:
-        """Weights of the target, its key-value cache, the draft head with its cache, everything else."""
-        return {"weights": self.weights, "cache": self.cache, "draft head": self.draft, "work": self.work}
+        """Weights of the target, its key-value cache, the draft head with its cache, everything else, and on
+        a CPU the compiled engine's own weights.
+        """
+        parts = {"weights": self.weights, "cache": self.cache, "draft head": self.draft, "work": self.work}
+        return parts | ({"engine": self.engine} if self.engine else {})
 
     @property
     def total(self) -> int:
@@ -45,7 +49,12 @@ class MemoryPlan:
 
 
 def weight_bytes(config: PretrainedConfig, dtype: torch.dtype, quantisation: str = "none") -> int:
-    """Bytes of a causal language model's weights, counted on a model without storage."""
+    """Bytes of a causal language model's weights, counted on a model without storage.
+
+    A checkpoint that is quantised already counts as what its configuration says.
+    """
+    if quantisation == "none":
+        quantisation = saved_quantisation(config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     total = sum(weight.numel() * weight.element_size() for weight in model.parameters())
@@ -55,6 +64,16 @@ def weight_bytes(config: PretrainedConfig, dtype: torch.dtype, quantisation: str
             saved = weight.element_size() - QUANTISED_BYTES[quantisation]
             total -= int(weight.numel() * saved)
     return total
+
+
+def saved_quantisation(config: PretrainedConfig) -> str:
+    """Precision of a checkpoint's weights: `none`, `8bit` or `4bit`; 8 bits where its method says nothing."""
+    method = getattr(config, "quantization_config", None)
+    if method is None:
+        return "none"
+    values = method if isinstance(method, dict) else method.to_dict()
+    bits = values.get("bits") or values.get("w_bit") or (4 if values.get("load_in_4bit") else 8)
+    return "4bit" if bits <= 4 else "8bit"
 
 
 def cache_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype) -> int:
@@ -107,13 +126,16 @@ def plan_memory(
     context: int,
     tree: int,
     draft_vocab_size: int = 0,
+    engine: float = 0.0,
 ) -> MemoryPlan:
     """What a target with a cache of `context` tokens and trees of `tree` nodes needs; 0 draft tokens: no
-    head.
+    head. `engine` is what the engine holds for itself beside the model, relative to the weights.
     """
     slots = context + tree + 1
+    weights = weight_bytes(config, dtype, quantisation)
     return MemoryPlan(
-        weights=weight_bytes(config, dtype, quantisation),
+        weights=weights,
+        engine=int(engine * weights),
         cache=cache_bytes(config, slots, dtype),
         draft=draft_bytes(config, slots, dtype, draft_vocab_size) if draft_vocab_size else 0,
         work=work_bytes(config, context, tree, dtype),

@@ -35,7 +35,9 @@ class ModelForward:
 
     def reset(self) -> None:
         """Start an empty sequence."""
-        self.cache, self._length = DynamicCache(config=self.model.config), 0
+        # Without the configuration: with it, layers that have a window drop their oldest tokens for the rows
+        # of a tree that reaches past it, of which most are cut off again.
+        self.cache, self._length = DynamicCache(), 0
 
     def append(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Add tokens [R] to the sequence; logits [vocab] of the last one and taps [R, 3 * H]."""

@@ -71,14 +71,18 @@ def load_model(
     chosen = number_type(dtype, config, where)
     rounded = held_in_float32(chosen, where)
     held = torch.float32 if rounded else chosen
-    plan = plan_memory(
-        config,
-        dtype=held,
-        quantisation=quantisation,
-        context=context,
-        tree=tree,
-        draft_vocab_size=draft_vocab_size,
-    )
+    try:
+        plan = plan_memory(
+            config,
+            dtype=held,
+            quantisation=quantisation,
+            context=context,
+            tree=tree,
+            draft_vocab_size=draft_vocab_size,
+            engine=_engines_share(where, rounded),
+        )
+    except (ValueError, AttributeError) as error:  # no causal language model, or sizes under other names
+        raise _refusal(name, error) from error
     if where.type == "cpu" or weights == "random":
         check_memory(plan, where, str(name))
     if weights == "random":
@@ -103,6 +107,11 @@ def load_model(
         raise InputError(f"memory: {name} does not fit the GPUs layer by layer; use more GPU memory")
     model = model.eval().requires_grad_(False)
     return to_bfloat16(model) if rounded else model
+
+
+def _engines_share(device: torch.device, rounded: bool) -> float:
+    """What the compiled engine holds beside a model of float32 on a CPU, in 16 bits where it rounds."""
+    return 0.0 if device.type != "cpu" else 0.5 if rounded else 1.0
 
 
 def load_tokenizer(name: str | Path):

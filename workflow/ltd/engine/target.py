@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ltd.bfloat16 import computes_in
 from ltd.draft_head.head_config import check_tap_layers, default_tap_layers
 from ltd.engine.bucketed_forward import BucketedForward
-from ltd.engine.lean_forward import LeanForward, check_rope, supports_lean
+from ltd.engine.context_limits import check_rotation, sliding_window
+from ltd.engine.lean_forward import LeanForward, supports_lean
 from ltd.engine.model_forward import ModelForward
 from ltd.engine.model_loading import load_model, load_tokenizer
 from ltd.errors import InputError
@@ -67,7 +68,7 @@ class TargetModel:
         self.max_context = min(max_context, config.max_position_embeddings)
         self.eos_ids = _end_tokens(model)
         _check_layer_types(model, self.max_context)
-        check_rope(config, self.max_context, max_tree)
+        check_rotation(config.to_dict(), self.max_context, max_tree)
         self._packed = packed
         self._compiled = compiled and self.device.type == "cpu" and self.dtype == torch.float32
         self._lean = lean and supports_lean(model)
@@ -111,6 +112,8 @@ class TargetModel:
         Raises InputError when there is no such model, its weights are damaged, or it does not fit together
         with the cache and a head of `draft_vocab_size` tokens.
         """
+        # The tokenizer first: what may be wrong with it shows before the weights are read.
+        tokenizer = load_tokenizer(path) if weights == "checkpoint" else None
         model = load_model(
             path,
             device=device,
@@ -121,7 +124,6 @@ class TargetModel:
             tree=max_tree,
             draft_vocab_size=draft_vocab_size,
         )
-        tokenizer = load_tokenizer(path) if weights == "checkpoint" else None
         return cls(
             model, tokenizer, tap_layers=tap_layers, max_context=max_context, max_tree=max_tree, packed=packed
         )
@@ -183,8 +185,8 @@ class TargetModel:
         self.forward.keep(rows, tree_rows)
 
     @torch.no_grad()
-    def forward_sequences(self, tokens: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Teacher-forced pass over right-padded tokens [B, S]: logits [B, S, vocab] and taps [B, S, 3 * H].
+    def sequence_taps(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Teacher-forced pass over right-padded tokens [B, S]: taps [B, S, 3 * H].
 
         `lengths` [B] counts the real tokens of each row; what comes back for padding is meaningless. The
         cache is not touched.
@@ -197,8 +199,9 @@ class TargetModel:
             attention_mask=mask,
             use_cache=False,
             output_hidden_states=list(self.tap_layers),
+            logits_to_keep=1,  # those of all tokens would be the largest thing in memory
         )
-        return output.logits, torch.cat([output.hidden_states[index] for index in self.tap_layers], dim=-1)
+        return torch.cat([output.hidden_states[index] for index in self.tap_layers], dim=-1)
 
     def token_tensor(self, tokens: Sequence[int] | Tensor) -> Tensor:
         """Token ids [n] on the model's device; raises InputError for a batch of several sequences."""
@@ -237,9 +240,7 @@ def _check_layer_types(model: nn.Module, max_context: int) -> None:
         raise InputError(
             f"target: {config.model_type!r} is an encoder-decoder; a causal language model is needed"
         )
-    window = getattr(config, "sliding_window", None)
-    if not getattr(config, "use_sliding_window", True):
-        window = None
+    window = sliding_window(config.to_dict())
     types = getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"])
     for kind in dict.fromkeys(types):
         if kind == "full_attention" or (kind == "sliding_attention" and not window):

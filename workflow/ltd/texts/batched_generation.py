@@ -73,7 +73,8 @@ def generate_batch(
 
 def _keep_rows(cache: StaticCache, keep: Tensor) -> None:
     for layer in cache.layers:
-        layer.keys, layer.values = layer.keys[keep], layer.values[keep]
+        here = keep.to(layer.keys.device)  # a model spread over GPUs has its cache spread, too
+        layer.keys, layer.values = layer.keys[here], layer.values[here]
         layer.batch_size = len(layer.keys)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ltd import world
@@ -115,13 +116,17 @@ def read_questions(path: str | Path) -> list[Conversation]:
 
 
 def question_of(row: Mapping[str, Any], default_id: int) -> Conversation:
-    """The conversation of one row; raises InputError without `turns` or if `reference` is no list."""
+    """The conversation of one row; raises InputError without `turns`, or for a malformed `reference` or
+    `question_id`.
+    """
     for key in ("turns", "reference"):
         value = row.get(key, [])
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             raise InputError(f"`{key}` is not a list of strings")
     if not any(turn.strip() for turn in row.get("turns", [])):
         raise InputError("no `turns`; expected a non-empty list of strings")
+    if not isinstance(row.get("question_id", default_id), int | str):
+        raise InputError("`question_id` is neither a number nor text")
     return Conversation(
         question_id=row.get("question_id", default_id),
         category=str(row.get("category", "")),
@@ -214,7 +219,7 @@ def render(
         answers: the answers so far, one fewer.
         form: what differs from the tokenizer's own chat template.
 
-    Raises InputError if there is no chat template.
+    Raises InputError if there is no chat template, or one that refuses these turns.
     """
     if not (form.template or tokenizer.chat_template):
         raise InputError(
@@ -227,8 +232,13 @@ def render(
         messages.append({"role": "assistant", "content": answer})
         messages.append({"role": "user", "content": turn})
     switches = {} if form.thinking is None else {"enable_thinking": form.thinking}
-    text = tokenizer.apply_chat_template(
-        messages, chat_template=form.template, add_generation_prompt=True, tokenize=False, **switches
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=form.template, add_generation_prompt=True, tokenize=False, **switches
+        )
+    except TemplateError as error:
+        key = "responses.chat_template" if form.template else "target.path: the tokenizer's chat template"
+        system = "; some templates know no system prompt, responses.system" if form.system else ""
+        raise InputError(f"{key}: {error}{system}") from error
     # The template writes the special tokens itself.
     return tokenizer(text, add_special_tokens=False)["input_ids"]

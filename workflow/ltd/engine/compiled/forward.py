@@ -46,18 +46,18 @@ class CompiledForward:
         inner, threads = model.model, torch.get_num_threads()
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         hold = holding([*inner.layers, model.lm_head], packed)
-        layers = [
+        layers = (
             layer_weights(layer.self_attn, layer.mlp, layer.post_attention_layernorm, hold)
             for layer in inner.layers
-        ]
+        )
         self.weights = TargetWeights(
             inner.embed_tokens.weight.detach().numpy(),
-            stacked(layers),
+            stacked(layers, len(inner.layers)),
             np.stack([vector(layer.input_layernorm) for layer in inner.layers]),
             vector(inner.norm),
             matrix([model.lm_head], hold),
         )
-        self.packed_layers = MATRICES * len(layers) + 1 if hold is not in_float else 0
+        self.packed_layers = MATRICES * len(inner.layers) + 1 if hold is not in_float else 0
         self.vocab_size, self.eps = model.lm_head.out_features, np.float32(inner.norm.variance_epsilon)
         self.tap_layers = np.asarray(tap_layers)
         attention, self._slots = inner.layers[0].self_attn, max_context + max_tree + 1

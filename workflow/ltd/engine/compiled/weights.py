@@ -80,9 +80,15 @@ def layer_weights(attention: nn.Module, mlp: nn.Module, mlp_norm: nn.Module, hol
     )
 
 
-def stacked(layers: Sequence[LayerWeights]) -> LayerWeights:
-    """The same fields with the layers as first dimension."""
-    return LayerWeights(*map(np.stack, zip(*layers, strict=True)))
+def stacked(layers: Iterable[LayerWeights], count: int) -> LayerWeights:
+    """The same fields with the layers, `count` of them, as first dimension; one at a time is held twice."""
+    whole: LayerWeights | None = None
+    for index, layer in enumerate(layers):
+        if whole is None:
+            whole = LayerWeights(*(np.empty((count, *field.shape), field.dtype) for field in layer))
+        for field, part in zip(whole, layer, strict=True):
+            field[index] = part
+    return whole
 
 
 def _whole_panels(bias: np.ndarray) -> np.ndarray:
