@@ -59,7 +59,9 @@ def test_jsonl_error_names_file_and_line(tmp_path):
 
 def test_another_encoding_is_named(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes('{"turns": ["caf\u00e9"]}\n'.encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin\.jsonl: byte 15 is not UTF-8; save it in that encoding"):
+    with pytest.raises(
+        InputError, match=r"latin\.jsonl: byte 15 is not UTF-8; save the file in that encoding"
+    ):
         read_jsonl(tmp_path / "latin.jsonl")
 
 

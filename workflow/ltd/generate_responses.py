@@ -229,6 +229,7 @@ def generate_responses(options: Options, run: StageRun) -> None:
         device=options.device,
         dtype=options.dtype,
         quantisation=options.quantisation,
+        max_context=1,  # transformers' own forward answers; how long a conversation may be, `fitting` says
         packed=False,
     )
     questions = fitting(asked, target, options)

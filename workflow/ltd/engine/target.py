@@ -18,7 +18,7 @@ from ltd.engine.bucketed_forward import BucketedForward
 from ltd.engine.context_limits import check_rotation, sliding_window
 from ltd.engine.lean_forward import LeanForward, supports_lean
 from ltd.engine.model_forward import ModelForward
-from ltd.engine.model_loading import load_model, load_tokenizer
+from ltd.engine.model_loading import load_model, load_tokenizer, read_config
 from ltd.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ class TargetModel:
         Raises InputError when there is no such model, its weights are damaged, or it does not fit together
         with the cache and a head of `draft_vocab_size` tokens.
         """
-        # The tokenizer first: what may be wrong with it shows before the weights are read.
+        # From small to large: what may be wrong with the tokenizer shows before the weights are read.
+        read_config(path)
         tokenizer = load_tokenizer(path) if weights == "checkpoint" else None
         model = load_model(
             path,

@@ -57,14 +57,15 @@ class CompiledForward:
             vector(inner.norm),
             matrix([model.lm_head], hold),
         )
+        first = LayerWeights(*(field[0] for field in self.weights.layers))
         self.packed_layers = MATRICES * len(inner.layers) + 1 if hold is not in_float else 0
         self.vocab_size, self.eps = model.lm_head.out_features, np.float32(inner.norm.variance_epsilon)
         self.tap_layers = np.asarray(tap_layers)
         attention, self._slots = inner.layers[0].self_attn, max_context + max_tree + 1
         slots, kv_heads = self._slots, attention.k_proj.out_features // attention.head_dim
-        self.cache = make_cache(len(layers), kv_heads, slots, attention.head_dim)
+        self.cache = make_cache(len(inner.layers), kv_heads, slots, attention.head_dim)
         self.rows = max(PREFILL_ROWS, max_tree + 1)
-        self.work = Workspace.make(layers[0], self.rows, slots, threads)
+        self.work = Workspace.make(first, self.rows, slots, threads)
         cos, sin = inner.rotary_emb(inner.embed_tokens.weight[:1], torch.arange(slots)[None])
         self.rotation = (cos[0].detach().numpy(), sin[0].detach().numpy())
         self.length = 0
