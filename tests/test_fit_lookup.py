@@ -159,7 +159,8 @@ def test_the_report_has_a_sentence_about_it():
     runs, cycles = make_runs({"autoregressive": 1.0, "eagle3_grid": 1.2, LOOKUP: 1.5})
     runs = mark_lossless(runs)
     spread = pd.Series(dict.fromkeys((*runs["task"].unique(), MEAN_TASK), 0.01))
-    text = "\n".join(findings(summarise(runs, cycles), runs, spread, {"depth": 2, "size": 2}, 0))
+    grid = {"best": {"depth": 2, "size": 2}, "grids": [{"tasks": dict.fromkeys(runs["task"])}]}
+    text = "\n".join(findings(summarise(runs, cycles), runs, spread, grid, 0))
     assert "lookup/grid is another drafter" in text
     assert "lookup/grid against eagle3_grid: 1.250x in the mean" in text
 
