@@ -10,19 +10,17 @@ from ltd import benchmark as stage
 from ltd.benchmark import (
     benchmark,
     check,
-    check_answers,
     decode_all,
     make_controllers,
     make_engine,
     open_state,
-    schedule,
-    select_prompts,
     tables,
 )
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.measurement.clock_noise import clock_noise
 from ltd.measurement.profile_rounds import rounds_between
+from ltd.measurement.protocol import check_answers, schedule, select_prompts
 from ltd.measurement.reference_check import compare_with_transformers
 from ltd.measurement.replay_rows import replay_rows
 from ltd.measurement.summary import SUMMARY_COLUMNS
@@ -198,9 +196,9 @@ def test_impossible_settings_are_refused(options, change, complaint):
 def test_answers_that_decoding_does_not_reach_are_refused(options):
     prompts = list(Responses.load(options.responses).sequences())
     longest = max(len(prompt.answer) for prompt in prompts)
-    check_answers(prompts, dataclasses.replace(options, max_new_tokens=longest))
+    check_answers(prompts, longest, options.responses)
     with pytest.raises(InputError, match=f"responses.max_new_tokens: {longest - 1}, but .* of {longest} tok"):
-        check_answers(prompts, dataclasses.replace(options, max_new_tokens=longest - 1))
+        check_answers(prompts, longest - 1, options.responses)
 
 
 def test_prompts_that_no_answer_fits_are_left_out_aloud(options, capsys):

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
@@ -35,6 +34,7 @@ from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.measurement.profile_rounds import ProfileRounds, drift, rounds_between
+from ltd.measurement.protocol import check_answers, schedule, select_prompts
 from ltd.measurement.reference_check import compare_with_transformers
 from ltd.measurement.replay_rows import replay_rows
 from ltd.measurement.summary import (
@@ -183,46 +183,6 @@ def check(options: BenchmarkOptions, profile: LatencyProfile) -> None:
             )
 
 
-def select_prompts(responses: Responses, tasks: tuple[str, ...], count: int, seed: int) -> list[Sequence]:
-    """Return the first `count` conversations of each task, all turns, in one order shuffled over tasks.
-
-    Where the target's positions did not hold all of them, those that were answered, and a line that says so.
-    Raises InputError for a task with less than two, from which there is no interval.
-    """
-    chosen: list[Sequence] = []
-    sequences = list(responses.sequences())
-    for task in tasks:
-        members = [sequence for sequence in sequences if sequence.task == task]
-        questions = list(dict.fromkeys(sequence.question_id for sequence in members))[:count]
-        if len(questions) < 2:
-            raise InputError(
-                f"benchmark.test_tasks: {task!r} has answers to {len(questions)} test prompts; intervals are "
-                "over two or more, so add some that fit the target, or leave the task out"
-            )
-        if len(questions) < count:
-            tqdm.write(f"{task}: {len(questions)} of {count} test prompts, no more have answers")
-        chosen += [sequence for sequence in members if sequence.question_id in set(questions)]
-    order = np.random.default_rng(seed).permutation(len(chosen))
-    return [chosen[index] for index in order]
-
-
-def check_answers(prompts: list[Sequence], options: BenchmarkOptions) -> None:
-    """Raise InputError for recorded answers longer than decoding goes: replay would follow them further."""
-    longest = max(len(prompt.answer) for prompt in prompts)
-    if longest > options.max_new_tokens:
-        raise InputError(
-            f"responses.max_new_tokens: {options.max_new_tokens}, but {options.responses} has answers of "
-            f"{longest} tokens; use the number that they were made with, or make them again"
-        )
-
-
-def schedule(methods: tuple[str, ...], repeats: int, seed: int, index: int) -> list[tuple[str, int]]:
-    """Return (method, repeat) pairs of prompt number `index` in a random order of its own."""
-    pairs = [(method, repeat) for method in methods for repeat in range(repeats)]
-    order = np.random.default_rng([seed, index]).permutation(len(pairs))
-    return [pairs[place] for place in order]
-
-
 def decode_all(
     engine: Engine, prompts: list[Sequence], rounds: ProfileRounds, options: BenchmarkOptions, state: Path
 ) -> Iterator[list[dict[str, Any]]]:
@@ -343,7 +303,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     prompts = select_prompts(
         Responses.load(options.responses), options.test_tasks, options.prompts_per_task, options.seed
     )
-    check_answers(prompts, options)
+    check_answers(prompts, options.max_new_tokens, options.responses)
     longest = max(prompt.prompt_length for prompt in prompts)
     engine = make_engine(options, profile, traces.temperature, longest)
     state = open_state(options)

@@ -7,6 +7,7 @@ further is kept; import.json beside the head says how far each went.
 """
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,8 @@ def import_draft(options: ImportDraftOptions, run: StageRun) -> None:
             "draft.probe_answers, draft.rope_theta: expected at least 1, and 0 or a positive base"
         )
     folder = local_folder(options.draft)
-    answers = [answer for answer in Responses.load(options.responses).sequences() if len(answer.answer) >= 2][
-        : options.probe_answers
-    ]
+    usable = (one for one in Responses.load(options.responses).sequences() if len(one.answer) >= 2)
+    answers = list(islice(usable, options.probe_answers))
     if not answers:
         raise InputError(f"{options.responses}: no answer of two tokens or more to try the head on")
     target = TargetModel.load(

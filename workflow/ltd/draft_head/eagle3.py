@@ -299,6 +299,7 @@ def save_head(head: Eagle3Head, path: Path, dtype: torch.dtype | None = None) ->
 
 def saved_tensors(head: Eagle3Head, dtype: torch.dtype) -> dict[str, Tensor]:
     """What a checkpoint holds, on the CPU, its weights rounded to `dtype`."""
-    kept = (name for name in head.state_dict() if head.own_embedding or name != EMBEDDING)
-    tensors = {name: head.state_dict()[name].detach().cpu() for name in kept}
+    tensors = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items()}
+    if not head.own_embedding:
+        del tensors[EMBEDDING]
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
