@@ -26,7 +26,15 @@ from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_controller import PolicyController
 from ltd.rl.policy_folders import validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides
-from ltd.rl.ppo import action_statistics, actor_layers, build, export_network, learning_rate, segment_ends
+from ltd.rl.ppo import (
+    action_statistics,
+    actor_layers,
+    build,
+    export_network,
+    learning_rate,
+    segment_ends,
+    train,
+)
 from ltd.rl.presets import PRESETS, with_preset
 from ltd.rl.rehearsal import outcomes, rehearsal_loss, stopping_values
 from ltd.rl.replay_walk import ReplayWorld
@@ -49,14 +57,6 @@ TINY = {
     "rehearsal": 0,
     "rounds": 1,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def workshop(**overrides):
@@ -111,6 +111,25 @@ def test_same_seed_same_policy_and_a_killed_training_resumes_exactly(tmp_path):
     assert len(other.training.curves) == 5  # not resumed from a checkpoint of something else
     state.forget()
     assert not (tmp_path / "state").exists()
+
+
+def test_a_start_from_chance_is_never_kept():
+    """However well it does by chance; one that was trained before may be."""
+    shop = workshop()
+    falling = iter(range(100, 0, -1))
+
+    def best_steps(previous):
+        env = shop.environment("size", {}, 0)
+        trained = train(
+            env, "size", shop.settings, lambda _: {"speedup": next(falling)}, seed=0, previous=previous
+        )
+        assert [row["steps"] for row in trained.curves][:2] == [0, first]
+        return trained.best_steps, trained
+
+    first = segment_ends(shop.settings.size_steps, shop.settings)[0]
+    kept, trained = best_steps(None)
+    assert kept == first
+    assert best_steps(trained)[0] == 0
 
 
 def test_exported_actor_acts_as_the_model_it_comes_from():
@@ -239,6 +258,10 @@ def test_presets_hold_the_paper():
         ({"rollout": 1000}, "rl.rollout: 1000: expected a multiple"),
         ({"learning": 1}, "best.json: learning: no setting of policy training"),
         ({"rehearsal": 1, "whole_answers": True}, "rl.rehearsal"),
+        ({"fixed_size": 40}, "rl.fixed_size: 40 is more than 38, the largest of rl.sizes"),
+        ({"fixed_size": -1}, "rl.fixed_size: -1: expected 0 or more"),
+        ({"validations": 0}, "rl.validations: 0: expected 1 or more"),
+        ({"lanes": 0}, "rl.lanes: 0: expected 1 or more"),
     ],
 )
 def test_wrong_settings_give_one_line(overrides, complaint):

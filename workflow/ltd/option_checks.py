@@ -81,8 +81,15 @@ def check_policies(settings: Any) -> None:
         raise InputError(f"rl.sizes: {sizes}: expected distinct sizes from 1 up, ascending")
     for name in ("size_observation", "depth_observation"):
         _check_observation(f"rl.{name}", list(getattr(settings, name)))
-    if settings.machines < 0:
-        raise InputError(f"rl.machines: {settings.machines}: expected 0 or more")
+    positive = ("top", "size_steps", "depth_steps", "lanes", "rollout", "minibatch", "epochs", "validations")
+    least = dict.fromkeys(("rounds", "machines", "rehearsal", "fixed_size"), 0) | dict.fromkeys(positive, 1)
+    for name, smallest in least.items():
+        if getattr(settings, name) < smallest:
+            raise InputError(f"rl.{name}: {getattr(settings, name)}: expected {smallest} or more")
+    if settings.fixed_size > sizes[-1]:
+        raise InputError(
+            f"rl.fixed_size: {settings.fixed_size} is more than {sizes[-1]}, the largest of rl.sizes"
+        )
     if settings.machines > settings.lanes:
         raise InputError(
             f"rl.machines: {settings.machines} is more than rl.lanes {settings.lanes}; "
@@ -127,8 +134,9 @@ def check_baselines(options: Any) -> None:
 
 def check_opponents(options: Any) -> None:
     """The block `opponents`."""
-    for name, least in (("fit_rounds", 1), ("fit_folds", 2), ("fit_steps", 1), ("fit_minibatch", 1)):
-        if getattr(options, name) < least:
-            raise InputError(f"opponents.{name}: {getattr(options, name)}: expected {least} or more")
+    least = {"fit_trials": 1, "fit_rounds": 1, "fit_folds": 2, "fit_steps": 1, "fit_minibatch": 1}
+    for name, smallest in least.items():
+        if getattr(options, name) < smallest:
+            raise InputError(f"opponents.{name}: {getattr(options, name)}: expected {smallest} or more")
     if options.fit_learning_rate <= 0:
         raise InputError(f"opponents.fit_learning_rate: {options.fit_learning_rate}: expected more than 0")

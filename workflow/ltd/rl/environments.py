@@ -90,7 +90,7 @@ class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
         top: int = 3,
         reward: str = "throughput",
         rate: float = 1.0,
-        whole_answers: bool = True,
+        whole_answers: bool = False,
         seed: int = 0,
         counterpart: dict[str, Any],
         **sources: Any,
@@ -99,6 +99,8 @@ class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
         sources: see `open_world`.
         """
         sizes = tuple(sizes)
+        if counterpart.get("size", 0) > max(sizes):
+            raise InputError(f"size: {counterpart['size']} is more than {max(sizes)}, the largest of sizes")
         world = open_world(backend, profile, sizes, **sources)
         spec = observation_in(world, tuple(observation), sizes, top)
         pay = Reward(reward, world.step_seconds, rate)
@@ -115,9 +117,10 @@ class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode at a random root of the answers."""
+        """Go on behind the last episode; with a seed, at a random root of the answers."""
         super().reset(seed=seed)
-        self._lane.reseed(int(self.np_random.integers(2**31)))
+        if seed is not None:
+            self._lane.reseed(int(self.np_random.integers(2**31)))
         return self._lane.reset()[0], {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

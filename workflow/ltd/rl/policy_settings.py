@@ -25,7 +25,7 @@ class PolicySettings:
     sizes: tuple[int, ...] = option(SIZES, "numbers of verified nodes to choose from, ascending")
     rounds: int = option(3, "rounds of co-adaptation after the initial pair: size, depth, size, ...")
     reward: str = option("marginal", "what a finished cycle is paid", choices=rewards.KINDS)
-    whole_answers: bool = option(False, "an episode is a whole answer (the paper) instead of one cycle")
+    whole_answers: bool = option(False, "an episode is a whole answer instead of one cycle")
     first_decision: int = option(0, "depth of the first depth decision; 0 allows plain steps")
     interval: int = option(1, "levels from one depth decision to the next")
     size_observation: tuple[str, ...] = option(OBSERVED, "parts of the size policy's observation")

@@ -145,7 +145,9 @@ def train(
         )
         actor = export_network(actor_layers(model))
         row = _record(best, model, validate(actor), env, follow, report)
-        if row["speedup"] >= max(r["speedup"] for r in best.curves):
+        # A start from chance is shown, and never kept: what is kept has been trained.
+        kept = [r["speedup"] for r in best.curves[:-1] if r["steps"] or previous is not None]
+        if row["speedup"] >= max(kept, default=0.0):
             best.actor, best.critic = actor, export_network(critic_layers(model))
             best.best_steps = model.num_timesteps
         state.save(segment + 1, model, env.reward, best)

@@ -8,7 +8,7 @@ from ltd.rl.policy_settings import OBSERVED, SettingsType
 
 PAPER: dict[str, Any] = {
     "reward": "throughput",
-    "whole_answers": True,
+    "whole_answers": False,
     "first_decision": 1,
     "interval": 1,
     "size_observation": ("nodes", "depth", "length"),
