@@ -17,6 +17,7 @@ from ltd.rl.replay_walk import ReplayWorld
 from ltd.texts.responses import Responses
 from ltd.tracking import StageRun
 from saved_engine import save_engine
+from synthetic import synthetic_profile, synthetic_traces
 from tiny_engine import tiny_answers
 
 BEAM, MAX_DEPTH, SIZES = 3, 4, (1, 2, 4, 8)
@@ -116,15 +117,22 @@ def at_temperature(options, temperature):
     )
 
 
+def made_up_world():
+    """What `random_policies` may look at where nothing is recorded."""
+    trees = {"beam": BEAM, "max_depth": MAX_DEPTH}
+    return ReplayWorld(synthetic_traces(**trees), synthetic_profile(**trees), SIZES)
+
+
 def random_policies(folder, world):
     """Write untrained policies: they choose something different nearly every cycle."""
     folder.mkdir(parents=True)
-    spec = ObservationSpec(("mass", "levels", "one_hot_depth"), BEAM, MAX_DEPTH, SIZES)
+    beam, max_depth, sizes = world.traces.beam, world.max_depth, world.sizes
+    spec = ObservationSpec(("mass", "levels", "one_hot_depth"), beam, max_depth, sizes)
     random = np.random.default_rng(0)
-    positions, depths = np.arange(len(world.traces))[:, None], np.arange(1, MAX_DEPTH)
+    positions, depths = np.arange(len(world.traces))[:, None], np.arange(1, max_depth)
     seen = world.observations(spec).rows(positions, depths).reshape(-1, spec.width)
     policies = []
-    for kind, actions in (("depth", (0, 1)), ("size", SIZES)):
+    for kind, actions in (("depth", (0, 1)), ("size", sizes)):
         widths = ((8, spec.width), (len(actions), 8))
         hidden, last = [(random.standard_normal(shape), np.zeros(shape[0])) for shape in widths]
         # No action is better than the others on average: what is chosen depends on what is seen.

@@ -25,6 +25,7 @@ from ltd.ablations.findings import finding, seed_numbers
 from ltd.ablations.policy_methods import load_choices, load_policy_controller
 from ltd.ablations.replayed import replay
 from ltd.benchmark import BenchmarkOptions, make_controllers
+from ltd.engine.controllers import StaticController
 from ltd.errors import InputError
 from ltd.evaluate_ablation import EvaluateAblationOptions, evaluate_ablation, measured_overhead
 from ltd.files import read_json, write_json
@@ -37,7 +38,7 @@ from ltd.rl.policies import Policy
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import KINDS
 from ltd.tracking import StageRun
-from ltd.train_policy import TrainPolicyOptions, chain_settings
+from ltd.train_policy import TrainPolicyOptions, chain_settings, train_policy
 from pipeline import snakemake
 from saved_experiment import BEAM, MAX_DEPTH, SIZES, random_policies
 from synthetic import synthetic_profile, synthetic_traces, with_free_decisions
@@ -121,9 +122,9 @@ def test_what_variants_change():
     assert overrides("seed-3", base) == {} and catalogue.seed_of("seed-3", 10) == 13
     assert catalogue.seed_of("reward-time", 10) == 10
     seen = overrides("observe-scores-depth", base)
-    # What the base has not is seen in the first way; what ablations do not vary stays.
+    # What the base has not is seen in the first way; what ablations do not vary stays, in the base's order.
     assert seen["size_observation"] == ["nodes", "depth"]
-    assert seen["depth_observation"] == ["machine", "level", "one_hot_depth"]
+    assert seen["depth_observation"] == ["level", "machine", "one_hot_depth"]
     assert {part for parts in catalogue.SYNONYMS.values() for part in parts} <= set(PARTS)
 
 
@@ -138,6 +139,42 @@ def test_training_takes_the_bases_settings_and_the_variant_over_them(tmp_path):
     write_json(tmp_path / "settings.json", {"sise": 1})
     with pytest.raises(InputError, match="sise: no setting"):
         chain_settings(options)
+
+
+def test_what_a_variant_does_not_change_is_not_trained_again(world, tmp_path):
+    """The base's training with the same outcome as one of its own, to the last bit."""
+    world.traces.save(tmp_path / "traces.safetensors")
+    world.profile.save(tmp_path / "profile.json")
+    base = tmp_path / "base/size"
+    first = TrainPolicyOptions(
+        policy="size",
+        traces=tmp_path / "traces.safetensors",
+        validation_traces=tmp_path / "traces.safetensors",
+        profile=tmp_path / "profile.json",
+        output=base,
+        sizes=SIZES,
+        size_network=(8,),
+        critic_network=(8,),
+        size_steps=1024,
+        lanes=16,
+        rollout=512,
+        minibatch=128,
+        rehearsal=0,
+    )
+    train_policy(first, StageRun())
+    (base / "base.txt").write_text("not written by a training")
+    settings = dataclasses.replace(first, settings=base / "settings.json", unvaried=base)
+
+    def trained(variant, **changed):
+        folder = tmp_path / variant / "size"
+        train_policy(dataclasses.replace(settings, variant=variant, output=folder, **changed), StageRun())
+        return (folder / "base.txt").exists(), (folder / "size.safetensors").read_bytes()
+
+    weights = (base / "size.safetensors").read_bytes()
+    assert trained("reward-marginal") == (True, weights)
+    assert trained("network-8", unvaried=None) == (False, weights)
+    copied, others = trained("reward-acceptance")
+    assert not copied and others != weights
 
 
 def test_one_half_of_the_pair_is_replaced(policies):
@@ -239,6 +276,13 @@ def test_seeds_are_judged_by_their_spread():
     )
     table, runs = made_up({"ltd": 1.0, "ltd:seed-1": 1.1, GRID: 3.0})
     assert "outside the 2%" in finding("seeds-paper", table, runs, {}, 0)
+
+
+def test_where_no_tree_pays_the_grid_is_plain_decoding(world, policies):
+    runs, _ = replay((GRID, "ltd"), world.traces, world.profile, {"depth": 0, "size": 1}, policies)
+    seconds = runs.groupby("method")["seconds"].sum()
+    waiting = simulate(StaticController(0, 1), world.traces, world.profile).seconds.sum()
+    assert seconds[GRID] == seconds[BASELINE] < waiting
 
 
 def test_generalisation_is_about_the_other_tasks():
@@ -382,11 +426,15 @@ def test_the_papers_configuration_asks_for_everything(config, tmp_path, monkeypa
 
 def test_variants_are_planned_after_their_base(tmp_path):
     """The seed of a variant is its own, and its chain starts from the settings of the base's."""
-    (tmp_path / "mine.yaml").write_text("ablations: {run: [seeds]}\n")
+    (tmp_path / "mine.yaml").write_text("ablations: {run: [seeds, rewards]}\n")
     result = snakemake(tmp_path, "--dry-run", config=[tmp_path / "mine.yaml"])
     assert result.returncode == 0, result.stderr
     plan = result.stdout + result.stderr
     base = "--settings results/smoke/policies/ltd/best/settings.json"
     for number in range(1, 5):
         assert f"{base} --variant seed-{number} --seed {number}" in plan
-    assert "--ablations seeds" in plan and "ltd:no-depth" not in plan
+        assert f"--variant seed-{number} --seed {number} --unvaried" not in plan
+    varied = f"{base} --variant reward-time --seed 0 --unvaried results/smoke/policies/ltd"
+    for training in ("initial/size", "initial/depth", "iteration-1"):
+        assert f"{varied}/{training}" in plan
+    assert "--ablations seeds rewards" in plan and "ltd:no-depth" not in plan

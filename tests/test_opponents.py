@@ -14,7 +14,14 @@ from ltd.benchmark import benchmark
 from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
 from ltd.files import read_json
-from ltd.fit_opponents import FitOpponentsOptions, best_constant, decisions_of, fit_opponents
+from ltd.fit_opponents import (
+    FitOpponentsOptions,
+    best_constant,
+    best_trial,
+    decisions_of,
+    fit_opponents,
+    variations,
+)
 from ltd.opponents import NAMES
 from ltd.opponents.calibration import calibrate, isotonic
 from ltd.opponents.decisions import Decisions
@@ -27,6 +34,8 @@ from ltd.replay.simulator import simulate
 from ltd.replay.traces import Traces, true_path_ranks
 from ltd.rl.evaluation import evaluate
 from ltd.rl.replay_walk import ReplayWorld
+from ltd.rl.search_space import OBSERVATIONS
+from ltd.rl.workshop_files import open_workshop
 from ltd.tracking import StageRun
 from saved_experiment import SIZES as ENGINE_SIZES
 from saved_experiment import make_experiment
@@ -58,6 +67,7 @@ def options(tmp_path_factory):
         depth_network=(32,),
         fit_steps=300,
         fit_minibatch=256,
+        fit_trials=1,
         fit_rounds=3,
         fit_folds=2,
     )
@@ -73,6 +83,28 @@ def fitted(options):
     for name in NAMES:
         fit_opponents(of(options, name), StageRun())
     return options.output.parent
+
+
+def test_the_best_of_several_settings_is_kept(options):
+    """The first are those asked for; the others see and are what the study of `tune` may choose."""
+    several = dataclasses.replace(of(options, "supervised"), fit_trials=4, fit_steps=30, fit_rounds=1)
+    first, *others = variations(several)
+    assert first == {} and len(others) == 3
+    assert all(tried["depth_observation"] in OBSERVATIONS.values() for tried in others)
+    assert len({(tried["depth_observation"], tried["depth_network"]) for tried in others}) == 3
+    workshop = open_workshop(several, several.traces, several.validation_traces, several.profile, 0)
+    noted = []
+
+    class Noted(StageRun):
+        def metrics(self, values, step=None):
+            noted.append((step, *values.values()))
+
+    best = best_trial(workshop, several, (2, 4), Noted())
+    assert [step for step, _ in noted] == [0, 1, 2, 3]
+    assert best.evaluation.speedup == max(speedup for _, speedup in noted)
+
+    chosen = dataclasses.replace(several, **best.varied)
+    assert best.fitted.depth.spec.parts == tuple(chosen.depth_observation)
 
 
 def two_kinds(seed):

@@ -1,14 +1,14 @@
 """The pair of a chain that is deployed: the iteration with the best validation throughput in replay."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ltd.errors import InputError
-from ltd.files import atomic_path, read_json, write_json
+from ltd.files import read_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.rl.policy_folders import VALIDATION
+from ltd.rl.policies import VALIDATION
+from ltd.rl.policy_folders import copy_pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,8 @@ def choose_policies(options: ChoosePoliciesOptions, run: Any) -> None:
         raise InputError("candidates: none given; name the folders of the iterations")
     speedups = {str(folder): read_json(folder / VALIDATION)["speedup"] for folder in options.candidates}
     best = max(options.candidates, key=lambda folder: speedups[str(folder)])
-    with atomic_path(options.output) as temporary:
-        shutil.copytree(best, temporary, ignore=shutil.ignore_patterns(".*"))
-        by_name = {Path(folder).name: speedup for folder, speedup in speedups.items()}
-        write_json(temporary / "chosen.json", {"chosen": best.name, "validation_speedup": by_name})
+    by_name = {Path(folder).name: speedup for folder, speedup in speedups.items()}
+    copy_pair(best, options.output, chosen={"chosen": best.name, "validation_speedup": by_name})
     for iteration, speedup in enumerate(speedups.values()):
         run.metrics({"speedup": speedup}, iteration)
     run.artifact(options.output)

@@ -1,12 +1,18 @@
-"""Fit one of the learned policies' opponents: what the chain `default` sees and may do, but no reinforcement.
+"""Fit one of the learned policies' opponents: what they see and may do, but no reinforcement.
 
 best_constant is the best depth and size; marginal_rule weighs recalibrated chances against measured times;
-supervised imitates the best actions; optimal_stopping regresses the values of stopping and of going on.
+supervised imitates the best actions; optimal_stopping regresses the values of stopping and of going on. The
+latter two are fitted several times: as the chain `default` is set up, then with observations and networks of
+the study that tunes `ltd`; what does best on the validation traces is kept.
 """
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from ltd.files import atomic_path, write_json
 from ltd.opponents import NAMES
@@ -23,24 +29,28 @@ from ltd.options import StageOptions, option, run_stage
 from ltd.replay.static_grid import static_grid
 from ltd.rl.co_adaptation import Workshop
 from ltd.rl.evaluation import Evaluation, evaluate
-from ltd.rl.policies import save_policies
-from ltd.rl.policy_folders import VALIDATION, action_histogram
+from ltd.rl.policies import VALIDATION, save_policies
+from ltd.rl.policy_folders import action_histogram
 from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.replay_walk import ReplayWorld
+from ltd.rl.search_space import NETWORKS, OBSERVATIONS
 from ltd.rl.workshop_files import open_workshop
 
+# Times the largest learning rate that a trial may have, or divided by.
+RATE_SPREAD = 3.0
 APPROACHES = {"supervised": SUPERVISED, "optimal_stopping": OPTIMAL_STOPPING}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOpponentsOptions(StageOptions, PolicySettings):
-    """Options of the fit; observations, networks and actions are those of the policies."""
+    """Options of the fit; actions, and observations and networks of the first trial, are the policies'."""
 
     opponent: str = option(help="which opponent to fit", choices=NAMES)
     traces: Path = option(help="traces of the training prompts")
     validation_traces: Path = option(help="traces of the validation prompts")
     profile: Path = option(help="latency profile of the machine to fit for")
     output: Path = option(help="folder of the fitted opponent")
+    fit_trials: int = option(4, "fits with different settings; the best on validation is kept")
     fit_rounds: int = option(5, "rounds of values and decisions; the best on validation is kept")
     fit_folds: int = option(2, "folds of the prompts for cross-fitting")
     fit_steps: int = option(1200, "gradient steps of a network in the first round; half as many later")
@@ -66,10 +76,10 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
             evaluation = decisions_of(rule, validation_world).replay(validation_world)
             details = {"rate": rule.rate * workshop.training.step_seconds}
         else:
-            fitted = fit_networks(workshop, options, (depth, size))
-            save_policies(folder, fitted.depth, fitted.size)
-            evaluation = evaluate(workshop.validation, fitted.depth, fitted.size)
-            details = {"rates": list(fitted.rates)}
+            best = best_trial(workshop, options, (depth, size), run)
+            save_policies(folder, best.fitted.depth, best.fitted.size)
+            evaluation, details = best.evaluation, {"rates": list(best.fitted.rates)}
+            run.params({f"chosen.{name}": value for name, value in best.varied.items()})
         validation = validate(evaluation, options) | details | {"static": {"depth": depth, "size": size}}
         write_json(folder / VALIDATION, validation)
     run.metrics({f"{options.opponent}.{key}": v for key, v in validation.items() if isinstance(v, float)})
@@ -83,6 +93,49 @@ def best_constant(world: ReplayWorld, settings: PolicySettings) -> tuple[int, in
     """The fastest depth and size among those that the policies may choose."""
     depths = range(settings.first_decision, world.max_depth + 1)
     return static_grid(world.traces, world.profile, depths, settings.sizes).best()[:2]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pair fitted with settings that differ from those asked for by `varied`, and its validation."""
+
+    varied: dict[str, Any]
+    fitted: Fitted
+    evaluation: Evaluation
+
+
+def best_trial(
+    workshop: Workshop, options: FitOpponentsOptions, constant: tuple[int, int], run: Any
+) -> Trial:
+    """Fit with the settings of every trial; return the one that does best on the validation traces."""
+    trials = []
+    drawn = tqdm(variations(options), desc=options.opponent, unit="fit", leave=False)
+    for number, varied in enumerate(drawn):
+        settings = replace(options, **varied)
+        own = workshop.with_settings(settings)
+        fitted = fit_networks(own, settings, constant)
+        trials.append(Trial(varied, fitted, evaluate(own.validation, fitted.depth, fitted.size)))
+        run.metrics({f"{options.opponent}.trial": trials[-1].evaluation.speedup}, number)
+    return max(trials, key=lambda trial: trial.evaluation.speedup)
+
+
+def variations(options: FitOpponentsOptions) -> list[dict[str, Any]]:
+    """What the trials change: nothing at first, then observation, network and learning rate at random."""
+    rng = np.random.default_rng(options.seed)
+    pairs = list(itertools.product(OBSERVATIONS.values(), NETWORKS.values()))
+    places = rng.permutation(max(len(pairs), options.fit_trials - 1))[: options.fit_trials - 1]
+    drawn = [pairs[place % len(pairs)] for place in places]
+    rates = options.fit_learning_rate * RATE_SPREAD ** rng.uniform(-1, 1, len(drawn))
+    return [{}] + [
+        {
+            "size_observation": parts,
+            "depth_observation": parts,
+            "size_network": layers,
+            "depth_network": layers,
+            "fit_learning_rate": float(rate),
+        }
+        for (parts, layers), rate in zip(drawn, rates, strict=True)
+    ]
 
 
 def fit_networks(workshop: Workshop, options: FitOpponentsOptions, constant: tuple[int, int]) -> Fitted:

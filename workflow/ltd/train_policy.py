@@ -17,7 +17,8 @@ from ltd.errors import InputError
 from ltd.files import file_hash, read_json
 from ltd.options import StageOptions, option, run_stage
 from ltd.rl.co_adaptation import KINDS, Pair, Workshop, train_policy_of
-from ltd.rl.policy_folders import load_pair, save_pair, scalars, validate_pair
+from ltd.rl.policies import VALIDATION
+from ltd.rl.policy_folders import SETTINGS, copy_pair, load_pair, save_pair, scalars, validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides, with_step_share
 from ltd.rl.presets import PRESETS, with_preset
 from ltd.rl.training_curves import curves_figure
@@ -38,6 +39,9 @@ class TrainPolicyOptions(StageOptions, PolicySettings):
     preset: str = option("default", "settings that replace those given", choices=tuple(PRESETS))
     settings: Path | None = option(None, "JSON file of settings that replace those given: tuning/best.json")
     variant: str | None = option(None, "what an ablation varies, over all other settings")
+    unvaried: Path | None = option(
+        None, "folder of the same training without the variant, taken where the variant changes nothing"
+    )
     step_share: float = option(1.0, "share of a training's steps to take; below 1 for a quick look")
     state: Path | None = option(None, "folder of checkpoints for resuming; none keeps nothing")
 
@@ -61,6 +65,12 @@ def chain_settings(options: TrainPolicyOptions) -> TrainPolicyOptions:
 def train_policy(options: TrainPolicyOptions, run: Any) -> None:
     """Train, validate, and write the folder."""
     settings = chain_settings(options)
+    if options.unvaried is not None and is_base(settings, options.unvaried):
+        copy_pair(options.unvaried, options.output)
+        run.metrics(scalars(read_json(options.output / VALIDATION)))
+        run.artifact(options.output)
+        print(f"{options.variant} is what {options.unvaried} was trained with: taken from there")
+        return
     paths = options.traces, options.validation_traces, options.profile
     workshop = open_workshop(settings, *paths, options.seed)
     previous: Pair = {}
@@ -85,6 +95,12 @@ def train_policy(options: TrainPolicyOptions, run: Any) -> None:
     run.figure(curves_figure(options.policy, trained.training), f"{options.policy}_training.png")
     run.artifact(options.output)
     state.forget()
+
+
+def is_base(settings: PolicySettings, folder: Path) -> bool:
+    """Whether the policies in `folder` were trained with these settings."""
+    source = folder / SETTINGS
+    return with_overrides(PolicySettings(), read_json(source), str(source)).values() == settings.values()
 
 
 def training_seed(seed: int, name: str) -> int:

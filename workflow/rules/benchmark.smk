@@ -27,8 +27,8 @@ rule grid_search:
 rule fit_lookup:
     input:
         target=TARGET_FILES,
-        texts=f"{RESULTS}/responses/{SPLITS[0]}-t0.safetensors",
-        validation=f"{RESULTS}/responses/validation-t0.safetensors",
+        texts=answer_file(SPLITS[0]),
+        validation=answer_file("validation"),
         profile=rules.profile_latency.output,
     output:
         directory(f"{RESULTS}/lookup"),
@@ -58,8 +58,8 @@ rule record_lookup:
     input:
         lookup=rules.fit_lookup.output,
         texts=rules.fit_lookup.input.texts,
-        train=f"{RESULTS}/responses/train-t0.safetensors",
-        validation=f"{RESULTS}/responses/validation-t0.safetensors",
+        train=answer_file("train"),
+        validation=answer_file("validation"),
         profile=rules.profile_latency.output,
     output:
         train=f"{LOOKUP_TRACES}/train.safetensors",
@@ -76,15 +76,16 @@ rule record_lookup:
         gpu=1,
     params:
         output=folder_of_output,
+        temperature=LEARNED_AT,
         options=common_options(threads=1),
     shell:
         "python -m ltd.record_lookup --lookup {input.lookup} --texts {input.texts} --train {input.train}"
         " --validation {input.validation} --profile {input.profile} --output {params.output}"
-        " {params.options} 2>&1 | tee {log}"
+        " --temperature {params.temperature} {params.options} 2>&1 | tee {log}"
 
 
 # Real decoding, every method on every test prompt, interleaved. Takes all cores and the GPU. Whatever the
-# temperature, policies, baselines and grid are those of greedy decoding.
+# temperature, policies, baselines and grid are those that learned at `traces.temperature`.
 rule benchmark_at_temperature:
     input:
         target=TARGET_FILES,

@@ -45,6 +45,8 @@ if configuration.has_other_prompts(config):
 ITERATIONS = range(config["rl"]["rounds"] + 1)
 # As file names have them; the first is 0.
 TEMPERATURES = [f"{value:g}" for value in config["benchmark"]["temperatures"]]
+# The temperature of the answers that policies, grid and baselines learn from, likewise; the head's are greedy.
+LEARNED_AT = f"{config['traces']['temperature']:g}"
 # The embedded default trains its own target; `path` puts another in its place.
 TARGET = config["target"]["path"] or f"{RESULTS}/target"
 TARGET_FILES = (
@@ -168,7 +170,14 @@ def folder_of_output(wildcards, output):
     return str(Path(output[-1]).parent)
 
 
-def trace_file(split, temperature="0"):
+def answer_file(split):
+    """The target's answers to a split, as they are learned from."""
+    temperature = "0" if split == "draft" else LEARNED_AT
+    return f"{RESULTS}/responses/{split}-t{temperature}.safetensors"
+
+
+def trace_file(split, temperature=LEARNED_AT):
+    """Draft trees along a split's answers, those that policies learn from unless told otherwise."""
     return (
         f"{RESULTS}/traces/{split}-t{temperature}-w{config['tree']['beam']}.safetensors"
     )
@@ -186,6 +195,20 @@ def profile_of_chain(wildcards):
     """The machine's latencies, with those of the drafter that the chain is for."""
     looked_up = wildcards.chain == LOOKUP_CHAIN
     return f"{LOOKUP_TRACES}/profile.json" if looked_up else PROFILE
+
+
+def unvaried(training):
+    """Input: the same training of the base, for a variant's chain that may turn out to change nothing."""
+
+    def folder(wildcards):
+        if wildcards.chain in NAMED_CHAINS:
+            return []
+        method = ablations.parse_chain(wildcards.chain)
+        if ablations.seed_of(method.variant, 0):
+            return []
+        return f"{RESULTS}/policies/{method.base}/{training.format(**wildcards)}"
+
+    return folder
 
 
 def options_of_chain(wildcards):

@@ -11,6 +11,7 @@ rule train_initial_policy:
         validation=traces_of_chain("validation"),
         profile=profile_of_chain,
         settings=settings_of_chain,
+        unvaried=unvaried("initial/{policy}"),
     output:
         directory(f"{CHAIN}/initial/{{policy}}"),
     log:
@@ -22,11 +23,14 @@ rule train_initial_policy:
         "../../envs/ltd.yaml"
     params:
         options=options_of_chain,
+        unvaried=lambda wildcards, input: (
+            f"--unvaried {input.unvaried}" * bool(input.unvaried)
+        ),
         state=f"{RESULTS}/state/train_policy-{{chain}}-initial-{{policy}}",
     shell:
         "python -m ltd.train_policy --policy {wildcards.policy} --traces {input.traces}"
         " --validation-traces {input.validation} --profile {input.profile} --output {output}"
-        " --state {params.state} {params.options} 2>&1 | tee {log}"
+        " --state {params.state} {params.options} {params.unvaried} 2>&1 | tee {log}"
 
 
 # Iteration 0: the two initial policies together.
@@ -58,6 +62,7 @@ rule train_policy_round:
         validation=traces_of_chain("validation"),
         profile=profile_of_chain,
         settings=settings_of_chain,
+        unvaried=unvaried("iteration-{iteration}"),
         previous=previous_pair,
     output:
         directory(f"{CHAIN}/iteration-{{iteration}}"),
@@ -73,11 +78,14 @@ rule train_policy_round:
     params:
         policy=policy_of_iteration,
         options=options_of_chain,
+        unvaried=lambda wildcards, input: (
+            f"--unvaried {input.unvaried}" * bool(input.unvaried)
+        ),
         state=f"{RESULTS}/state/train_policy-{{chain}}-{{iteration}}",
     shell:
         "python -m ltd.train_policy --policy {params.policy} --previous {input.previous}"
         " --traces {input.traces} --validation-traces {input.validation} --profile {input.profile}"
-        " --output {output} --state {params.state} {params.options} 2>&1 | tee {log}"
+        " --output {output} --state {params.state} {params.options} {params.unvaried} 2>&1 | tee {log}"
 
 
 # The pair to deploy: the iteration that does best on the validation prompts.

@@ -40,7 +40,7 @@ rule reuse_folder:
 # The traces of training are for methods and variants that the finished experiment does not have.
 FILES = (
     r"latency/profile\.json|benchmark/grid\.json|tuning/(best\.json|trials\.csv)"
-    r"|traces/(train|validation)-t0-w\d+\.safetensors"
+    rf"|traces/(train|validation)-t{re.escape(LEARNED_AT)}-w\d+\.safetensors"
 )
 
 

@@ -59,5 +59,5 @@ rule generate_responses_of_split:
 
 rule generate_responses:
     input:
-        expand(f"{RESULTS}/responses/{{split}}-t0.safetensors", split=SPLITS),
+        [answer_file(split) for split in SPLITS],
         forced=forced_jobs,

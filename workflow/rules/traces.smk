@@ -19,7 +19,7 @@ rule record_traces_of_split:
         target=target_name,
         draft=draft_name,
         state=f"{RESULTS}/state/record_traces-{{split}}-t{{temperature}}-w{config['tree']['beam']}",
-        options=options("traces", tree=True),
+        options=options("traces", leave_out=["temperature"], tree=True),
     shell:
         "python -m ltd.record_traces --target {params.target:q} --draft {params.draft}"
         " --responses {input.responses} --output {output} --state {params.state}"

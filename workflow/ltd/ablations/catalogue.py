@@ -148,12 +148,12 @@ def overrides(variant: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def observed(wanted: list[str], base: tuple[str, ...]) -> list[str]:
-    """The parts of an observation, in the way the base sees them; what is not varied stays."""
+    """The parts of an observation, in the way and order the base sees them; what is not varied stays."""
     varied = {part for parts in SYNONYMS.values() for part in parts}
     parts = [part for part in base if part not in varied]
     for name in wanted:
         parts += [part for part in base if part in SYNONYMS[name]] or [SYNONYMS[name][0]]
-    return parts
+    return sorted(parts, key=lambda part: base.index(part) if part in base else len(base))
 
 
 def seed_of(variant: str, seed: int) -> int:

@@ -5,11 +5,8 @@ from pathlib import Path
 
 from ltd.ablations.catalogue import parse_method
 from ltd.files import read_json
-from ltd.rl.policies import Policy, load_policy
+from ltd.rl.policies import VALIDATION, Policy, load_policy
 from ltd.rl.policy_controller import PolicyController
-
-# Written with every pair by its training; holds the constant that does best in the place of either policy.
-VALIDATION = "validation.json"
 
 
 def load_choices(policies: Path, name: str, grid: Mapping[str, int]) -> tuple[Policy | int, Policy | int]:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ltd.ablations.catalogue import GRID
 from ltd.ablations.policy_methods import load_choices
+from ltd.engine.controllers import StaticController
 from ltd.methods import BASELINE, ORACLE
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
@@ -35,10 +36,13 @@ def replay(
         policies, depth_policy and size_policy.
     """
     world = ReplayWorld(traces, profile, tuple(range(1, profile.max_size + 1)))
-    choices: dict[str, tuple[Policy | int, Policy | int]] = {GRID: (grid["depth"], grid["size"])}
     others = [name for name in methods if name not in (BASELINE, GRID)]
-    choices |= {name: load_choices(policies, name, grid) for name in others}
-    logs = {BASELINE: _simulated_cycles(simulate(None, traces, profile))}
+    choices = {name: load_choices(policies, name, grid) for name in others}
+    static = StaticController(grid["depth"], grid["size"]) if grid["depth"] else None
+    logs = {
+        name: _simulated_cycles(simulate(controller, traces, profile))
+        for name, controller in ((BASELINE, None), (GRID, static))
+    }
     logs |= {name: _cycles(_charged(world, *pair), *pair) for name, pair in choices.items()}
     logs[ORACLE] = _simulated_cycles(oracle(traces, profile, world.sizes))
     cycles = pd.concat([log.assign(method=name) for name, log in logs.items()], ignore_index=True)

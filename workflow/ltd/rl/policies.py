@@ -25,6 +25,8 @@ STOP, CONTINUE = 0, 1
 # Above this many weights a layer gains from torch's threads; below, numpy's lower overhead wins.
 NUMPY_WEIGHTS = 100_000
 DESCRIPTION = "policy.json"
+# Written beside every pair by its training: among others the constants that do best in the place of either.
+VALIDATION = "validation.json"
 # The field of an observation that is kept beside the weights.
 ROOT_PRIOR = "root_prior"
 

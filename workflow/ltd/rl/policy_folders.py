@@ -5,6 +5,7 @@ next round goes on, `<kind>.training.json` with the curves, `settings.json`, and
 outcome in replay.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,12 @@ import numpy as np
 from ltd.files import atomic_path, read_json, write_json
 from ltd.rl.co_adaptation import KINDS, Pair, Trained, best_static, evaluate_pair, met_observations
 from ltd.rl.evaluation import Evaluation, best_constant, evaluate
-from ltd.rl.policies import DESCRIPTION, PolicyNetwork, load_policy, save_policies
+from ltd.rl.policies import DESCRIPTION, VALIDATION, PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.ppo import action_statistics
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.training_state import Training
 
-VALIDATION = "validation.json"
 SETTINGS = "settings.json"
 CONSTANT_SHARE = 0.99
 
@@ -37,6 +37,14 @@ def save_pair(folder: Path, pair: Pair, validation: dict[str, Any], settings: Po
             write_json(temporary / f"{kind}.training.json", curves)
         write_json(temporary / VALIDATION, validation)
         write_json(temporary / SETTINGS, settings.values())
+
+
+def copy_pair(source: Path, folder: Path, **others: dict[str, Any]) -> None:
+    """Copy what `save_pair` wrote, as a whole folder again, with `others` as JSON files beside it."""
+    with atomic_path(folder) as temporary:
+        shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(".*"))
+        for name, content in others.items():
+            write_json(temporary / f"{name}.json", content)
 
 
 def load_pair(folder: Path) -> Pair:
