@@ -56,7 +56,7 @@ def write_benchmark(folder, runs, cycles, summary, checked):
     write_json(folder / "profile.json", MACHINE)
 
 
-def write_experiment(folder, sampled=False):
+def write_experiment(folder, sampled=False, learned_at=0.0):
     """An experiment with every file that the report reads, on request at temperature 1 too."""
     benchmark = folder / "benchmark"
     checked = {"tokens": 900, "near_ties": 3, "disagreements": 1, "largest_margin": 0.0004}
@@ -67,6 +67,7 @@ def write_experiment(folder, sampled=False):
     parts = tuple(sorted(benchmark.glob("t*")))
     join_benchmark(JoinBenchmarkOptions(parts=parts, output=benchmark), StageRun())
     grid = {
+        "temperature": learned_at,
         "depths": [0, 1, 2],
         "sizes": [1, 4],
         "tokens_per_second": [[100.0, 100.0], [120.0, 130.0], [125.0, 140.0]],

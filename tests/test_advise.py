@@ -1,6 +1,7 @@
 """Advice for other engines: chains from wider traces, the engines' counting, the words."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from ltd.replay.static_grid import static_grid
 from ltd.replay.table import ReplayTable
 from ltd.replay.traces import Traces
 from ltd.reporting.advice import sglang_flags, vllm_config
+from ltd.rl.replay_walk import ReplayWorld
 from ltd.texts.responses import Responses
 from ltd.tracking import StageRun
 from saved_engine import save_engine
+from saved_experiment import random_policies
 from synthetic import synthetic_profile, synthetic_traces
 from tiny_engine import tiny_answers
 
@@ -172,6 +175,32 @@ def test_without_test_traces_it_says_so(experiment):
     assert "that also chose the settings" in advise(experiment)
 
 
+def test_traces_of_the_one_temperature_that_was_learned_at_are_found(experiment):
+    greedy = advise(experiment)
+    traces = experiment.experiment / "traces"
+    for split in ("validation", "test"):
+        (traces / f"{split}-t0-w4.safetensors").rename(traces / f"{split}-t0.7-w4.safetensors")
+    assert advise(experiment) == greedy
+    synthetic_traces(3, sequences=12).save(traces / "validation-t0-w4.safetensors")
+    with pytest.raises(
+        InputError, match=r"validation-t0-w4\S+, validation-t0\.7-w4\S+; say which with --temp"
+    ):
+        advise(experiment)
+    assert advise(dataclasses.replace(experiment, temperature=0.7)) == greedy
+
+
+def test_trained_policies_are_advised_with_what_they_add(experiment, tmp_path):
+    traces = Traces.load(experiment.experiment / "traces/test-t0-w4.safetensors")
+    world = ReplayWorld(traces, synthetic_profile(), (1, 2, 4, 8))
+    assert "The trained policies" not in advise(experiment)
+    random_policies(experiment.experiment / "policies/ltd/best", world)
+    random_policies(tmp_path / "others", world)
+    for found in (advise(experiment), advise(dataclasses.replace(experiment, policies=tmp_path / "others"))):
+        assert "The trained policies" in found
+    with pytest.raises(InputError, match=r"policies: nowhere has no policy\.json"):
+        advise(dataclasses.replace(experiment, policies=Path("nowhere")))
+
+
 def test_wrong_input_is_one_clear_error(experiment):
-    with pytest.raises(InputError, match=r"validation-t1-w4\.safetensors: no such trace file"):
+    with pytest.raises(InputError, match=r"traces: no validation-t1-w4\.safetensors; record one"):
         advise(dataclasses.replace(experiment, temperature=1.0))

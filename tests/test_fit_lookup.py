@@ -252,3 +252,22 @@ def test_its_policies_are_planned(tmp_path):
         assert f"train_policy --policy {policy} --traces results/smoke/lookup-traces/train" in plan
     assert "--profile results/smoke/lookup-traces/profile.json" in plan
     assert "ltd.record_lookup --lookup results/smoke/lookup --texts results/smoke/responses/draft-t0" in plan
+
+
+def test_policies_for_a_temperature_learn_from_answers_sampled_at_it(tmp_path):
+    """So do the grid and the look-up's policies; heads learn from greedy answers all the same."""
+    (tmp_path / "mine.yaml").write_text(
+        "{traces: {temperature: 0.7}, benchmark: {methods: [autoregressive, eagle3_grid, ltd, lookup/ltd]}}\n"
+    )
+    result = snakemake(tmp_path, "--dry-run", config=[tmp_path / "mine.yaml"])
+    assert result.returncode == 0, result.stderr
+    plan = result.stdout + result.stderr
+    answers, traces = "results/smoke/responses", "results/smoke/traces"
+    assert f"train_draft --target results/smoke/target --responses {answers}/draft-t0." in plan
+    assert f"--train {answers}/train-t0.7.safetensors --validation {answers}/validation-t0.7." in plan
+    assert f"--output {answers}/train-t0.7.safetensors" in plan
+    assert f"--traces {traces}/train-t0.7-w4.safetensors" in plan
+    assert f"ltd.grid_search --traces {traces}/validation-t0.7-w4.safetensors" in plan
+    # What the benchmark decodes greedily is compared with greedy traces, beside those of the ablations.
+    assert f"--traces {traces}/test-t0-w4." in plan and f"--traces {traces}/test-t0.7-w4." in plan
+    assert f"{traces}/train-t0-" not in plan and f"{answers}/train-t0." not in plan.replace("-t0.7", "")

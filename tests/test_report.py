@@ -93,6 +93,15 @@ def test_another_temperature_is_a_section_of_its_own(experiment, with_sampling):
     assert "the paper's policies gain 1.011 to 1.369" in section
 
 
+def test_the_report_says_what_kind_of_answers_were_learned_from(with_sampling, tmp_path):
+    greedy = write_report(Results.load(with_sampling), with_sampling, set())
+    assert greedy.count("from greedy answers.") == greedy.count("on greedy answers only") == 1
+    write_experiment(tmp_path, sampled=True, learned_at=0.7)
+    sampled = write_report(Results.load(tmp_path), tmp_path, set())
+    assert "greedy answers" not in sampled
+    assert sampled.count("answers sampled at temperature 0.7") == 2
+
+
 def test_every_figure_and_the_overview_are_of_greedy_decoding(experiment, with_sampling):
     alone, both = Results.load(experiment), Results.load(with_sampling)
     for name in ("summary", "runs", "cycles", "oracle"):

@@ -95,6 +95,13 @@ def written(own):
     return file
 
 
+def test_policies_for_another_temperature_are_not_reused(again, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    again[0]["traces"] = {"temperature": 0.7}
+    with pytest.raises(InputError, match=r"^traces\.temperature: 0\.7, but the policies of results/smoke"):
+        configuration.check(merged(ROOT / "tests/config.yaml", written(again)), SCHEMA)
+
+
 def test_only_what_follows_from_the_test_prompts_is_planned(own, tmp_path):
     assert planned_rules(tmp_path, config=[written(own)]) == TESTED | COPIED
 

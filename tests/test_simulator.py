@@ -10,6 +10,7 @@ from ltd.engine.compiled.verification import CompiledVerification
 from ltd.engine.controllers import StaticController
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, TraceRecorder
+from ltd.replay.dense_latency import dense_for
 from ltd.replay.simulator import simulate
 from ltd.replay.static_grid import static_grid
 from ltd.replay.table import ReplayTable
@@ -241,3 +242,8 @@ def test_best_setting_is_the_fastest():
 def test_wrong_settings_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call(synthetic_traces(sequences=2), synthetic_profile())
+
+
+def test_contexts_beyond_the_profile_are_told():
+    with pytest.warns(UserWarning, match=r"100% of the positions .* 256 tokens, .* latency\.context_lengths"):
+        dense_for(synthetic_traces(sequences=2, prompt_tokens=(300, 320)), synthetic_profile(), 8)

@@ -29,7 +29,9 @@ from ltd.rl.policy_controller import PolicyController
 class AdviseOptions(StageOptions):
     """Options of the command."""
 
-    temperature: float = option(0.0, "temperature of the traces to read")
+    temperature: float | None = option(
+        None, "temperature of the traces to read; none: that of the validation traces, where there is one"
+    )
     test_tasks: tuple[str, ...] = option((), "tasks to measure on; none: all of the test traces")
     policies: Path | None = option(None, "folder of trained policies; none: the experiment's tuned ones")
     max_size: int = option(60, "largest tree considered, as far as the profile goes")
@@ -51,14 +53,28 @@ class Evidence:
         Without traces of the test prompts the validation prompts serve twice.
         """
         profile = LatencyProfile.load(options.experiment / "latency" / "profile.json")
-        name = f"{{}}-t{options.temperature:g}-w{profile.beam}.safetensors"
-        folder = options.experiment / "traces"
-        choosing = Traces.load(folder / name.format("validation"))
-        test = folder / name.format("test")
+        validation = validation_traces(options, profile.beam)
+        choosing = Traces.load(validation)
+        test = validation.with_name(validation.name.replace("validation", "test", 1))
         if not test.is_file():
             return cls(choosing, choosing, profile, held_out=False)
         measuring = of_tasks(Traces.load(test), options.test_tasks, str(test), "test_tasks")
         return cls(choosing, measuring, profile, held_out=True)
+
+
+def validation_traces(options: AdviseOptions, beam: int) -> Path:
+    """The trace file to choose settings on; raises InputError where there is none or no telling which."""
+    temperature = "*" if options.temperature is None else f"{options.temperature:g}"
+    pattern = f"validation-t{temperature}-w{beam}.safetensors"
+    found = sorted((options.experiment / "traces").glob(pattern))
+    if not found:
+        raise InputError(
+            f"{options.experiment}/traces: no {pattern}; record one with snakemake --cores all record_traces"
+        )
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise InputError(f"temperature: there are {names}; say which with --temperature")
+    return found[0]
 
 
 def best_tree(evidence: Evidence, max_size: int) -> tuple[int, int, float] | None:
@@ -107,6 +123,8 @@ def advise(options: AdviseOptions) -> str:
     tree = tree[:2] if tree is not None and tree[2] > of_chain else None
     found = replay_settings(evidence, tree, chain)
     folder = options.policies or options.experiment / "policies" / "ltd" / "best"
+    if options.policies is not None and not (folder / DESCRIPTION).is_file():
+        raise InputError(f"policies: {folder} has no {DESCRIPTION}; give a folder of trained policies")
     policies = replay_policies(folder, evidence)
     if policies is not None:
         found["policies"] = policies

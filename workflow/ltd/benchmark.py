@@ -152,7 +152,8 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
     makers: dict[str, Callable[[], Controller | None]] = {
         BASELINE: lambda: None,
         "eagle3": lambda: StaticController(options.default_depth, options.default_size),
-        "eagle3_grid": lambda: StaticController(grid["depth"], grid["size"]),
+        # Where no tree pays, the best static setting is plain decoding, without a head that waits.
+        "eagle3_grid": lambda: StaticController(grid["depth"], grid["size"]) if grid["depth"] else None,
     }
     learned = [name for name in options.methods if name.partition(":")[0] == "ltd"]
     makers |= {name: partial(load_policy_controller, options.policies, name, grid) for name in learned}

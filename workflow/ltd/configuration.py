@@ -101,6 +101,12 @@ def check_reuse(config: Config) -> None:
     for key, value in config["tree"].items():
         if made[key] != value:
             raise InputError(f"tree.{key}: {value}, but {folder} was made with {made[key]}; use the same")
+    learned = f"{config['traces']['temperature']:g}"
+    if not any(folder.glob(f"traces/validation-t{learned}-w*.safetensors")):
+        raise InputError(
+            f"traces.temperature: {learned}, but the policies of {folder} learned at another one; "
+            "use the same"
+        )
 
 
 def has_other_prompts(config: Config) -> bool:
@@ -178,7 +184,6 @@ def check_values(config: Config) -> None:
     check_ablations(config)
     largest = max(
         config["rl"]["sizes"][-1],
-        config["rl"]["fixed_size"],
         config["baselines"]["sizes"][-1],
         config["baselines"]["published_size"],
         config["grid"]["max_size"],
@@ -225,8 +230,8 @@ def check_benchmark(config: Config) -> None:
     named = [float(f"{value:g}") for value in listed]
     if named[0] != 0 or not all(a < b for a, b in itertools.pairwise(named)):
         raise InputError(
-            f"benchmark.temperatures: {listed} does not ascend from 0, where policies are trained and "
-            "the grid is chosen; list 0, then each further temperature once, lowest first"
+            f"benchmark.temperatures: {listed} does not ascend from 0, which the report begins with; "
+            "list 0, then each further temperature once, lowest first"
         )
     asked = {method.partition(":")[0] for method in benchmark["methods"]}
     if "specdecpp" in asked and not config["traces"]["features"]:

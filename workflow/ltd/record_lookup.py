@@ -32,6 +32,7 @@ class RecordLookupOptions(StageOptions):
     profile: Path = option(help="latency profile of this machine, for verification and plain steps")
     train: Path = option(help="answers of the target for policies to learn from")
     validation: Path = option(help="answers of the target to choose policies on")
+    temperature: float = option(0.0, "temperature that the answers were sampled with (kept as a label)")
     output: Path = option(help="folder of train.safetensors, validation.safetensors and profile.json")
 
 
@@ -63,7 +64,11 @@ def record_lookup(options: RecordLookupOptions, run: StageRun | Any) -> None:
     settings, texts = load_lookup(options.lookup)
     profile = LatencyProfile.load(options.profile)
     draft = file_hash(options.lookup)
-    header = {"temperature": 0.0, "target_hash": profile.target_hash or "any", "draft_hash": draft}
+    header = {
+        "temperature": options.temperature,
+        "target_hash": profile.target_hash or "any",
+        "draft_hash": draft,
+    }
     train, validation = drafted_answers(options.train), drafted_answers(options.validation)
     recorder = LookupRecorder(settings.drafter(texts, resolve_device(options.device)))
     recorded = {"validation": recorder.record(validation, header)}

@@ -37,6 +37,8 @@ def predictions(options: WhatIfOptions) -> pd.DataFrame:
     """One row a model and task: acceptance length, predicted and published speedup of static Eagle3."""
     paper = main_table(options.temperature)
     paper = paper[paper["method"] == "eagle3"]
+    if not options.profiles:
+        raise InputError("what_if.profiles: none given; expected <model>=<file>, one or more")
     tables = []
     for entry in options.profiles:
         model, _, path = entry.partition("=")

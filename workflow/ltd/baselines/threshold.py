@@ -3,7 +3,7 @@
 After a level the rule looks at one number that says how promising the draft still is. It may look after
 every level, at a few checkpoints only, or never; a fixed size is verified in the end. A rule that never looks
 is a static setting and costs no decision. These are among the candidates, so a fitted rule never loses to the
-best static setting of the sizes tried on the validation traces.
+best static tree of the sizes tried on the validation traces.
 """
 
 import itertools

@@ -135,6 +135,16 @@ def fitted_tree(controller: Controller) -> tuple[int, int] | None:
     return getattr(controller, "tree", None)
 
 
+def check_tree(controller: Controller, beam: int, max_depth: int) -> None:
+    """Raise InputError when a controller was fitted to trees of another beam or to shallower ones."""
+    fitted = fitted_tree(controller)
+    if fitted is not None and (fitted[0] != beam or fitted[1] < max_depth):
+        raise InputError(
+            f"controller {controller.name}: fitted to trees of beam {fitted[0]} and depth {fitted[1]}, those "
+            f"here are of {beam} and {max_depth}; make them with the former"
+        )
+
+
 def tree_for(controller: Controller, beam: int | None, max_depth: int | None) -> tuple[int, int]:
     """Beam and largest depth to draft with: as given, or as the controller was fitted, or the paper's."""
     fitted = fitted_tree(controller) or PAPER_TREE

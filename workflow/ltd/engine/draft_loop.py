@@ -1,9 +1,8 @@
 """Drafting a tree under a controller: level by level here, or, compiled, all of it in one call."""
 
-from ltd.engine.controllers import CompiledController, Controller, fitted_tree
+from ltd.engine.controllers import CompiledController, Controller, check_tree
 from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
-from ltd.errors import InputError
 
 
 class DraftLoop:
@@ -34,22 +33,13 @@ def make_draft_loop(drafter: Drafter, controller: Controller, clock: PhaseClock)
 
     Raises InputError when the controller was fitted to trees of another beam or to shallower ones.
     """
-    _check_tree(drafter, controller)
+    check_tree(controller, drafter.beam, drafter.max_depth)
     compiled = drafter.drafts_in_one_call and _decides_by_kernels(controller)
     if compiled and controller.compiled_decisions() is not None:
         from ltd.engine.compiled.draft_loop import CompiledDraftLoop  # a GPU needs no Numba
 
         return CompiledDraftLoop(drafter, controller, clock)
     return DraftLoop(drafter, controller, clock)
-
-
-def _check_tree(drafter: Drafter, controller: Controller) -> None:
-    fitted = fitted_tree(controller)
-    if fitted is not None and (fitted[0] != drafter.beam or fitted[1] < drafter.max_depth):
-        raise InputError(
-            f"controller {controller.name}: fitted to trees of beam {fitted[0]} and depth {fitted[1]}, the "
-            f"drafter's are of {drafter.beam} and {drafter.max_depth}; make the drafter with the former"
-        )
 
 
 def _decides_by_kernels(controller: Controller) -> bool:

@@ -54,5 +54,5 @@ def _ratios(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, float]:
     """Throughput over throughput on every task, and the mean of the headline tasks."""
     sums = [part.groupby("task", sort=False)[["tokens", "seconds"]].sum() for part in (ours, theirs)]
     rates = [part["tokens"] / part["seconds"] for part in sums]
-    ratios = rates[0] / rates[1]
+    ratios = (rates[0] / rates[1]).dropna()  # of a task whose answers end with their first token
     return {**ratios, MEAN_TASK: ratios[headline_tasks(list(ratios.index))].mean()}

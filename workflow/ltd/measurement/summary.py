@@ -151,14 +151,16 @@ def _draws(seed: int, task: str, prompts: int) -> np.ndarray:
 def compare(runs: pd.DataFrame, method: str, baseline: str, seed: int = 0) -> pd.DataFrame:
     """Return `ratio`, `low`, `high` of one method's throughput over another's per task, and for their mean.
 
-    The interval holds 95% of the paired resamples; one that lies below 1 means significantly slower.
+    The interval holds 95% of the paired resamples; one that lies below 1 means significantly slower. A task
+    whose answers all end with their first token has no row and no part in the mean.
     """
     prompts = _per_prompt(runs)
     shared = set(prompts.loc[prompts["method"] == method, "task"])
     tasks = [t for t in dict.fromkeys(runs["task"]) if t in shared]
     results = {task: speedup_samples(prompts, method, baseline, task, seed) for task in tasks}
+    results = {task: found for task, found in results.items() if not np.isnan(found[0])}
     rows = [_interval(task, ratio, samples) for task, (ratio, samples, _) in results.items()]
-    means = headline_tasks(tasks)
+    means = headline_tasks(list(results))
     rows.append(
         _interval(
             MEAN_TASK,
@@ -272,7 +274,9 @@ def _task_row(runs: pd.DataFrame, shapes: pd.DataFrame) -> dict[str, object]:
 
 
 def _mean_row(rows: dict[str, dict[str, object]], samples: dict[str, np.ndarray]) -> dict[str, object]:
-    table = pd.DataFrame([rows[task] for task in headline_tasks(list(rows))])
+    # Where every answer ends with its first token, nothing was decoded that could be compared.
+    decoded = [task for task, row in rows.items() if not np.isnan(row["speedup"])] or list(rows)
+    table = pd.DataFrame([rows[task] for task in headline_tasks(decoded)])
     draws = np.mean([samples[task] for task in table["task"]], axis=0)
     mean = table.mean(numeric_only=True).to_dict()
     sums = {name: table[name].sum() for name in ("prompts", "tokens", "seconds")}

@@ -3,6 +3,7 @@
 Replay environments and grid search ask for the time of millions of cycles; interpolation is done here, once.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
+
+# Share of positions beyond the longest context of a profile that is passed over in silence.
+BEYOND_PROFILE = 0.02
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,13 @@ def dense_latency(profile: LatencyProfile, max_depth: int, max_size: int, max_co
 def dense_for(traces: Traces, profile: LatencyProfile, max_size: int) -> DenseLatency:
     """Tables that cover `traces`; raises InputError when traces and profile do not belong together."""
     check_together(traces, profile)
+    beyond = float((traces.context_length > profile.context_lengths[-1]).mean())
+    if beyond > BEYOND_PROFILE:
+        warnings.warn(
+            f"{profile.path}: {100 * beyond:.0f}% of the positions have more context than the longest timed, "
+            f"{profile.context_lengths[-1]} tokens, and take its times; extend latency.context_lengths",
+            stacklevel=2,
+        )
     return dense_latency(profile, traces.max_depth, max_size, int(traces.context_length.max()))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltd.engine.controllers import Controller, DraftState, StaticController
+from ltd.engine.controllers import Controller, DraftState, StaticController, check_tree
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.replay.dense_latency import DenseLatency, dense_for
@@ -82,8 +82,11 @@ def simulate(controller: Controller | None, traces: Traces, profile: LatencyProf
     A controller whose networks decide has `weights`, how many by kind, `depth` or `size`, and tells by
     `asked(depth)` where the former do: these decisions are charged with what the profile measured for
     networks of that size. A static setting or a threshold costs nothing measurable. Raises InputError when
-    traces and profile do not belong together, or when the controller chooses a size without a measured time.
+    traces and profile do not belong together, when the controller was fitted to other trees, or when it
+    chooses a size without a measured time.
     """
+    if controller is not None:
+        check_tree(controller, traces.beam, traces.max_depth)
     weights = getattr(controller, "weights", {})
     profile = profile.with_networks(weights)
     table, dense = ReplayTable(traces), dense_for(traces, profile, profile.max_size)

@@ -86,7 +86,8 @@ def sections(ablations: list[Ablation]) -> list[str]:
         "the policies learned from, each charged with what its own networks take. (Replay beside the clock "
         "has times of the benchmark's own minutes.) Speedups are over autoregressive decoding; `gap %` is "
         "the part of the way from the best static setting to the oracle; intervals are 95% of paired "
-        "resamples of prompts.",
+        "resamples of prompts, not corrected for their number. A variant is one training: how far seeds of "
+        "the same training lie apart is not in its interval, and the ablation `seeds` tells.",
     ]
     return texts + [part for ablation in ablations for part in _section(ablation)]
 

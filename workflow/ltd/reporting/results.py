@@ -91,6 +91,11 @@ class Results:
         )
 
     @property
+    def learned_at(self) -> float:
+        """Temperature of the answers that policies, grid and baselines have learned from."""
+        return self.grid["grids"][0]["temperature"]
+
+    @property
     def temperatures(self) -> list[float]:
         """Every temperature that was benchmarked, greedy decoding first."""
         return [GREEDY, *(part.temperature for part in self.sampled)]

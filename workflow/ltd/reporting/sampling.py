@@ -1,6 +1,6 @@
 """The report's sections on temperatures above 0: the same methods on sampled answers, the paper's table 5.
 
-Nothing is trained or chosen for them, so beside each number stands that of greedy decoding.
+Nothing is trained or chosen anew for them, so beside each number stands that of greedy decoding.
 """
 
 import pandas as pd
@@ -13,7 +13,7 @@ from ltd.reporting.results import Results, Sampled
 
 INTRODUCTION = (
     "The same methods on sampled answers. Policies and baselines are trained, and the static setting is "
-    "chosen, on greedy answers only. The noise of a token is keyed by prompt and place, so every method has "
+    "chosen, on {answers} only. The noise of a token is keyed by prompt and place, so every method has "
     "the same answer to give. Columns `at 0` repeat greedy decoding."
 )
 MEAN_FORMATS = {
@@ -37,7 +37,7 @@ def _section(sampled: Sampled, results: Results) -> list[str]:
     lengths = acceptance_rows(summary)
     return [
         f"## Temperature {sampled.temperature:g}" + f" (the paper's table {number})" * (number is not None),
-        INTRODUCTION,
+        INTRODUCTION.format(answers=answers_learned_from(results)),
         findings.bullet_list(sentences(sampled, results)),
         findings.markdown(mean_rows(summary, results.summary), MEAN_FORMATS),
         "Speedup by task, with 95% intervals:",
@@ -46,6 +46,12 @@ def _section(sampled: Sampled, results: Results) -> list[str]:
         findings.markdown(lengths, dict.fromkeys(lengths.columns[1:], ".2f")),
         *_paper(sampled),
     ]
+
+
+def answers_learned_from(results: Results) -> str:
+    """Say what kind of answers policies, grid and baselines have learned from."""
+    temperature = results.learned_at
+    return f"answers sampled at temperature {temperature:g}" if temperature else "greedy answers"
 
 
 def sentences(sampled: Sampled, results: Results) -> list[str]:

@@ -263,6 +263,7 @@ def what_was_run(results: Results) -> list[str]:
         "shuffled anew for every prompt.",
         f"Draft tree: beam {profile['beam']}, depth up to {profile['max_depth']}; eagle3 is depth "
         f"{facts['default']['depth']}, size {facts['default']['size']}.",
+        f"Policies, grid and baselines have learned from {sampling.answers_learned_from(results)}.",
     ]
     if _named(machine) != _named(profile):
         lines.append(f"Policies, grid and baselines are for another machine: {_named(profile)}.")
