@@ -29,7 +29,7 @@ from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, load_head
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
-from ltd.engine.loading import make_drafter
+from ltd.engine.loading import make_drafter, tapped_for
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import Verification, make_verification
@@ -324,6 +324,7 @@ def benchmark_engine(options: EngineBenchmarkOptions) -> str:
         if options.draft is not None
         else random_head(target, DRAFT_VOCABULARY[options.shape])
     )
+    target = tapped_for(head, target)
     drafter = make_drafter(
         head, beam=options.beam, max_depth=max(options.depth, 2), max_context=target.max_context
     )

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -21,6 +22,11 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
+
+
+def working_on(device: torch.device) -> AbstractContextManager:
+    """Context in which a GPU is the current one: streams and graphs belong to that; nothing on a CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def set_threads(threads: int) -> int:

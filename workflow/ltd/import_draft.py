@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ltd.draft_head.eagle3 import Eagle3Head, load_head, save_head
 from ltd.draft_head.head_config import DEFAULT_ROPE_THETA
+from ltd.engine.loading import tapped_for
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, write_json
@@ -104,11 +105,16 @@ def import_draft(options: ImportDraftOptions, run: StageRun) -> None:
     answers = list(islice(usable, options.probe_answers))
     if not answers:
         raise InputError(f"{options.responses}: no answer of two tokens or more to try the head on")
+    longest = max(min(len(answer.tokens), LARGEST_PROBE) for answer in answers)
     target = TargetModel.load(
-        options.target, device=options.device, dtype=options.dtype, quantisation=options.quantisation
+        options.target,
+        device=options.device,
+        dtype=options.dtype,
+        quantisation=options.quantisation,
+        max_context=longest,
     )
     head = load_head(folder, target)
-    target = TargetModel(target.model, target.tokenizer, tap_layers=head.config.tap_layers)
+    target = tapped_for(head, target)
     found = probe(target, head, answers, candidates(head, options.rope_theta))
     with atomic_path(options.output) as made:
         save_head(head, made)

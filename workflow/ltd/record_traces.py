@@ -175,6 +175,7 @@ def record_traces(options: RecordTracesOptions, run: Any) -> None:
         device=options.device,
         dtype=options.dtype,
         quantisation=options.quantisation,
+        max_context=1,  # the target decodes nothing: its window may be narrow
     )
     _check_head(options, head, answers)
     header = _header(options)

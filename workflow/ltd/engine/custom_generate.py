@@ -4,9 +4,9 @@ transformers prepares the inputs and hands over here in place of its own decodin
 options, stopping criteria and streamers are those of the call.
 """
 
-import gc
 import inspect
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,20 @@ from transformers.generation import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from ltd.draft_head.eagle3 import Eagle3Head, load_head
+from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.engine.controllers import Controller, tree_for
 from ltd.engine.decoding import decode
-from ltd.engine.drafting import Drafter
-from ltd.engine.loading import make_drafter
-from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
+from ltd.engine.kept_engine import borrowed_engine
 from ltd.errors import InputError
 
-Engine = tuple[TargetModel, Drafter]
-OWN_PROCESSORS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
+OWN_PROCESSORS = {
+    TemperatureLogitsWarper: "temperature",
+    TopKLogitsWarper: "top_k",
+    TopPLogitsWarper: "top_p",
+}
 OWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)
+OUTPUTS = ("output_scores", "output_logits", "output_hidden_states", "output_attentions")
+KNOWN_INPUTS = ("attention_mask", "position_ids")  # tensors that say where the prompt's tokens are
 
 
 def ltd_generate(
@@ -53,25 +56,28 @@ def ltd_generate(
     passed on. Trees have `beam` and `max_depth` (None: those that the controller was fitted to, 10 and 12 for
     one that suits all).
 
-    Prompt and answer have room for `max_context` tokens (None: for what the call may generate, 1024 at
-    least); a model with a sliding window needs one that is not larger than the window. On a CPU load the
-    model with `dtype=torch.float32`: transformers keeps a file of 16 bits in 16 bits, for which the engine
-    is not compiled, and where tokens may differ from those of plain decoding at near-ties.
+    Prompt and answer have room for `max_context` tokens (None: for what the call may generate), which may not
+    be more than a sliding window of the model. The model keeps the engine for later calls, until its weights
+    change. On a CPU load it with `dtype=torch.float32`: transformers keeps a file of 16 bits in 16 bits, for
+    which the engine is not compiled, and where tokens may differ from those of plain decoding at near-ties.
 
     Give `stop_strings` as a `StopStringCriteria` among the stopping criteria: transformers 5.23 hands no
     tokenizer on to a callable's call.
 
     input_ids [1, n]. Returns ids [1, n + new], or the model output when `return_dict_in_generate`. With
     `do_sample` the seed comes from torch's global generator, so `torch.manual_seed` makes answers repeat.
-    Raises InputError for batches, beams and logits processors other than temperature, top-k and top-p.
+    Raises InputError for batches, beams, logits processors other than temperature, top-k and top-p, inputs
+    other than tokens, outputs other than tokens, and while another call with this model has not ended.
     """
-    _check(input_ids, logits_processor, generation_config)
+    _check(input_ids, generation_config)
+    _check_processors(logits_processor, generation_config)
+    _check_inputs(input_ids, prepared, generation_config)
     streamer = _callers_streamer()
     mask = prepared.get("attention_mask")
     prompt = input_ids[0] if mask is None else input_ids[0][mask[0].bool()]
-    limit = generation_config.max_length - input_ids.shape[1]
-    context = max_context or max(DEFAULT_CONTEXT, 1 << (len(prompt) + limit - 1).bit_length())
-    target, drafter = _engine(model, draft, *tree_for(controller, beam, max_depth), context)
+    lengths = [one.max_length for one in stopping_criteria if type(one) is MaxLengthCriteria]
+    limit = max(1, min(lengths) - input_ids.shape[1])  # criteria are asked after a token
+    beam, max_depth = tree_for(controller, beam, max_depth)
     sampling = {}
     if generation_config.do_sample:
         sampling = {
@@ -80,23 +86,26 @@ def ltd_generate(
             "top_p": generation_config.top_p,
             "seed": int(torch.randint(2**62, ())),
         }
-    other = [criterion for criterion in stopping_criteria if not isinstance(criterion, OWN_CRITERIA)]
+    other = [criterion for criterion in stopping_criteria if type(criterion) not in OWN_CRITERIA]
 
     def stop(answer: list[int]) -> bool:
         ids = torch.cat([input_ids[0], input_ids.new_tensor(answer)])[None]
         return any(bool(criterion(ids, None).all()) for criterion in other)
 
-    result = decode(
-        target,
-        drafter,
-        controller,
-        prompt,
-        max_new_tokens=limit,
-        eos_ids=_end_tokens(generation_config),
-        on_tokens=(lambda ids: streamer.put(torch.tensor(ids))) if streamer is not None else None,
-        stop=stop if other else None,
-        **sampling,
-    )
+    # Nobody asks what follows the last token.
+    sizes = {"beam": beam, "max_depth": max_depth, "needed": len(prompt) + limit - 1}
+    with borrowed_engine(model, draft, max_context=max_context, **sizes) as (target, drafter):
+        result = decode(
+            target,
+            drafter,
+            controller,
+            prompt,
+            max_new_tokens=limit,
+            eos_ids=_end_tokens(stopping_criteria),
+            on_tokens=(lambda ids: streamer.put(torch.tensor(ids))) if streamer is not None else None,
+            stop=stop if other else None,
+            **sampling,
+        )
     if streamer is not None:
         streamer.end()
     sequences = torch.cat([input_ids[0], input_ids.new_tensor(result.tokens)])[None]
@@ -116,41 +125,49 @@ def _callers_streamer() -> BaseStreamer | None:
     return frame.f_locals.get("streamer") if frame is not None else None
 
 
-def _check(input_ids: Tensor, processors: LogitsProcessorList, config: GenerationConfig) -> None:
+def _check(input_ids: Tensor, config: GenerationConfig) -> None:
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise InputError(f"ltd_generate: {mode.value} is not supported; use greedy decoding or sampling")
     if input_ids.shape[0] != 1:
         raise InputError(f"ltd_generate: batch size 1 is supported, found {input_ids.shape[0]} sequences")
+    asked = [name for name in OUTPUTS if getattr(config, name)]
+    if asked and config.return_dict_in_generate:
+        raise InputError(f"ltd_generate: {', '.join(asked)} is not supported; tokens alone are returned")
+
+
+def _check_processors(processors: LogitsProcessorList, config: GenerationConfig) -> None:
+    """Refuse what changes logits otherwise than `generation_config` says by temperature, top_k and top_p."""
     for processor in processors:
-        if not isinstance(processor, OWN_PROCESSORS):
+        if type(processor) not in OWN_PROCESSORS:
             raise InputError(
-                f"ltd_generate: {type(processor).__name__} depends on what came before, which tree "
-                "verification does not follow; temperature, top_k and top_p are supported"
+                f"ltd_generate: {type(processor).__name__} is not supported; temperature, top_k and top_p "
+                "are; where the model's generation_config asks for it, switch it off in the call, as "
+                "repetition_penalty=1.0 does"
+            )
+    for kind, name in OWN_PROCESSORS.items():
+        values = [getattr(processor, name) for processor in processors if type(processor) is kind]
+        if values not in ([], [getattr(config, name)]):
+            raise InputError(
+                f"ltd_generate: {kind.__name__} among the logits processors differs from {name} of the call; "
+                f"give {name} to generate instead"
             )
 
 
-def _engine(
-    model: nn.Module, draft: str | Path | Eagle3Head, beam: int, max_depth: int, context: int
-) -> Engine:
-    """Target and drafter for `context` tokens; the model keeps them, for packing takes longer than an
-    answer.
-    """
-    source = draft if isinstance(draft, Eagle3Head) else str(draft)
-    key = (source, beam, max_depth, context)
-    known_key, engine = getattr(model, "_ltd_engine", None) or (None, None)
-    if known_key != key:
-        # The old engine goes first: with two of them fused and packed weights may not fit.
-        engine = model._ltd_engine = None
-        gc.collect()
-        head = draft if isinstance(draft, Eagle3Head) else load_head(Path(draft), model)
-        target = TargetModel(model, tap_layers=head.config.tap_layers, max_context=context)
-        drafter = make_drafter(head, beam=beam, max_depth=max_depth, max_context=target.max_context)
-        engine = target, drafter
-        model._ltd_engine = key, engine
-    return engine
+def _check_inputs(input_ids: Tensor, prepared: dict[str, Any], config: GenerationConfig) -> None:
+    """Refuse inputs beside the tokens, among them a cache of tokens that are not in `input_ids`."""
+    for name, value in prepared.items():
+        if isinstance(value, Tensor) and name not in KNOWN_INPUTS:
+            raise InputError(f"ltd_generate: {name} is not supported; give the prompt as input_ids alone")
+    cache, mask = prepared.get("past_key_values"), prepared.get("attention_mask")
+    # transformers drops a mask that hides nothing, and keeps its length.
+    length = getattr(config, "_mask_length", input_ids.shape[1]) if mask is None else mask.shape[1]
+    if cache is not None and cache.get_seq_length() and length != input_ids.shape[1]:
+        raise InputError(
+            "ltd_generate: past_key_values holds tokens that input_ids lacks; give all of them as input_ids"
+        )
 
 
-def _end_tokens(config: GenerationConfig) -> tuple[int, ...]:
-    ids = config.eos_token_id
-    return tuple(ids) if isinstance(ids, list | tuple) else (() if ids is None else (ids,))
+def _end_tokens(criteria: StoppingCriteriaList) -> list[int]:
+    found = [one.eos_token_id.flatten().tolist() for one in criteria if type(one) is EosTokenCriteria]
+    return [token for tokens in found for token in tokens]

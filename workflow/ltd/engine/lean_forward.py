@@ -9,17 +9,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ltd.bfloat16 import RoundingLinear
 from ltd.engine.kv_cache import KeyValueCache
 from ltd.engine.lean_layers import FusedLinear, HeadRotation, LeanLayer, RowNorm
 
 LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 LAYER_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION_CHILDREN = {"q_proj", "k_proj", "v_proj", "o_proj"}
+MLP_CHILDREN = {"gate_proj", "up_proj", "down_proj"}
 
 
 def supports_lean(model: nn.Module) -> bool:
     """Whether the lean forward computes this transformers model: a known type with exactly the known
-    structure, plain linear layers, all on one device.
+    structure, plain linear layers of one class, all on one device.
     """
     config = model.config
     if config.model_type not in LEAN_MODEL_TYPES or config.hidden_act != "silu":
@@ -30,17 +32,28 @@ def supports_lean(model: nn.Module) -> bool:
     parts = {"embed_tokens", "layers", "norm", "rotary_emb"}
     rotary_size = 2 * len(model.model.rotary_emb.inv_freq)
     return (
-        {name for name, _ in model.model.named_children()} == parts
-        and all(
-            {name for name, _ in layer.named_children()} == LAYER_CHILDREN for layer in model.model.layers
-        )
+        _children(model.model) == parts
+        and all(_children(layer) == LAYER_CHILDREN for layer in model.model.layers)
         and all(_children(layer.self_attn) == attention for layer in model.model.layers)
+        and all(_children(layer.mlp) == MLP_CHILDREN | {"act_fn"} for layer in model.model.layers)
         and rotary_size == model.model.layers[0].self_attn.head_dim
+        and _computes_with_weights_alone(model)
     )
 
 
 def _children(module: nn.Module) -> set[str]:
     return {name for name, _ in module.named_children()}
+
+
+def _computes_with_weights_alone(model: nn.Module) -> bool:
+    """Whether nothing stands in for the embedding or a linear layer: that of an adapter has a `weight`, too,
+    and adds to its product.
+    """
+    kinds = {type(model.lm_head)}
+    for layer in model.model.layers:
+        kinds |= {type(getattr(layer.self_attn, name)) for name in ATTENTION_CHILDREN}
+        kinds |= {type(getattr(layer.mlp, name)) for name in MLP_CHILDREN}
+    return type(model.model.embed_tokens) is nn.Embedding and kinds in ({nn.Linear}, {RoundingLinear})
 
 
 class LeanNetwork(nn.Module):

@@ -23,12 +23,14 @@ class FusedLinear(nn.Module):
         super().__init__()
         weights = [module.weight.detach() for module in modules]
         biases = [module.bias.detach() for module in modules if module.bias is not None]
-        self.weight = torch.cat(weights) if len(weights) > 1 else weights[0]
         self.bias = torch.cat(biases) if biases else None
         self.rounds = isinstance(modules[0], RoundingLinear)
-        parts = self.weight.split([module.out_features for module in modules])
-        for module, part in zip(modules, parts, strict=True):
-            module.weight.data = part
+        # Engines are made in inference mode, but whoever trains the modules later needs usual tensors.
+        with torch.inference_mode(False), torch.no_grad():
+            self.weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+            parts = self.weight.split([module.out_features for module in modules])
+            for module, part in zip(modules, parts, strict=True):
+                module.weight.data = part
 
     def forward(self, rows: Tensor) -> Tensor:
         rows = round_inputs(rows) if self.rounds else rows

@@ -60,15 +60,20 @@ def load_models(
         raise InputError("draft: none given; name the folder or hub id of an Eagle3 head")
     else:
         head = load_head(folder, model)
-    if head.config.tap_layers != model.tap_layers:
-        model = TargetModel(
-            model.model,
-            model.tokenizer,
-            tap_layers=head.config.tap_layers,
-            max_context=max_context,
-            max_tree=max_tree,
-        )
-    return model, head
+    return tapped_for(head, model), head
+
+
+def tapped_for(head: Eagle3Head, target: TargetModel) -> TargetModel:
+    """The target with the feature taps that the head was trained for."""
+    if head.config.tap_layers == target.tap_layers:
+        return target
+    return TargetModel(
+        target.model,
+        target.tokenizer,
+        tap_layers=head.config.tap_layers,
+        max_context=target.max_context,
+        max_tree=target.max_tree,
+    )
 
 
 def make_drafter(head: Eagle3Head, *, beam: int, max_depth: int, max_context: int) -> Drafter:
