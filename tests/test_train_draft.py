@@ -18,6 +18,7 @@ from ltd import train_draft as stage
 from ltd.bfloat16 import in_bfloat16
 from ltd.draft_head.eagle3 import load_head
 from ltd.draft_head.features import cached_source, online_source, target_features
+from ltd.draft_head.target_output import output_of
 from ltd.draft_head.trainer import Trainer, epoch_batches
 from ltd.draft_head.training import plan_chains, unroll, unroll_hits
 from ltd.engine.controllers import StaticController
@@ -109,7 +110,8 @@ def test_a_head_for_bfloat16_is_validated_and_saved_in_it(inputs, tmp_path):
     assert len(saved) > 10 and all(tensor.dtype == torch.bfloat16 for tensor in saved)
     model = load_model(inputs / "target", device="cpu", dtype="bfloat16")
     shape = stage.head_config(model.config, options(inputs, tmp_path))
-    assert in_bfloat16(stage.initial_head(shape, model, torch.arange(40)))
+    ids = torch.arange(40)
+    assert in_bfloat16(stage.initial_head(shape, model, ids, output_of(model, ids)))
 
 
 def test_decoding_accepts_what_validation_counts(inputs, tmp_path):

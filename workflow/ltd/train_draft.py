@@ -22,6 +22,7 @@ from ltd.draft_head.eagle3 import Eagle3Head
 from ltd.draft_head.features import cache_bytes, cached_source, online_source
 from ltd.draft_head.head_config import Eagle3Config, target_like
 from ltd.draft_head.processes import Processes
+from ltd.draft_head.target_output import TargetOutput, norm_gain, output_of
 from ltd.draft_head.trainer import (
     VALIDATION_ROWS,
     Corpus,
@@ -97,11 +98,12 @@ def train_draft(options: TrainDraftOptions, run: StageRun) -> None:
     model = load_target(options, processes, beside)
     ids = choose_draft_vocabulary([s.answer for s in train], shape.vocab_size, shape.draft_vocab_size)
     torch.manual_seed(options.seed)
-    head = initial_head(shape, model, ids)
+    output = output_of(model, ids)
+    head = initial_head(shape, model, ids, output)
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     key = _input_key(options)
-    saved, output_weight = saved_type(computes_in(model)), _output_weight(model)[ids]
-    trainer = Trainer(recipe, head, output_weight, options.state, key, run, saved, processes)
+    saved = saved_type(computes_in(model))
+    trainer = Trainer(recipe, head, output, options.state, key, run, saved, processes)
     named = (("train", train), ("validation", validation))
     corpora = processes.main_first(
         lambda: [_corpus(name, sequences, model, shape, options, key) for name, sequences in named]
@@ -227,9 +229,9 @@ def _work_bytes(
     )
 
 
-def initial_head(config: Eagle3Config, model, ids: Tensor) -> Eagle3Head:
-    """A head that starts as a reader of the target's high tap: its output rows and final norm are the
-    target's.
+def initial_head(config: Eagle3Config, model, ids: Tensor, output: TargetOutput) -> Eagle3Head:
+    """A head that starts as a reader of the target's high tap: its final norm and its output rows, for the
+    tokens `ids`, are the target's.
     """
     embedding = model.get_input_embeddings().weight.float()
     # A target over several GPUs may begin on another than this process's first.
@@ -237,16 +239,12 @@ def initial_head(config: Eagle3Config, model, ids: Tensor) -> Eagle3Head:
     head = Eagle3Head(config, embedding).to(device)
     head.set_draft_vocabulary(ids)
     with torch.no_grad():
-        head.lm_head.weight.copy_(_output_weight(model)[ids])
+        head.lm_head.weight.copy_(output.weight * output.scale)
         final_norm = getattr(model.base_model, "norm", None)
         if final_norm is not None:
-            head.norm.weight.copy_(final_norm.weight)
+            head.norm.weight.copy_(norm_gain(final_norm, config.hidden_size))
         head.fc.weight[:, -config.target_hidden_size :].add_(torch.eye(config.hidden_size, device=device))
     return round_linear_inputs(head) if in_bfloat16(model) else head
-
-
-def _output_weight(model) -> Tensor:
-    return model.get_output_embeddings().weight
 
 
 def _corpus(

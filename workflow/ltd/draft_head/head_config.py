@@ -85,7 +85,7 @@ def target_like(target: Any, draft_vocab_size: int = PUBLISHED_DRAFT_VOCABULARY)
     return Eagle3Config(
         hidden_size=target.hidden_size,
         target_hidden_size=target.hidden_size,
-        intermediate_size=target.intermediate_size,
+        intermediate_size=getattr(target, "intermediate_size", None) or 4 * target.hidden_size,
         num_attention_heads=heads,
         num_key_value_heads=getattr(target, "num_key_value_heads", None) or heads,
         head_dim=getattr(target, "head_dim", None) or target.hidden_size // heads,

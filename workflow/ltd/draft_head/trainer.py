@@ -16,6 +16,7 @@ from ltd.draft_head.checkpoint import EMBEDDING
 from ltd.draft_head.eagle3 import Eagle3Head, save_head
 from ltd.draft_head.features import FeatureSource, pad_tokens
 from ltd.draft_head.processes import Processes
+from ltd.draft_head.target_output import TargetOutput
 from ltd.draft_head.training import (
     acceptance,
     plan_chains,
@@ -98,16 +99,16 @@ def epoch_batches(sequences: list[Sequence], batch_rows: int, seed: int, epoch: 
 class Trainer:
     """Trains `head` in place, keeping checkpoints and the best epoch in folder `state`.
 
-    `output_weight` [Vd, Ht] are the rows of the target's output head for the draft vocabulary. `key`
-    identifies the inputs: a checkpoint with another key is not continued. The kept head's weights are rounded
-    to `saved_type`: decoding may pack them, and drafts must not depend on whether it does.
+    `output` is the target's, for the draft vocabulary. `key` identifies the inputs: a checkpoint with another
+    key is not continued. The kept head's weights are rounded to `saved_type`: decoding may pack them, and
+    drafts must not depend on whether it does.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         head: Eagle3Head,
-        output_weight: Tensor,
+        output: TargetOutput,
         state: Path,
         key: str,
         run: StageRun,
@@ -118,7 +119,7 @@ class Trainer:
         self.processes = processes or Processes()
         self.device, self.saved_type = head.fc.weight.device, saved_type
         self.multiple = row_multiple(self.device)
-        self.output_weight = output_weight.to(self.device, torch.float32)
+        self.output = output.to(self.device)
         self.checkpoint, self.best_folder = state / "checkpoint.pt", state / "best"
         self.optimisers = _optimisers(head, recipe)
         self.epoch, self.done, self.step = 0, 0, 0
@@ -199,7 +200,7 @@ class Trainer:
         inside = (position >= batch.prompt_lengths[:, None]) & (position < batch.lengths[:, None])
         counted = inside & self.head.t2d[batch.best]
         rows = (counted.flatten().cumsum(0) - 1).view_as(counted)
-        teacher = (batch.final[counted].float() @ self.output_weight.T).softmax(-1)
+        teacher = self.output.logits(batch.final[counted]).softmax(-1)
         return teacher, rows.where(counted, -1)
 
     def _rate(self, progress: float) -> float:
