@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from ltd.engine.compiled.arithmetic import copy, kernel, normalise, normalise_ro
 from ltd.engine.compiled.attention import Window, causal, check_slots, make_cache
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
 from ltd.engine.compiled.number_types import LANES
+from ltd.engine.compiled.threads import share_threads
 from ltd.engine.compiled.tree import advance_beam, best_children, select_tree
 from ltd.engine.compiled.weights import holding, layer_weights, matrix, vector
 from ltd.engine.drafting import Drafter
@@ -92,8 +92,7 @@ class CompiledDrafter(Drafter):
         self.reset()
 
     def _make_passes(self) -> None:
-        threads, config = torch.get_num_threads(), self.head.config
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        threads, config = share_threads(), self.head.config
         weights = _head_weights(self.head, self.packed)
         # Behind the prefix stand the beams of all levels but the last, which no pass runs over.
         tree_slots = self.beam * (self.max_depth - 1)

@@ -6,7 +6,6 @@ A token is computed alike whether it is a step, a row of a prompt or a row of a 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from ltd.engine.compiled.arithmetic import copy, kernel, normalise_rows
 from ltd.engine.compiled.attention import Window, causal, check_slots, make_cache, move_slot
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
 from ltd.engine.compiled.number_types import LANES
+from ltd.engine.compiled.threads import share_threads
 from ltd.engine.compiled.tree import largest
 from ltd.engine.compiled.weights import holding, in_float, layer_weights, matrix, stacked, vector
 
@@ -43,8 +43,7 @@ class CompiledForward:
     def __init__(
         self, model: nn.Module, tap_layers: Sequence[int], *, max_context: int, max_tree: int, packed: bool
     ) -> None:
-        inner, threads = model.model, torch.get_num_threads()
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        inner, threads = model.model, share_threads()
         hold = holding([*inner.layers, model.lm_head], packed)
         layers = (
             layer_weights(layer.self_attn, layer.mlp, layer.post_attention_layernorm, hold)
