@@ -10,6 +10,10 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # some tests import mlflow before `ltd.tracking` does
+# Runs and studies of the tests are no one else's.
+for name in ("MLFLOW_TRACKING_URI", "OPTUNA_STORAGE"):
+    os.environ.pop(name, None)
 
 # The file that takes longest comes first: left over for the end it would keep a single process busy. The next
 # longest, `test_own_model`, comes late in the alphabet, when the kernels that it needs are compiled.

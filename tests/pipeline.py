@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 3600  # seconds: ten times what the longest run takes on two cores
 
 
 def command(*arguments, config=()):
@@ -19,8 +20,8 @@ def command(*arguments, config=()):
 
 
 def environment():
-    """Environment in which MLflow's store is the pipeline's own."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    """Environment in which the stores of MLflow and Optuna are the pipeline's own."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "OPTUNA"))}
 
 
 def snakemake(folder, *arguments, config=()):
@@ -32,6 +33,7 @@ def snakemake(folder, *arguments, config=()):
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
+        timeout=PATIENCE,
     )
 
 
@@ -68,8 +70,10 @@ def killed(folder, reached: Callable[[], bool], *arguments, config=()):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while not reached():
+    end = time.monotonic() + PATIENCE
+    while not reached() and time.monotonic() < end:
         assert run.poll() is None, "finished before it could be killed"
         time.sleep(0.01)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
+    assert time.monotonic() < end, "did not get there"

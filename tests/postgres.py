@@ -16,7 +16,6 @@ import pytest
 @contextmanager
 def postgres():
     """Yield a function from a database's name to its address; skip the test where there is no PostgreSQL."""
-    pytest.importorskip("psycopg2", reason="psycopg2 is not installed (pip install '.[server]')")
     programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="ltd-postgres-"))
     owner = _owner(folder)

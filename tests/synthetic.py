@@ -56,6 +56,16 @@ def synthetic_traces(
     )
 
 
+def save_inputs(folder, training, validation, profile=None):
+    """Write traces of two splits and a profile; their paths by the options of stages that read them."""
+    splits = {"traces": folder / "train.safetensors", "validation_traces": folder / "validation.safetensors"}
+    paths = splits | {"profile": folder / "profile.json"}
+    contents = training, validation, profile or synthetic_profile()
+    for path, content in zip(paths.values(), contents, strict=True):
+        content.save(path)
+    return paths
+
+
 def with_free_decisions(profile):
     """The same machine, on which the policies take no time."""
     for name in ("depth_policy", "size_policy"):

@@ -1,4 +1,4 @@
-"""GPU stages start, and train a head to the end, without the packages of the pipeline."""
+"""GPU stages start, train a head to the end and decode with policies without the packages of the pipeline."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import ltd
+from saved_engine import save_engine
+from saved_experiment import made_up_world, random_policies
 from test_train_draft import inputs  # noqa: F401 (a fixture)
 
 STAGES = (
@@ -45,7 +47,7 @@ import runpy, sys
 for name in {absent}:
     sys.modules[name] = None
 sys.argv = {command}
-runpy.run_module("ltd.train_draft", run_name="__main__")
+runpy.run_module("ltd." + sys.argv[0], run_name="__main__")
 """
 
 
@@ -80,3 +82,14 @@ def test_a_head_is_trained_without_them(inputs, tmp_path):  # noqa: F811
         "model.safetensors",
         "training.json",
     }
+
+
+def test_policies_decode_without_them(tmp_path):
+    """On a CPU, where Numba alone is needed."""
+    save_engine(tmp_path)
+    random_policies(tmp_path / "policies/ltd/best", made_up_world())
+    absent = [name for name in ABSENT + TABLES if name != "numba"]
+    command = ["generate", "--experiment", str(tmp_path), "--prompt", "w3", "--max-new-tokens", "12"]
+    ended = run(RUN.format(absent=absent, command=[*command, "--device", "cpu", "--threads", "1"]))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() and ended.stderr.rstrip().endswith(", the same tokens")

@@ -112,6 +112,21 @@ def test_processors_with_shorter_registers_compute_the_same(tmp_path):
     assert np.array_equal(np.load(file), products_of_all_holdings())
 
 
+@pytest.mark.skipif(not number_types.has_tile_registers(), reason="needs AMX for bfloat16")
+def test_tile_registers_add_up_block_by_block():
+    """Of 16 pairs the first of all and the second of all, each with one rounding a product, then both."""
+    panels, rows = panels_of(in_pairs(numbers(123, 96))), numbers(MOST_ROWS, 96, seed=1)
+    weight, rounded = numbers(123, 96).bfloat16().double(), rows.bfloat16().double()
+    expected = torch.zeros(MOST_ROWS, 123)
+    for block in range(0, 96, 32):
+        sums = torch.zeros(2, MOST_ROWS, 123)
+        for i in range(block, block + 32):
+            sums[i % 2] = (sums[i % 2].double() + rounded[:, i, None] * weight[:, i]).float()
+        expected += sums[0] + sums[1]
+    for count in ROWS:
+        assert torch.equal(multiply(whole, rows[:count], panels, 123), expected[:count])
+
+
 @pytest.mark.parametrize("answer", [0, -1])
 def test_tile_registers_are_used_where_the_system_allows_it(answer, monkeypatch):
     asked = []

@@ -69,18 +69,8 @@ def test_the_default_is_accepted(config):
         ("benchmark", "methods", ["eagle3", "autoregressive"], "benchmark.methods: the first is not 'autor"),
         ("benchmark", "methods", [], "benchmark.methods: the first is not 'autoregressive'"),
         ("benchmark", "default_depth", 11, "benchmark.default_depth: 11 is more than tree.max_depth 10"),
-        (
-            "prompts",
-            "tasks",
-            ["chat", "mean"],
-            ("prompts", "tasks", ["chat", "mean"], 'prompts.tasks.1: "mean" is not allowed; expected a'),
-        ),
-        (
-            "benchmark",
-            "prompts_per_task",
-            1,
-            ("benchmark", "prompts_per_task", 1, "benchmark.prompts_per_task: 1 is not allowed"),
-        ),
+        ("prompts", "tasks", ["chat", "mean"], 'prompts.tasks.1: "mean" is not allowed; expected a'),
+        ("benchmark", "prompts_per_task", 1, "benchmark.prompts_per_task: 1 is not allowed"),
         ("benchmark", "prompts_per_task", 25, "benchmark.prompts_per_task: 25 is more than prompts.test 24"),
         ("benchmark", "test_tasks", [], "benchmark.test_tasks: [] is not allowed; expected a list of one"),
         ("prompts", "tasks", [], "prompts.tasks: [] is not allowed; expected a list of one or more"),
@@ -140,7 +130,7 @@ def test_the_default_is_accepted(config):
         ("transfer", "profiles", ["no.json"], "transfer.profiles: no.json: no such file, here or in"),
         ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no prompts"),
         ("rl", "machines", 257, "rl.machines: 257 is more than rl.lanes 256; every machine needs a lane"),
-        ("rl", "fixed_size", 39, "latency.sizes: the largest is 38, but 39 is used"),
+        ("rl", "fixed_size", 39, "rl.fixed_size: 39 is more than 38, the largest of rl.sizes"),
         ("prompts", "path", "/no/such/folder", "prompts.path: /no/such/folder is not a folder"),
         ("target", "path", "/no/such/model", "target.path: /no/such/model is neither a folder nor a hub id"),
     ],
@@ -243,4 +233,4 @@ def test_config_has_the_options_of_the_stage_with_their_defaults(config, block):
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     own = {key: value for key, value in config[block].items() if key not in RULE_KEYS.get(block, ())}
     listed = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
-    assert listed == {key: defaults.get(key) for key in listed}
+    assert listed == {key: defaults[key] for key in listed}

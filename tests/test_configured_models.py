@@ -19,8 +19,8 @@ def test_what_is_not_trained_here_is_not_checked(config, tmp_path):
 
 
 def test_the_readmes_example_of_an_own_model_is_accepted(config, tmp_path, monkeypatch):
-    example = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
-    mine = yaml.safe_load(example)
+    readme = (ROOT / "README.md").read_text()
+    mine = yaml.safe_load(readme.split("```yaml\n# mine.yaml")[1].split("```")[0])
     monkeypatch.chdir(tmp_path)
     folder = Path(mine["prompts"]["path"])
     folder.mkdir()

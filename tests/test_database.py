@@ -1,4 +1,6 @@
-"""A real PostgreSQL holds the runs, also behind a tracking server, and the study of several workers."""
+"""A real PostgreSQL holds the runs, also behind a tracking server, and the study of several workers, which a
+journal file holds, too.
+"""
 
 import os
 import signal
@@ -17,10 +19,11 @@ import pytest
 from ltd import tracking, tune
 from ltd.errors import InputError
 from ltd.files import read_json
+from ltd.tracking import StageRun
 from postgres import postgres
 from slurm_cluster import free_ports, wait_for
 from test_tracking import Options, children
-from test_tune import TINY, Run, base, options  # noqa: F401 (a fixture)
+from test_tune import base, options  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,16 @@ def database():
         yield new
 
 
-class Meeting(Run):
+@pytest.fixture(params=["journal", "database"])
+def kept_in(request, monkeypatch):
+    """Where workers find their study."""
+    if request.param == "database":
+        new = request.getfixturevalue("database")
+        monkeypatch.setenv("OPTUNA_STORAGE", new(request.node.originalname))
+    return request.param
+
+
+class Meeting(StageRun):
     """Waits after a worker's first trial until the other has finished one, too."""
 
     def __init__(self, barrier):
@@ -37,13 +49,11 @@ class Meeting(Run):
         self.barrier, self.here = barrier, local()
 
     def metrics(self, values, step=None):
-        super().metrics(values, step)
         if not hasattr(self.here, "met"):
             self.here.met = self.barrier.wait(timeout=120)
 
 
-def test_workers_share_a_study(options, database, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("OPTUNA_STORAGE", database("study"))
+def test_workers_share_a_study(options, kept_in):  # noqa: F811
     parts = [replace(options, worker=worker, output=options.state / f"{worker}.json") for worker in (0, 1)]
     with ThreadPoolExecutor(2) as workers:
         runs = [Meeting(Barrier(2))] * 2
@@ -53,13 +63,13 @@ def test_workers_share_a_study(options, database, monkeypatch):  # noqa: F811
     study = tune.open_study(options, base(options))
     done = sorted(trial.number for trial in study.get_trials(states=tune.DONE))
     assert done == sorted([*own[0], *own[1]]) and 4 <= len(done) <= 5
-    tune.tune(replace(options, trials=4), Run())  # writes the results, adds nothing
+    tune.tune(replace(options, trials=4), StageRun())  # writes the results, adds nothing
     assert read_json(options.output / "best.json")["trials"] == len(done)
-    assert not (options.state / "journal.log").exists()
+    assert (options.state / "journal.log").exists() == (kept_in == "journal")
 
 
-def test_a_worker_leaves_the_trials_of_others_alone(options, database, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("OPTUNA_STORAGE", database("restart"))
+@pytest.mark.usefixtures("kept_in")
+def test_a_worker_leaves_the_trials_of_others_alone(options):  # noqa: F811
     first, second = (replace(options, worker=worker) for worker in (0, 1))
     study = tune.open_study(second, base(options))
     trial = study.ask()
@@ -127,7 +137,7 @@ def test_no_database_is_said_in_one_line(options, tmp_path, monkeypatch):  # noq
     nowhere = f"postgresql+psycopg2://ltd:secret@/study?host={tmp_path}"
     monkeypatch.setenv("OPTUNA_STORAGE", nowhere)
     with pytest.raises(InputError, match="OPTUNA_STORAGE: no database there") as refusal:
-        tune.tune(options, Run())
+        tune.tune(options, StageRun())
     assert "\n" not in str(refusal.value) and "secret" not in str(refusal.value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: nothing answers there") as refusal:

@@ -249,5 +249,5 @@ def test_command_says_how_fast_both_environments_are(files, capsys):
     replay_speed.main([*arguments, "--lanes", "4", "--steps", "5", "--repetitions", "2"])
     for name, line in zip(("depth", "size"), capsys.readouterr().out.splitlines(), strict=True):
         assert re.fullmatch(rf"{name}: [\d,]+ steps/s \(from [\d,]+ to [\d,]+\)", line)
-    with pytest.raises(SystemExit, match="^replay_speed: lanes, steps, repetitions: expected at least 1"):
+    with pytest.raises(SystemExit, match=r"^replay_speed: lanes, steps, repetitions: expected at least 1"):
         replay_speed.main([*arguments, "--lanes", "0"])

@@ -26,6 +26,7 @@ from ltd.texts.prompts import ChatFormat, render
 from pipeline import environment
 
 ROOT = Path(__file__).parents[1]
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 FOLDER = ROOT / "workflow/experiments"
 NAMES = ("llama31-8b", "vicuna-13b", "deepseek-r1-llama-8b", "qwen3-14b", "qwen3-32b")
 # Parameters of target and head in billions, from their model cards; layers of the feature taps.
@@ -73,7 +74,7 @@ def test_the_readmes_own_model_is_accepted(tmp_path):
     example = example.replace("my_prompts", str(tmp_path)).replace("/models/my-", "me/my-")
     (tmp_path / "mine.yaml").write_text(example)
     config = merged(ROOT / command, tmp_path / "mine.yaml")
-    configuration.check(config, ROOT / "workflow/schemas/config.schema.yaml")
+    configuration.check(config, SCHEMA)
     assert config["target"]["path"] == "me/my-model" and config["tree"]["beam"] == 10
 
 
@@ -82,11 +83,16 @@ def in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)  # paths in these files start at the root, where Snakemake is started
 
 
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_file_has_keys_and_values_that_there_are(file):
+    configuration.check_schema(merged(file), yaml.safe_load(SCHEMA.read_text()))
+
+
 @pytest.mark.parametrize("layers", [[], ["mmlu"]], ids=["tasks", "mmlu"])
 @pytest.mark.parametrize("name", NAMES)
 def test_experiment_is_valid(name, layers):
     config = merged(FOLDER / f"{name}.yaml", *(FOLDER / f"{layer}.yaml" for layer in layers))
-    configuration.check(config, ROOT / "workflow/schemas/config.schema.yaml")
+    configuration.check(config, SCHEMA)
     assert config["experiment"] == name and config["dtype"] == "bfloat16"
     assert config["tree"] == {"beam": 10, "max_depth": 12}
     assert config["latency"]["sizes"][0] == 1 and config["latency"]["sizes"][-1] == 240
@@ -181,7 +187,7 @@ def test_shapes_fit_together(name):
 
 def test_the_larger_default_is_valid():
     config = merged(FOLDER / "gpu-default.yaml")
-    configuration.check(config, ROOT / "workflow/schemas/config.schema.yaml")
+    configuration.check(config, SCHEMA)
     assert {size + 1 for size in config["rl"]["sizes"] if size > 11} <= set(row_buckets(128))
 
 

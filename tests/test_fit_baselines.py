@@ -12,19 +12,15 @@ from ltd.benchmark import BenchmarkOptions, make_controllers
 from ltd.errors import InputError
 from ltd.files import write_json
 from ltd.tracking import StageRun
-from synthetic import synthetic_profile, synthetic_traces
+from synthetic import save_inputs, synthetic_traces
 
 
 @pytest.fixture
 def options(tmp_path):
     traces = synthetic_traces(with_optional=True)
-    traces.save(tmp_path / "traces.safetensors")
-    synthetic_profile().save(tmp_path / "profile.json")
     return stage.FitBaselinesOptions(
         baseline="svip",
-        traces=tmp_path / "traces.safetensors",
-        validation_traces=tmp_path / "traces.safetensors",
-        profile=tmp_path / "profile.json",
+        **save_inputs(tmp_path, traces, traces),
         output=tmp_path / "baselines" / "svip",
         sizes=SIZES,
         published_size=16,

@@ -1,14 +1,17 @@
 """The command and the transformers interface, with a small saved model and head."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
+    AutoModelForCausalLM,
     GenerationMixin,
     PreTrainedTokenizerFast,
     StoppingCriteriaList,
@@ -22,10 +25,16 @@ from ltd.bfloat16 import in_bfloat16
 from ltd.draft_head.eagle3 import save_head
 from ltd.engine.controllers import StaticController
 from ltd.engine.custom_generate import ltd_generate
-from ltd.engine.decoding import decode_autoregressive
+from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.generate import Decoder, main
+from ltd.replay.latency import LatencyProfile
+from ltd.rl.machine import machine_width
+from ltd.rl.policies import PolicyNetwork, load_policy, save_policies
+from ltd.rl.policy_controller import PolicyController
+from saved_engine import save_engine
+from saved_experiment import BEAM, MAX_DEPTH, made_up_world, random_policies
 
 CONTROLLER = StaticController(3, 12)
 
@@ -48,6 +57,29 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def target(folders):
     return TargetModel.load(folders / "target", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """Another with policies in the place of tuned ones, some that observe the machine, and a profile."""
+    experiment, world = tmp_path_factory.mktemp("with_policies"), made_up_world()
+    save_engine(experiment)
+    tuned, observing = experiment / "policies/ltd/best", experiment / "observing"
+    random_policies(tuned, world)
+    observing.mkdir()
+    kinds = ("depth", "size")
+    save_policies(observing, *(that_observes_the_machine(load_policy(tuned, kind)) for kind in kinds))
+    world.profile.save(experiment / "profile.json")
+    return experiment
+
+
+def that_observes_the_machine(policy):
+    """The same policy, which the numbers of a machine tell something, too; its file will name none."""
+    (weight, bias), *rest = policy.network.layers
+    spec = replace(policy.spec, parts=(*policy.spec.parts, "machine"))
+    machine = np.random.default_rng(0).standard_normal((len(weight), machine_width(spec.sizes)))
+    seen = np.hstack([weight, machine])
+    return replace(policy, network=PolicyNetwork([(seen, bias), *rest]), spec=spec)
 
 
 def generate(target, folders, ids, **options):
@@ -141,7 +173,7 @@ def test_generate_within_a_sliding_window():
     model, prompt = random_model("mistral", sliding_window=64), torch.tensor([[3, 4, 5, 9]])
     engine = random_engine_options(model)
     with pytest.raises(InputError, match="use max_context of at most 64"):
-        model.generate(prompt, **engine, max_new_tokens=40)
+        model.generate(prompt, **engine, max_new_tokens=80)
     expected = model.generate(prompt, max_new_tokens=40, do_sample=False)
     found = model.generate(prompt, **engine, max_new_tokens=40, max_context=64)
     assert found.tolist() == expected.tolist()
@@ -153,6 +185,17 @@ def test_generate_ignores_left_padding(target, folders):
     padded = generate(target, folders, ids, attention_mask=mask, max_new_tokens=10)
     plain = generate(target, folders, ids[:, 2:], max_new_tokens=10)
     assert padded[0, 5:].tolist() == plain[0, 3:].tolist()
+
+
+def test_generate_drafts_the_trees_that_policies_were_fitted_to(experiment):
+    """As README.md calls it."""
+    model = AutoModelForCausalLM.from_pretrained(experiment / "target", dtype=torch.float32)
+    inputs = {"inputs": torch.tensor([[3, 4, 5, 9]]), "do_sample": False, "max_new_tokens": 30}
+    controller, draft = PolicyController.load(experiment / "policies/ltd/best"), str(experiment / "draft")
+    drafting = {"custom_generate": ltd_generate, "draft": draft, "controller": controller}
+    assert model.generate(**inputs, **drafting).tolist() == model.generate(**inputs).tolist()
+    with pytest.raises(InputError, match=f"fitted to trees of beam {BEAM} and depth {MAX_DEPTH}"):
+        model.generate(**inputs, **drafting, beam=BEAM + 1)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +237,36 @@ def test_command_streams_text_and_ends_with_the_speed(folders, capsys):
     assert len(output.out.split()) == 12
     assert "12 tokens, " in output.err and "tokens/s, acceptance length" in output.err
     assert "speedup" in output.err and output.err.rstrip().endswith(", the same tokens")
+
+
+def command_decodes(experiment, capsys, *options):
+    """Acceptance length and cycles that the command tells of; its tokens are those of plain decoding."""
+    fixed = ["--prompt", "w9", "--device", "cpu", "--threads", "1", "--max-new-tokens", "40"]
+    main(["--experiment", str(experiment), *fixed, *map(str, options)])
+    said = capsys.readouterr().err
+    assert said.rstrip().endswith(", the same tokens")
+    return re.search(r"acceptance length \S+ over \d+ cycles", said)[0]
+
+
+def test_command_decodes_with_policies(experiment, capsys):
+    """The experiment's own, those of a folder, and those of a folder on a machine."""
+    tuned, observing, profile = (
+        experiment / name for name in ("policies/ltd/best", "observing", "profile.json")
+    )
+    on_machine = PolicyController.load(observing, profile=LatencyProfile.load(profile))
+    named = ["--policies", observing, "--profile", profile]
+    told = []
+    for options, controller in (([], PolicyController.load(tuned)), (named, on_machine)):
+        decoder = Decoder.load(experiment / "target", experiment / "draft", controller, device="cpu")
+        engine = decoder.target, decoder.drafter, controller
+        result = decode(*engine, decoder.encode("w9"), max_new_tokens=40)
+        cycles = len(result.cycles)
+        told.append(f"acceptance length {(len(result.tokens) - 1) / cycles:.2f} over {cycles} cycles")
+        assert command_decodes(experiment, capsys, *options) == told[-1]
+    assert command_decodes(experiment, capsys, "--policies", tuned) == told[0] != told[1]
+    with pytest.raises(SystemExit):
+        command_decodes(experiment, capsys, "--policies", observing)
+    assert "give the latency profile of the machine to run on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

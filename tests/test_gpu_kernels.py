@@ -31,7 +31,7 @@ HEAD_TILED = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32
 TILED = HEAD_TILED | {"hidden_size": 128}
 HEADS = [(6, 2, 20), (4, 4, 16), (8, 1, 64)]  # query heads, key heads, size
 
-pytestmark = pytest.mark.parametrize("dtype", NUMBER_TYPES, ids=str)
+of_both_types = pytest.mark.parametrize("dtype", NUMBER_TYPES, ids=str)
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,7 @@ def check_close(ours, theirs):
     assert (ours.float() - theirs.float()).abs().max().item() <= max(2 * margin(theirs), 2e-4)
 
 
+@of_both_types
 @pytest.mark.parametrize("rows", [1, 5, 32])
 def test_products(rows, dtype):
     given, matrix = randn(rows, 256, dtype=dtype), randn(192, 256, dtype=dtype, scale=0.1)
@@ -60,6 +61,7 @@ def test_products(rows, dtype):
     check_close(products.product(weighted.last(), matrix), (normalised @ matrix.T)[-1:])
 
 
+@of_both_types
 @pytest.mark.parametrize("rows", [1, 5, 32])
 def test_products_within_a_layer(rows, dtype):
     given, residual = randn(rows, 128, dtype=dtype), randn(rows, 256, dtype=dtype)
@@ -73,6 +75,7 @@ def test_products_within_a_layer(rows, dtype):
     check_close(inner, lean_layers.gated(normalised @ gate_up.T))
 
 
+@of_both_types
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), HEADS)
 def test_rotation(heads, kv_heads, size, normed, dtype):
@@ -89,6 +92,7 @@ def test_rotation(heads, kv_heads, size, normed, dtype):
     check_close(buffers[0], buffers[1])
 
 
+@of_both_types
 @pytest.mark.parametrize(
     ("rows", "extra", "length", "context"), [(1, 0, 13, 40), (17, 8, 0, 30), (8, 0, 200, 256)]
 )
@@ -112,6 +116,7 @@ def test_attention(heads, kv_heads, size, rows, extra, length, context, dtype):
     check_close(ours, theirs.permute(2, 0, 1, 3).reshape(rows, -1))
 
 
+@of_both_types
 @pytest.mark.parametrize(("rows", "count"), [(1, 3000), (5, 700)])
 def test_best_children(rows, count, dtype):
     """Of equal logits the first, and one that is far below zero, too."""
@@ -128,6 +133,7 @@ def test_best_children(rows, count, dtype):
     assert torch.equal(alone[1], ids[order[-1]]) and torch.allclose(alone[0], expected[-1], atol=1e-4)
 
 
+@of_both_types
 @pytest.mark.parametrize("beam", [1, 2, 10])
 def test_beams_advance_alike(beam, dtype):
     depth = 6
@@ -176,7 +182,7 @@ def seen_cache(network, rows, own, context, layers):
 
 @pytest.mark.parametrize("rows", [1, 5, 33])
 @torch.inference_mode()
-def test_passes_of_a_target(engines, rows, dtype):
+def test_passes_of_a_target(engines, rows):
     net, context, length = engines[0], 20, torch.tensor([11], device=DEVICE)
     cache, slots, (keys, values), sees = seen_cache(net, rows, rows, context, layers=5)
     tokens = torch.randint(128, (rows,), device=DEVICE)
@@ -193,7 +199,7 @@ def test_passes_of_a_target(engines, rows, dtype):
 
 @pytest.mark.parametrize("taps", [True, False])
 @torch.inference_mode()
-def test_passes_of_a_head(engines, taps, dtype):
+def test_passes_of_a_head(engines, taps):
     """The prefix pass, whose last row has children, and a beam pass, whose rows all have."""
     net, rows, context, length = engines[1], 3, 20, torch.tensor([11], device=DEVICE)
     _, slots, (keys, values), sees = seen_cache(net, rows, 6, context, layers=1)
@@ -207,6 +213,7 @@ def test_passes_of_a_head(engines, taps, dtype):
         assert one.shape == two.shape and torch.allclose(one.float(), two.float(), atol=2e-3)
 
 
+@of_both_types
 def test_matrices_that_do_not_fall_into_tiles_are_left_to_the_library(dtype):
     for shape, parts, fits in (((128, 256), 1, True), ((128, 256), 2, True), ((64, 128), 2, False)):
         assert products.suits(torch.empty(shape, dtype=dtype), parts) == fits

@@ -12,22 +12,12 @@ from ltd.files import read_json
 from ltd.join_benchmark import JoinBenchmarkOptions, join_benchmark
 from ltd.measurement.summary import SUMMARY_COLUMNS, at_temperature, metric_label
 from ltd.tracking import StageRun
+from noted_run import NotedRun
 from saved_experiment import at_temperature as options_at
 from saved_experiment import make_experiment
 
 METHODS = ("autoregressive", "eagle3", "eagle3_grid", "ltd")
 TABLES = ("cycles", "runs", "oracle")
-
-
-class Logged(StageRun):
-    """Keeps the metrics that a stage logs."""
-
-    def __init__(self):
-        super().__init__()
-        self.values = {}
-
-    def metrics(self, values, step=None):
-        self.values |= values
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +26,7 @@ def parts(tmp_path_factory):
     experiment = make_experiment(tmp_path_factory.mktemp("experiment"))
     experiment = dataclasses.replace(experiment, methods=METHODS)
     greedy = dataclasses.replace(experiment, output=experiment.output / "t0")
-    both = [(greedy, Logged()), (options_at(experiment, 1.0), Logged())]
+    both = [(greedy, NotedRun()), (options_at(experiment, 1.0), NotedRun())]
     for options, run in both:
         benchmark(options, run)
     return both

@@ -19,14 +19,13 @@ def profile():
 def test_measured_points_come_back(profile):
     for name, table in profile.tables.items():
         look_up = getattr(profile, name)
+        if name.endswith("_policy"):  # whatever the context
+            assert look_up * 1e3 == pytest.approx(np.median(table.ms), rel=1e-12)
+            continue
         for i, point in enumerate(table.axis):
             for j, context in enumerate(profile.context_lengths):
-                if name in ("autoregressive_step", "plain_step"):
-                    seconds = look_up(context)
-                elif callable(look_up):
-                    seconds = look_up(point, context)
-                else:
-                    continue
+                steps = name in ("autoregressive_step", "plain_step")
+                seconds = look_up(context) if steps else look_up(point, context)
                 assert seconds * 1e3 == pytest.approx(table.ms[i][j], rel=1e-12)
 
 

@@ -21,7 +21,7 @@ from ltd.rl.policy_settings import COMPACT, PolicySettings
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
 from ltd.rl.workshop_files import open_workshop
-from synthetic import synthetic_profile, synthetic_traces
+from synthetic import save_inputs, synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 8, 16)
 MEASURED = synthetic_profile()
@@ -42,14 +42,6 @@ SETTINGS = PolicySettings(
     validations=1,
     rounds=0,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def world_on(*machines, seed=1):
@@ -181,9 +173,7 @@ def test_a_policy_without_a_machine_is_refused_in_one_line(pair, tmp_path):
 
 
 def test_stages_draw_the_family_around_the_measured_machine(tmp_path):
-    synthetic_traces().save(tmp_path / "traces.safetensors")
-    MEASURED.save(tmp_path / "profile.json")
-    paths = [tmp_path / name for name in ("traces.safetensors", "traces.safetensors", "profile.json")]
+    paths = save_inputs(tmp_path, synthetic_traces(), synthetic_traces(), MEASURED).values()
     shop = open_workshop(SETTINGS, *paths, seed=0)
     times = [[one.verify(16, 50) for one in w.family] for w in (shop.training, shop.validation)]
     assert len(times[0]) == 2 and not set(times[0]) & set(times[1])

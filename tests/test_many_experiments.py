@@ -1,4 +1,4 @@
-"""Several experiments in one DAG, and the table across them."""
+"""What docs/many-machines.md promises: experiments in one DAG, the table across them, workers, processes."""
 
 from pathlib import Path
 
@@ -74,6 +74,20 @@ def test_dag_holds_every_experiment_and_limits_hold_for_the_rules_of_each(config
     assert "second_fit_baseline" in counts and "alpha_fit_baseline" not in counts
     assert "--output results/alpha/target" in text and "--output results/second/target" in text
     assert sum("resources:" in line and "mem_mb=4321" in line for line in text.splitlines()) == 2
+
+
+def test_workers_of_a_study_are_jobs_and_processes_of_a_training_start_together(tmp_path):
+    shared = tmp_path / "shared.yaml"
+    shared.write_text("tune: {workers: 2}\ndraft: {processes: 2}\n")
+    result = snakemake(tmp_path, "--dry-run", "tune", config=[shared])
+    assert result.returncode == 0, result.stderr
+    plan = result.stdout + result.stderr
+    for worker in (0, 1):
+        assert f"python -m ltd.tune --worker {worker} " in plan
+        assert f"--output results/smoke/tuning-workers/{worker}.json --state results/smoke/state/tune" in plan
+    assert "torch.distributed.run --standalone --nproc-per-node 2 -m ltd.train_draft " in plan
+    counts = {words[0]: words[1] for line in plan.splitlines() if len(words := line.split()) == 2}
+    assert (counts["tune_worker"], counts["tune"], counts["train_draft"]) == ("2", "1", "1")
 
 
 def test_overview_compares_experiments(tmp_path):

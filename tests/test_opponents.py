@@ -39,7 +39,7 @@ from ltd.rl.workshop_files import open_workshop
 from ltd.tracking import StageRun
 from saved_experiment import SIZES as ENGINE_SIZES
 from saved_experiment import make_experiment
-from synthetic import synthetic_profile, synthetic_traces
+from synthetic import save_inputs, synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 8, 16, 24)
 
@@ -53,14 +53,10 @@ def world():
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     folder = tmp_path_factory.mktemp("opponents")
-    synthetic_traces(seed=0, sequences=48).save(folder / "train.safetensors")
-    synthetic_traces(seed=1, sequences=12).save(folder / "validation.safetensors")
-    synthetic_profile().save(folder / "profile.json")
+    traces = synthetic_traces(seed=0, sequences=48), synthetic_traces(seed=1, sequences=12)
     return FitOpponentsOptions(
         opponent="best_constant",
-        traces=folder / "train.safetensors",
-        validation_traces=folder / "validation.safetensors",
-        profile=folder / "profile.json",
+        **save_inputs(folder, *traces),
         output=folder / "opponents" / "best_constant",
         sizes=SIZES,
         size_network=(32,),

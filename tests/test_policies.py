@@ -19,7 +19,7 @@ from ltd.rl.evaluation import best_constant, evaluate
 from ltd.rl.live_decision import LiveDecision, live_observation, observe
 from ltd.rl.observations import DraftView, ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork, load_policy, save_policies
-from ltd.rl.policy_controller import PolicyController
+from ltd.rl.policy_controller import LiveObserver, PolicyController
 from ltd.rl.policy_settings import OBSERVED, SIZES, asked_depths, decisions_up_to
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.root_prior import RootPrior, root_prior
@@ -207,21 +207,25 @@ def test_task_speedups_are_those_of_the_tasks_alone(world):
         assert speedup == pytest.approx(evaluate(alone, 2, 4).speedup)
 
 
-def test_a_decision_takes_tens_of_microseconds():
+def test_a_decision_takes_less_time_than_in_numpy():
+    """Some ten microseconds, where numpy takes twenty."""
     traces = synthetic_traces(beam=10, max_depth=8, sequences=1)
     spec = ObservationSpec(OBSERVED, 10, 8, SIZES, root_prior=root_prior(traces))
-    controller = PolicyController(random_policy("depth", spec=spec), random_policy("size", spec=spec))
-    controller.begin(0)
-    scores = torch.from_numpy(traces.scores[5])
-    state = DraftState(8, 10, scores, depth=5, context_length=100)
+    policy, observer = random_policy("depth", spec=spec), LiveObserver(spec)
+    controller = PolicyController(policy, random_policy("size", spec=spec))
+    state = DraftState(8, 10, torch.from_numpy(traces.scores[5]), context_length=100)
+    ways = (controller.continue_drafting, lambda state: policy.network.choose(observer.observe(state)))
     times = []
     for _ in range(300):
         controller.accepted(0)
-        state.depth = 4
-        controller.continue_drafting(state)
-        state.depth = 5
-        start = time.perf_counter()
-        controller.continue_drafting(state)
-        times.append(time.perf_counter() - start)
-    print(f"{1e6 * np.min(times):.0f} µs a decision")
-    assert np.min(times) < 40e-6
+        observer.clear()
+        for depth in (4, 5):
+            state.depth, taken = depth, []
+            for decide in ways:
+                start = time.perf_counter()
+                decide(state)
+                taken.append(time.perf_counter() - start)
+        times.append(taken)
+    compiled, in_numpy = np.min(times, axis=0)
+    print(f"{1e6 * compiled:.0f} µs a decision, {1e6 * in_numpy:.0f} in numpy")
+    assert compiled < in_numpy

@@ -41,7 +41,7 @@ from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
 from ltd.rl.training_state import State, Training
 from ltd.rl.workshop_files import open_workshop
-from synthetic import synthetic_profile, synthetic_traces
+from synthetic import save_inputs, synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 8, 16)
 TINY = {
@@ -271,9 +271,7 @@ def test_wrong_settings_give_one_line(overrides, complaint):
 
 @pytest.fixture
 def files(tmp_path):
-    for name, seed in (("train", 1), ("validation", 2)):
-        synthetic_traces(seed=seed).save(tmp_path / f"{name}.safetensors")
-    synthetic_profile().save(tmp_path / "profile.json")
+    save_inputs(tmp_path, synthetic_traces(seed=1), synthetic_traces(seed=2))
     return tmp_path
 
 

@@ -13,6 +13,7 @@ from ltd.record_traces import RecordTracesOptions, TraceRecorder
 from ltd.replay.traces import Traces, check
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
+from noted_run import NotedRun
 from saved_engine import save_engine
 from tiny_engine import tiny_answers, tiny_drafter, tiny_head, tiny_target
 
@@ -121,20 +122,13 @@ def test_parts_hold_every_answer_within_their_budget(answers):
     assert len(parts) > 1
 
 
-class Noted(StageRun):
-    """A tracking run that keeps the JSON files given to it."""
-
-    def json(self, values, name):
-        self.file = {name: values}
-
-
 def test_a_stopped_recording_goes_on(saved, tmp_path, monkeypatch):
     options = make_options(
         **saved, output=tmp_path / "whole.safetensors", state=tmp_path / "state", part_tokens=60
     )
-    run = Noted()
+    run = NotedRun()
     stage.record_traces(options, run)
-    assert run.file["summary.json"]["traces.positions"] == len(Traces.load(options.output))
+    assert run.files["summary.json"]["traces.positions"] == len(Traces.load(options.output))
     original, calls = TraceRecorder.record, []
 
     def stops(self, part, header):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -73,6 +74,16 @@ def test_stages_of_several_experiments_have_their_names_before_them():
         "alpha_benchmark_at_temperature",
         "results/alpha/latency/profile.json",
     }
+
+
+def test_the_papers_training_takes_the_traces_that_are_there(finished, asking):
+    """`make paper-rl` after a reproduction."""
+    planned = snakemake(finished, "--dry-run", "train_paper_policies", config=[asking])
+    rules = set(re.findall(r"^(?:local)?rule (\w+):", planned.stdout + planned.stderr, re.MULTILINE))
+    assert rules == {*JOBS["train_policies"], "train_paper_policies"}, planned.stderr
+    commands = re.findall(r"python -m ltd.train_policy .*", planned.stdout + planned.stderr)
+    assert len(commands) == 3 and all("policies/paper-full/" in command for command in commands)
+    assert all(command.split("--preset ")[-1].startswith("paper ") for command in commands)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ltd.texts.batched_generation import answer_conversations, generate_batch
 from ltd.texts.prompts import render
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
+from noted_run import NotedRun
 
 PROMPTS = {
     "chat": [["Hello there, how are you?", "And why is that so?"], ["Hi", "Bye"]],
@@ -113,17 +114,11 @@ def test_later_turns_see_the_own_earlier_answer(target):
         assert replies[1].tokens == greedy_alone(target.model, replies[1].prompt, target.eos_ids, 8)
 
 
-class Noted(StageRun):
-    """A tracking run that keeps the JSON files given to it."""
-
-    def json(self, values, name):
-        self.file = {name: values}
-
-
 def test_stage_answers_every_turn_in_the_order_of_the_prompts(options, target):
-    run = Noted()
+    run = NotedRun()
     generate_responses(options, run)
-    assert run.file["summary.json"]["answers.chat"] == 4 and run.file["summary.json"]["answers.maths"] == 3
+    summary = run.files["summary.json"]
+    assert summary["answers.chat"] == 4 and summary["answers.maths"] == 3
     responses = Responses.load(options.output)
     labels = [(row["task"], row["question_id"], row["turn"]) for row in responses.labels]
     chat = [("chat", 80 + i, turn) for i in range(2) for turn in range(2)]
@@ -290,9 +285,9 @@ def test_what_ends_alike_is_answered_together():
 
 
 def test_seed_keys_fit_an_int64_and_do_not_change(target):
-    key = Question("chat", 80, ("a",)).seed_key(turn=1, seed=0)
-    assert key == Question("chat", 80, ("b",)).seed_key(turn=1, seed=0)
-    assert 0 <= key < 2**63
+    """What was sampled once is sampled again with the same seed."""
+    for turns in (("a",), ("b",)):
+        assert Question("chat", 80, turns).seed_key(turn=1, seed=0) == 345686932614469842 < 2**63
 
 
 def test_responses_survive_a_round_trip(tmp_path):

@@ -36,7 +36,6 @@ def test_a_job_runs_on_slurm(tmp_path):
         find_programs()
     except NotInstalled as error:
         pytest.skip(str(error))
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason="needs pip install '.[cluster]'")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--workflow-profile", str(PROFILE), "--slurm-status-command", "squeue"]
     command += ["--seconds-between-status-checks", "5", "prepare_prompts"]

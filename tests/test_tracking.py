@@ -65,6 +65,14 @@ def test_stages_started_at_once_share_a_store(experiment):
     assert [stage.returncode for stage in stages] == [0, 0, 0] and len(answers) == 1
 
 
+def test_usage_is_not_reported():
+    """Also where no variable of the environment says so."""
+    script = "from ltd import tracking; from mlflow.telemetry import get_telemetry_client; "
+    script += "assert tracking.mlflow and get_telemetry_client() is None"
+    clean = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], env=clean, check=True)
+
+
 @pytest.mark.parametrize("output", ["benchmark/t0.5", "traces/test-t0.5-w4", "latency/slower-10"])
 def test_name_of_a_run_keeps_numbers(experiment, output):
     suffix = "" if output.startswith("benchmark") else ".json"

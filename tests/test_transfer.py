@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json
@@ -40,8 +39,7 @@ CONDITIONED = replace(SETTINGS, machines=4, size_observation=OBSERVATION, depth_
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory):
     """An experiment's folder with a move to a machine with slower growth, and one home."""
-    folder, threads = tmp_path_factory.mktemp("experiment"), torch.get_num_threads()
-    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("experiment")
     for seed, split in enumerate(("train", "validation", "test")):
         synthetic_traces(seed=seed, sequences=12).save(folder / f"{split}.safetensors")
     synthetic_profile().save(folder / "measured.json")
@@ -62,7 +60,6 @@ def moved(tmp_path_factory):
             max_size=16,
         )
         transfer(options, StageRun())
-    torch.set_num_threads(threads)
     return folder
 
 

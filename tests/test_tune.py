@@ -13,7 +13,8 @@ from ltd import tune
 from ltd.errors import InputError
 from ltd.rl.policy_settings import PolicySettings, with_overrides
 from ltd.rl.search_space import SPACE, as_settings, as_values
-from synthetic import synthetic_profile, synthetic_traces
+from ltd.tracking import StageRun
+from synthetic import save_inputs, synthetic_profile, synthetic_traces
 
 TINY = {
     "size_steps": 1024,
@@ -27,29 +28,13 @@ TINY = {
 }
 
 
-class Run:
-    def __init__(self):
-        self.logged = []
-
-    def metrics(self, values, step=None):
-        self.logged.append((values, step))
-
-    def artifact(self, path):
-        pass
-
-
 @pytest.fixture
 def options(tmp_path, monkeypatch):
     # Trials as short as possible: one round.
     monkeypatch.setitem(SPACE, "rounds", [1])
-    for name, seed in (("train", 1), ("validation", 2)):
-        synthetic_traces(seed=seed, sequences=4).save(tmp_path / f"{name}.safetensors")
-    synthetic_profile().save(tmp_path / "profile.json")
     (tmp_path / "settings.json").write_text(json.dumps(TINY))
     return tune.TuneOptions(
-        traces=tmp_path / "train.safetensors",
-        validation_traces=tmp_path / "validation.safetensors",
-        profile=tmp_path / "profile.json",
+        **save_inputs(tmp_path, *(synthetic_traces(seed=seed, sequences=4) for seed in (1, 2))),
         output=tmp_path / "tuning",
         state=tmp_path / "state",
         settings=tmp_path / "settings.json",
@@ -78,8 +63,7 @@ def test_a_dead_writers_lock_can_be_told_by_its_age(tmp_path, monkeypatch):
 
 
 def test_study_starts_with_the_defaults_and_goes_on_where_it_stopped(options):
-    run = Run()
-    tune.tune(options, run)
+    tune.tune(options, StageRun())
     best = json.loads((options.output / "best.json").read_text())
     with (options.output / "trials.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -98,7 +82,7 @@ def test_study_starts_with_the_defaults_and_goes_on_where_it_stopped(options):
             dead.suggest_categorical(name, choices)
         else:
             dead.suggest_float(name, *choices, log=True)
-    tune.tune(replace(options, trials=3), run)
+    tune.tune(replace(options, trials=3), StageRun())
     study = tune.open_study(options, base(options))
     states = [trial.state.name for trial in study.trials]
     assert states[2] == "FAIL" and states.count("FAIL") == 1
@@ -106,7 +90,7 @@ def test_study_starts_with_the_defaults_and_goes_on_where_it_stopped(options):
     assert json.loads((options.output / "best.json").read_text())["trials"] == 3
 
     # With nothing left to do, only the results are written again.
-    tune.tune(replace(options, trials=3), run)
+    tune.tune(replace(options, trials=3), StageRun())
     assert len(tune.open_study(options, base(options)).trials) == 4
 
 
@@ -136,6 +120,6 @@ def test_trials_are_shortened_in_whole_rollouts():
 
 def test_impossible_budgets_are_refused(options):
     with pytest.raises(InputError, match=r"tune\.trials: 0"):
-        tune.tune(replace(options, trials=0), Run())
+        tune.tune(replace(options, trials=0), StageRun())
     with pytest.raises(InputError, match=r"step_share: 0"):
-        tune.tune(replace(options, step_share=0.0), Run())
+        tune.tune(replace(options, step_share=0.0), StageRun())
