@@ -2,7 +2,8 @@
 
 Every trial is a short chain of co-adaptation in this process; its value is the validation speedup of its best
 iteration, and it is pruned after an iteration that falls behind the median of the trials before. The first
-trial has the settings of the chain `default`, where the space holds them. The winner is retrained with full steps as the chain `ltd`.
+trial has the settings of the chain `default`, where the space holds them. The winner is retrained with full
+steps as the chain `ltd`.
 
 The study lives in a journal file, or in the database that OPTUNA_STORAGE names. Workers, processes on one
 machine or many, share it: each takes the next trial, until there are enough.
