@@ -211,7 +211,7 @@ def test_vicunas_template_writes_its_conversation_format():
     ids = render(tokenizer, ["Hi", "Why?"], ["Hello"], ChatFormat(template=template))
     end = tokenizer.eos_token
     text = tokenizer.decode(ids)
-    assert text.startswith(f"{end}A chat between a curious user")
+    assert text.startswith(f"{end} A chat between a curious user")
     assert text.endswith(f" USER: Hi ASSISTANT: Hello{end} USER: Why? ASSISTANT:")
     ids = render(tokenizer, ["Hi"], [], ChatFormat(system="Be brief.", template=template))
-    assert tokenizer.decode(ids) == f"{end}Be brief. USER: Hi ASSISTANT:"
+    assert tokenizer.decode(ids) == f"{end} Be brief. USER: Hi ASSISTANT:"

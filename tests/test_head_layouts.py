@@ -265,6 +265,17 @@ def test_export_and_import_again(layout, changes, target, target_folder, tmp_pat
     assert loaded.config == head.config and same(loaded, head) and torch.equal(loaded.t2d, head.t2d)
 
 
+@pytest.mark.parametrize("layout", ["published", "speculators"])
+def test_a_head_without_an_output_is_exported_with_the_targets(layout, target, target_folder, tmp_path):
+    save_head(make_head(target, draft_vocab_size=VOCAB), tmp_path / "head")
+    weights = tmp_path / "head/model.safetensors"
+    save_file({k: v for k, v in load_file(weights).items() if k != "lm_head.weight"}, weights)
+    places = {"draft": str(tmp_path / "head"), "target": str(target_folder), "output": tmp_path / "out"}
+    export_draft(ExportDraftOptions(**places, layout=layout))
+    output = load_file(tmp_path / "out/model.safetensors")["lm_head.weight"]
+    assert torch.equal(output, target.model.lm_head.weight)
+
+
 def test_speculators_files_have_the_keys_of_that_project(target, target_folder, tmp_path):
     save_head(make_head(target, **NORMS["all"]), tmp_path / "head")
     options = ExportDraftOptions(

@@ -205,6 +205,29 @@ def test_hub_columns_of_several_kinds(hub):
     assert {"Do 0", "Do 1\nit"} <= found
 
 
+def test_hub_columns_of_messages_are_what_the_user_says(hub):
+    def messages(index, who, said):
+        return [{who: side, said: f"{side} {index}"} for side in ("system", "user", "assistant", "user")]
+
+    for keys in (("role", "content"), ("from", "value")):
+        hub.rows = Rows({"messages": messages(index, *keys)} for index in range(8))
+        prompts = hub_prompts(["chat=me/chats::train_sft:messages"], ["chat"], COUNTS)
+        first = prompts["train"]["chat"][0]
+        assert first.turns == (f"user {first.question_id}",) * 2
+    hub.rows = Rows({"messages": [{"text": "Hello"}]} for _ in range(8))
+    with pytest.raises(InputError, match=r"me/chats: messages holds neither texts nor messages with role"):
+        hub_prompts(["chat=me/chats::train_sft:messages"], ["chat"], COUNTS)
+
+
+def test_questions_that_begin_alike_are_one(tmp_path):
+    """Their first answers would be the same in two splits."""
+    same = [{"turns": ["Where is it?", f"And then, {number}?"]} for number in range(6)]
+    write_jsonl(tmp_path / "mails.jsonl", [*same, *({"turns": [f"Mail {n}"]} for n in range(5))])
+    prompts = file_prompts(tmp_path, ["mails"], COUNTS)
+    firsts = [each.turns[0] for split in prompts.values() for each in split["mails"]]
+    assert sorted(firsts) == ["Mail 0", "Mail 1", "Mail 2", "Mail 3", "Mail 4", "Where is it?"]
+
+
 def test_hub_revisions_configurations_and_choices(hub):
     hub.rows = Rows({"question": f"Which is {i}?", "choices": ["one", "two"], "answer": 1} for i in range(8))
     prompts = hub_prompts(
@@ -284,7 +307,7 @@ def test_hub_mistakes_are_named(hub, entry, complaint):
     ("refused", "remedy"),
     [
         (GatedRepoError, "accept its licence at https://huggingface.co/datasets/openai/gsm8k, then `hf auth"),
-        (OfflineModeIsEnabled, "`hf download openai/gsm8k --repo-type dataset` where there is a network"),
+        (OfflineModeIsEnabled, "HF_HUB_OFFLINE is set; load it once where there is a network"),
     ],
 )
 def test_gated_data_sets_and_no_network_have_their_remedy(hub, refused, remedy):

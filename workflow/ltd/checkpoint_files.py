@@ -68,7 +68,7 @@ def check_chat_template(path: str) -> None:
     if not folder.is_dir():
         return
     settings = folder / "tokenizer_config.json"
-    inside = settings.is_file() and "chat_template" in read_json(settings)
+    inside = settings.is_file() and bool(read_json(settings).get("chat_template"))
     if not inside and not (folder / "chat_template.jinja").is_file():
         raise InputError(
             f"target.path: the tokenizer in {path} has no chat template; give responses.chat_template, or "

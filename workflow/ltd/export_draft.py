@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ltd.draft_head.checkpoint import EMBEDDING, read_checkpoint, write_checkpoint, write_speculators
+from ltd.draft_head.checkpoint import EMBEDDING, OUTPUT, read_checkpoint, write_checkpoint, write_speculators
 from ltd.engine.model_loading import read_config
 from ltd.errors import InputError
 from ltd.hub import local_folder
@@ -44,6 +44,10 @@ def export_draft(options: ExportDraftOptions) -> None:
     if "d2t" in tensors and "t2d" not in tensors:
         ids = tensors["d2t"] + torch.arange(config.draft_vocab_size)
         tensors["t2d"] = torch.zeros(config.vocab_size, dtype=torch.bool).index_fill(0, ids, True)
+    if OUTPUT not in tensors:  # the target's own, which a loader without the target cannot know
+        if config.draft_vocab_size != config.vocab_size:
+            raise InputError(f"{options.draft}: {OUTPUT} is missing; its vocabulary is not the target's")
+        tensors[OUTPUT] = target_weight(options.target, EMBEDDING if text.tie_word_embeddings else OUTPUT)
     dtype = tensors["fc.weight"].dtype
     if options.layout == "published":
         if not config.plain:
@@ -53,7 +57,7 @@ def export_draft(options: ExportDraftOptions) -> None:
         write_checkpoint(options.output, config, tensors, dtype)
         return
     if EMBEDDING not in tensors:
-        tensors[EMBEDDING] = target_embedding(options.target)
+        tensors[EMBEDDING] = target_weight(options.target, EMBEDDING)
     write_speculators(
         options.output,
         config,
@@ -65,20 +69,22 @@ def export_draft(options: ExportDraftOptions) -> None:
     )
 
 
-def target_embedding(name: str) -> Tensor:
-    """Input embedding [vocab_size, hidden_size] of a target, from its files without the rest of the model."""
+def target_weight(name: str, weight: str) -> Tensor:
+    """Input embedding or output head [vocab_size, hidden_size] of a target, from its files without the rest
+    of the model.
+    """
     folder = local_folder(name)
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 (no mapping)
-                if key.endswith(EMBEDDING):
+                if key.endswith(weight):
                     return tensors.get_tensor(key)
     for file in sorted(folder.glob("pytorch_model*.bin")):
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         for key, tensor in tensors.items():
-            if key.endswith(EMBEDDING):
+            if key.endswith(weight):
                 return tensor
-    raise InputError(f"{name}: no {EMBEDDING} in its weights; use the folder of a whole model")
+    raise InputError(f"{name}: no {weight} in its weights; use the folder of a whole model")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

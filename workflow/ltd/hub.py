@@ -25,6 +25,16 @@ _REMEDIES = {
     "{files}` where there is a network, or give a folder",
 }
 
+# The cache that is looked into without a network is that of prepared data sets, not of downloaded files.
+_PREPARED = (
+    "it has not been prepared here and {why}; load it once where there is a network, by `snakemake "
+    "prepare_prompts` say, and take HF_DATASETS_CACHE along"
+)
+_OF_DATASETS = {
+    "OfflineModeIsEnabled": _PREPARED.replace("{why}", "HF_HUB_OFFLINE is set"),
+    "LocalEntryNotFoundError": _PREPARED.replace("{why}", "the hub cannot be reached"),
+}
+
 
 def split_revision(name: str | Path) -> tuple[str, str | None]:
     """Split `owner/name@revision` into id and revision; a local folder has none."""
@@ -51,11 +61,10 @@ def explain(error: BaseException, name: str | Path, kind: str = "model") -> str:
     what to do about it.
     """
     plain, revision = split_revision(name)
-    of_kind = {"model": ("", ""), "dataset": ("datasets/", " --repo-type dataset")}
-    folder, flag = of_kind[kind]
-    files = f"{plain}{flag}" + (f" --revision {revision}" if revision else "")
+    folder = {"model": "", "dataset": "datasets/"}[kind]
+    files = plain + (f" --revision {revision}" if revision else "")
     causes = {type(cause).__name__ for cause in _causes(error)}
-    for cause, remedy in _REMEDIES.items():
+    for cause, remedy in (_REMEDIES | (_OF_DATASETS if kind == "dataset" else {})).items():
         if cause in causes:
             return remedy.format(page=folder + plain, files=files, revision=revision)
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

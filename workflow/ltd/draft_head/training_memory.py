@@ -43,9 +43,11 @@ def largest_batch(
 
 
 def head_bytes(head: Eagle3Config) -> int:
-    """Weights, gradients, momentum of the matrices, two moments of the output head, the frozen embedding."""
+    """Weights, gradients, momentum of the matrices, two moments of the output head, the target's rows for the
+    same tokens, the frozen embedding.
+    """
     output = head.draft_vocab_size * head.hidden_size
-    return FLOAT * (3 * sum(_matrices(head)) + 4 * output + head.vocab_size * head.hidden_size)
+    return FLOAT * (3 * sum(_matrices(head)) + 5 * output + head.vocab_size * head.hidden_size)
 
 
 def step_bytes(head: Eagle3Config) -> int:

@@ -128,12 +128,31 @@ def _load(source: HubSource) -> list[Conversation]:
 def _question(row: Mapping[str, Any], index: int, source: HubSource) -> Conversation:
     first = row[source.columns[0]]
     if isinstance(first, list):
-        turns = tuple(map(str, first))
+        turns = _users_turns(first, source)
     else:
         turns = (source.lead + "\n".join(_text(row[column]) for column in source.columns if row[column]),)
     answer = row.get(source.reference) if source.reference else None
     reference = tuple(map(str, answer)) if isinstance(answer, list) else (answer,) if answer else ()
     return Conversation(index, source.name, turns, reference[: len(turns)])
+
+
+def _users_turns(values: list[Any], source: HubSource) -> tuple[str, ...]:
+    """What the user says: a list of texts, or his part of the messages of a chat data set."""
+    if all(isinstance(value, str) for value in values):
+        return tuple(values)
+    turns = []
+    for value in values:
+        who, said = (
+            next((value[key] for key in keys if key in value), None) if isinstance(value, Mapping) else None
+            for keys in (("role", "from"), ("content", "value"))
+        )
+        if not isinstance(said, str) or who is None:
+            raise InputError(
+                f"prompts.hub: {source.name}: {source.columns[0]} holds neither texts nor messages with role "
+                "and content; name a column of prompts"
+            )
+        turns += [said] * (who in ("user", "human"))
+    return tuple(turns)
 
 
 def _text(value: Any) -> str:

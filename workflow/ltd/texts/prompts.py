@@ -21,6 +21,7 @@ from ltd.world import Conversation
 # has learned from than on any others, and policies would come to expect too much.
 SPLITS = ("draft", "train", "validation", "test")
 # Shares of a single file of questions: enough of EAGLE's 80 are left to test on. The rest is `train`.
+DATE = "26 Jul 2024"  # where a template has none of its own, that of Llama 3.1's
 _SHARES = {"test": 0.3, "validation": 0.2, "draft": 0.25}
 
 Prompts = dict[str, dict[str, list[Conversation]]]
@@ -159,8 +160,10 @@ def divide(
 
 
 def in_hash_order(questions: Sequence[Conversation], task: str) -> list[Conversation]:
-    """Questions of different texts, the first of each, in the order of a hash of their ids."""
-    different = {world.normalised(question.turns): question for question in reversed(questions)}.values()
+    """Questions of different texts, the first of each, in the order of a hash of their ids; first turns
+    decide, for each turn is a prompt of its own.
+    """
+    different = {world.normalised(question.turns[:1]): question for question in reversed(questions)}.values()
     return sorted(different, key=lambda question: _order(task, question.question_id))
 
 
@@ -231,7 +234,8 @@ def render(
     for answer, turn in zip(answers, turns[1:], strict=True):
         messages.append({"role": "assistant", "content": answer})
         messages.append({"role": "user", "content": turn})
-    switches = {} if form.thinking is None else {"enable_thinking": form.thinking}
+    # Some templates tell the model today's date, and prompts would be others tomorrow.
+    switches = {"date_string": DATE} | ({} if form.thinking is None else {"enable_thinking": form.thinking})
     try:
         text = tokenizer.apply_chat_template(
             messages, chat_template=form.template, add_generation_prompt=True, tokenize=False, **switches

@@ -80,7 +80,7 @@ def _prompt(conversation: Conversation | Sequence[str], turn: int) -> str:
 
 
 def _function(prompt: str, answer: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """The completed function, or None where it does not compile."""
+    """The completed function, or None where it does not compile, does nothing, or is not all there is."""
     signature = prompt[prompt.find("def ") :].rstrip("\n")
     # A tokenizer may have taken the first line's indentation away.
     body = answer if answer.startswith((" ", "\n")) else "    " + answer
@@ -88,9 +88,11 @@ def _function(prompt: str, answer: str) -> ast.FunctionDef | ast.AsyncFunctionDe
     try:
         with warnings.catch_warnings(action="ignore"):
             compile(source, "answer", "exec")
-            return ast.parse(source).body[0]
+            function, *more = ast.parse(source).body
     except (SyntaxError, ValueError):
         return None
+    only_told = len(function.body) == 1 and ast.get_docstring(function) is not None
+    return None if more or only_told else function
 
 
 def _compiles(prompt: str, answer: str) -> bool:
