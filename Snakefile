@@ -23,8 +23,8 @@ onstart:
 
 
 onsuccess:
-    close_parent_run("FINISHED")
     print_outcome()
+    close_parent_run("FINISHED")
 
 
 onerror:

@@ -301,7 +301,7 @@ def test_overhead_in_replay_and_on_the_clock(tmp_path):
     cycles = pd.DataFrame(rows).assign(policy_ms=[0, 0, 1, 9])
     sampled = cycles.assign(temperature=1.0, policy_ms=5.0)  # must not count
     pd.concat([cycles, sampled]).to_parquet(tmp_path / "cycles.parquet")
-    measured = measured_overhead(tmp_path / "cycles.parquet")
+    measured = measured_overhead(tmp_path / "cycles.parquet", 0.0)
     assert measured == {"ltd": pytest.approx(0.25)}  # code is no headline task
     table, runs = made_up({"ltd": 1.0, GRID: 1.0})
     sentence = finding("overhead", table, runs, measured, 0)

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from ltd.errors import InputError
-from ltd.files import atomic_path, file_hash, own_files, read_json, read_jsonl, write_json, write_jsonl
+from ltd.files import (
+    atomic_path,
+    discard,
+    file_hash,
+    own_files,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):
@@ -93,3 +102,14 @@ def test_own_files_are_those_of_a_folder_that_is_there(tmp_path):
     assert own_files(str(tmp_path), "*") == [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
     assert own_files(str(tmp_path), "**/*.json")[-1] == str(tmp_path / "below/d.json")
     assert own_files("owner/name", "*") == own_files(None, "*") == []
+
+
+def test_a_discarded_folder_is_gone_as_a_whole(tmp_path, monkeypatch):
+    """Killed while it deletes, its name is free already."""
+    folder = tmp_path / "state"
+    (folder / "best").mkdir(parents=True)
+    seen = []
+    monkeypatch.setattr("shutil.rmtree", lambda path: seen.append((path.name, folder.exists())))
+    discard(folder)
+    assert seen == [(".state.discarded", False)]
+    discard(tmp_path / "never was")

@@ -15,8 +15,10 @@ TARGET = {"hidden_size": 64, "vocab_size": 500, "num_hidden_layers": 8, "max_pos
 HEAD = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 4, "vocab_size": 500}
 
 
-def config(target, draft, longest=1024):
+def config(target, draft, longest=900):
     return {
+        "reuse": None,
+        "responses": {"max_new_tokens": 128},
         "target": {"path": target},
         "draft": {"path": draft, "draft_vocab_size": 400, "tap_layers": []},
         "tree": {"max_depth": 12},
@@ -66,6 +68,20 @@ def test_contexts_to_profile_must_leave_room(tmp_path):
     check_models(config(target, None, longest=2048 - 70))
     with pytest.raises(InputError, match=r"1979 leaves no room .* context of 2048 allows 1978"):
         check_models(config(target, None, longest=1979))
+    # A target that is trained here has 1024, which is known before it is.
+    check_models(config(None, None, longest=1024 - 70))
+    with pytest.raises(InputError, match=r"955 leaves no room .* context of 1024 allows 954"):
+        check_models(config(None, None, longest=955))
+
+
+@pytest.mark.parametrize(("path", "room"), [(None, 1024), ("target", 2048)])
+def test_answers_must_leave_room_for_a_prompt(tmp_path, path, room):
+    settings = config(path and model(tmp_path / path, TARGET), None)
+    settings["responses"]["max_new_tokens"] = room
+    with pytest.raises(
+        InputError, match=rf"^responses\.max_new_tokens: {room} leaves no room .* {room} tokens"
+    ):
+        check_models(settings)
 
 
 @pytest.mark.parametrize("change", [{"sliding_window": 1500}, {"rope_scaling": {"type": "dynamic"}}])

@@ -85,7 +85,7 @@ def test_held_out_points_lie_between_measured_ones():
         ({"sizes": (2, 4)}, "from 1"),
         ({"sizes": (1, 1000)}, "at most 21"),
         ({"context_lengths": (64,)}, "latency.context_lengths"),
-        ({"max_depth": 0}, "latency.max_depth"),
+        ({"max_depth": 0}, "tree.max_depth"),
         ({"repetitions": 0}, "latency.repetitions"),
     ],
 )

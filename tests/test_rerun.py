@@ -93,6 +93,9 @@ def test_the_papers_training_takes_the_traces_that_are_there(finished, asking):
         ("rl: {depth_network: [16]}", {"fit_opponent", *TUNE}),
         ("opponents: {fit_rounds: 3}", {"fit_opponent", *BENCHMARK}),
         ("grid: {max_size: 12}", GRID),
+        # What takes less memory or other threads makes the same; what takes the time of things sees it.
+        ("{traces: {chunk: 7}, draft: {feature_cache_gib: 1.5}}", set()),
+        ("threads: 2", {"profile_latency", *REPLAY}),
     ],
 )
 def test_changed_key_reruns_only_what_depends_on_it(finished, asking, tmp_path, change, rerun):

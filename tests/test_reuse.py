@@ -39,9 +39,10 @@ def finished(folder, beam=4, max_depth=4, tasks=TAUGHT, prompts=2):
     for name in ("target", "draft", *(f"{chain}/{part}" for chain in chains for part in parts)):
         (folder / name).mkdir(parents=True)
         (folder / name / "weights").write_text(name)
-    for name in ("benchmark/grid.json", "tuning/best.json", "tuning/trials.csv"):
+    for name in ("tuning/best.json", "tuning/trials.csv"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{}")
+    write_json(folder / "benchmark/grid.json", {"grids": [{"temperature": 0.0}]})
     for split in ("draft", "train", "validation", "test"):
         for file in (f"traces/{split}-t0-w{beam}", f"responses/{split}-t0"):
             (folder / file).parent.mkdir(exist_ok=True)
@@ -98,7 +99,9 @@ def written(own):
 def test_policies_for_another_temperature_are_not_reused(again, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     again[0]["traces"] = {"temperature": 0.7}
-    with pytest.raises(InputError, match=r"^traces\.temperature: 0\.7, but the policies of results/smoke"):
+    with pytest.raises(
+        InputError, match=r"^traces\.temperature: 0\.7, but the policies of \S+ learned at 0;"
+    ):
         configuration.check(merged(ROOT / "tests/config.yaml", written(again)), SCHEMA)
 
 

@@ -173,11 +173,9 @@ def test_the_readme_finds_the_best_reward(experiment, monkeypatch, capsys):
         ]
         options = Options(default, default / "ablations" / "rewards.csv")
         with tracking.stage_run("evaluate_ablation", options) as run:
-            log(run, pd.DataFrame(rows, columns=columns))
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = (
-        block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "search_runs" in block
-    )
+            log(run, pd.DataFrame(rows, columns=columns), 0.0)
+    text = (Path(__file__).parents[1] / "docs/ablations.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(experiment.parents[1])
     capsys.readouterr()
     exec(code, {})

@@ -91,7 +91,10 @@ def close_parent_run(status):
     from ltd import tracking
 
     for experiment in EXPERIMENTS:
-        tracking.close_parent(Path("results") / experiment, status)
+        try:
+            tracking.close_parent(Path("results") / experiment, status)
+        except InputError as error:
+            print(error)
 
 
 def print_outcome():

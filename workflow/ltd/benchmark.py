@@ -8,7 +8,6 @@ every method: `lossless` in the summary says whether they were. One temperature 
 the traces; `ltd.join_benchmark` puts several together.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -32,7 +31,7 @@ from ltd.engine.lookup_drafting import LookupDrafter
 from ltd.engine.lookup_folder import load_lookup
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
-from ltd.files import atomic_path, file_hash, read_json, write_json
+from ltd.files import atomic_path, discard, file_hash, read_json, write_json
 from ltd.measurement.profile_rounds import ProfileRounds, drift, rounds_between
 from ltd.measurement.protocol import check_answers, schedule, select_prompts
 from ltd.measurement.reference_check import compare_with_transformers
@@ -345,7 +344,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     own_profile.save(options.output / "profile.json")
     write_json(options.output / "benchmark.json", facts)
     log(run, summary, facts, options.output)
-    shutil.rmtree(state)  # who asks for the benchmark again wants it measured again
+    discard(state)  # who asks for the benchmark again wants it measured again
 
 
 def log(run: StageRun, summary: pd.DataFrame, facts: dict[str, Any], output: Path) -> None:

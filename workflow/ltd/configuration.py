@@ -101,11 +101,11 @@ def check_reuse(config: Config) -> None:
     for key, value in config["tree"].items():
         if made[key] != value:
             raise InputError(f"tree.{key}: {value}, but {folder} was made with {made[key]}; use the same")
-    learned = f"{config['traces']['temperature']:g}"
-    if not any(folder.glob(f"traces/validation-t{learned}-w*.safetensors")):
+    ours = config["traces"]["temperature"]
+    theirs = read_json(folder / "benchmark/grid.json")["grids"][0]["temperature"]
+    if ours != theirs:
         raise InputError(
-            f"traces.temperature: {learned}, but the policies of {folder} learned at another one; "
-            "use the same"
+            f"traces.temperature: {ours:g}, but the policies of {folder} learned at {theirs:g}; use the same"
         )
 
 

@@ -16,7 +16,7 @@ from ltd.ablations.findings import finding, means, seed_numbers
 from ltd.ablations.replayed import replay
 from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
-from ltd.measurement.summary import GREEDY, PHASES, at_temperature, headline_tasks, metric_label
+from ltd.measurement.summary import PHASES, headline_tasks, metric_label
 from ltd.methods import BASELINE
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
@@ -49,9 +49,10 @@ def evaluate_ablation(options: EvaluateAblationOptions, run: StageRun) -> None:
     grid = read_json(options.grid)["best"]
     runs, cycles = replay(options.methods, traces, profile, grid, options.policies)
     table = comparison(runs, cycles, options.methods, options.seed)
-    measured = measured_overhead(options.cycles) if options.cycles is not None else {}
+    measured = measured_overhead(options.cycles, traces.temperature) if options.cycles is not None else {}
     facts: dict[str, Any] = {
         "ablation": options.name,
+        "temperature": traces.temperature,
         "reference": options.methods[0],
         "finding": finding(options.name, table, runs, measured, options.seed),
         "seed": options.seed,
@@ -64,7 +65,7 @@ def evaluate_ablation(options: EvaluateAblationOptions, run: StageRun) -> None:
     with atomic_path(options.output) as temporary:
         table.to_csv(temporary, index=False)
     write_json(options.output.with_suffix(".json"), facts)
-    log(run, table)
+    log(run, table, traces.temperature)
     for path in (options.output, options.output.with_suffix(".json")):
         run.artifact(path)
     shown = ["speedup", "speedup_low", "speedup_high", "ratio", "ratio_low", "ratio_high", "gap_share"]
@@ -72,9 +73,15 @@ def evaluate_ablation(options: EvaluateAblationOptions, run: StageRun) -> None:
     print(facts["finding"])
 
 
-def measured_overhead(path: Path) -> dict[str, float]:
-    """Share of the policies in the wall time of greedy decoding, by method: mean of the headline tasks."""
-    cycles = at_temperature(pd.read_parquet(path, columns=["method", "task", "temperature", *PHASES]))
+def measured_overhead(path: Path, temperature: float) -> dict[str, float]:
+    """Share of the policies in the wall time at a temperature, by method: mean of the headline tasks.
+
+    Empty where the benchmark did not decode at it.
+    """
+    cycles = pd.read_parquet(path, columns=["method", "task", "temperature", *PHASES])
+    cycles = cycles[cycles["temperature"] == temperature]
+    if cycles.empty:
+        return {}
     sums = cycles[cycles["method"] != BASELINE].groupby(["method", "task"])[list(PHASES)].sum()
     shares = (sums["policy_ms"] / sums.sum(axis=1)).unstack("task")
     return {
@@ -82,11 +89,11 @@ def measured_overhead(path: Path) -> dict[str, float]:
     }
 
 
-def log(run: StageRun, table: pd.DataFrame) -> None:
+def log(run: StageRun, table: pd.DataFrame, temperature: float) -> None:
     """Log speedup, acceptance length and share of the gap to the oracle by method and task."""
     values = {}
     for row in table.itertuples():
-        label = metric_label(row.method, row.task, GREEDY)
+        label = metric_label(row.method, row.task, temperature)
         for name in ("speedup", "acceptance_length", "gap_share"):
             if pd.notna(value := getattr(row, name)):
                 values[f"{name}/{label}"] = value

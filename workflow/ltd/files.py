@@ -46,6 +46,15 @@ def alone(path: str | Path) -> Iterator[None]:
         yield
 
 
+def discard(folder: Path) -> None:
+    """Delete a folder as a whole: killed meanwhile, nobody finds a part of it under its name."""
+    if folder.is_dir():
+        hidden = folder.with_name(f".{folder.name}.discarded")
+        _remove(hidden)
+        os.replace(folder, hidden)
+        _remove(hidden)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)

@@ -9,7 +9,6 @@ long as they may be is left out, and counted.
 """
 
 import hashlib
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from ltd.engine.model_loading import free_memory
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
-from ltd.files import file_hash
+from ltd.files import discard, file_hash
 from ltd.hub import identity
 from ltd.options import StageOptions, option, run_stage
 from ltd.texts.batched_generation import Answer, Choose, answer_conversations, greedy
@@ -256,7 +255,7 @@ def generate_responses(options: Options, run: StageRun) -> None:
     tqdm.write("\n".join(f"{key}: {value:.3f}" for key, value in summary.items()))
     responses.save(options.output)
     # Who asks for answers again wants them made again.
-    shutil.rmtree(options.state)
+    discard(options.state)
 
 
 def reduce_precision(target: TargetModel) -> None:

@@ -61,11 +61,11 @@ def check_latency(options: Any) -> None:
         values = list(getattr(options, name))
         if len(values) < 2 or values != sorted(set(values)) or values[0] < 1:
             raise InputError(f"latency.{name}: {values}: expected at least two distinct values, ascending")
-    for name, least in (("beam", 1), ("max_depth", 2), ("repetitions", 1)):
-        if getattr(options, name) < least:
-            raise InputError(
-                f"latency.{name}: {getattr(options, name)} is too small; expected at least {least}"
-            )
+    least = {"tree.beam": 1, "tree.max_depth": 2, "latency.repetitions": 1}
+    for key, smallest in least.items():
+        value = getattr(options, key.partition(".")[2])
+        if value < smallest:
+            raise InputError(f"{key}: {value} is too small; expected at least {smallest}")
     largest = pool_size(options.beam, options.max_depth)
     if options.sizes[0] != 1 or options.sizes[-1] > largest:
         raise InputError(

@@ -10,6 +10,7 @@ from ltd.errors import InputError
 from ltd.hub import explain, is_hub_id, split_revision
 from ltd.measurement.visits import check_room
 from ltd.option_checks import check_draft_of_target
+from ltd.target_training import MAX_POSITIONS
 
 
 def check_models(config: dict[str, Any]) -> None:
@@ -22,6 +23,8 @@ def check_models(config: dict[str, Any]) -> None:
     folders = {key: _folder(key, path) for key, path in paths.items() if path is not None}
     values = {key: read_values(folder) for key, folder in folders.items()}
     if "target.path" not in values:
+        if not config["reuse"]:
+            _check_contexts(config, {"max_position_embeddings": MAX_POSITIONS})
         return
     target = values["target.path"]
     target = target.get("text_config", target)
@@ -35,8 +38,14 @@ def check_models(config: dict[str, Any]) -> None:
 def _check_contexts(config: dict[str, Any], target: dict[str, Any]) -> None:
     latency = config["latency"]
     longest = longest_context(target, latency["sizes"][-1])
-    if longest is not None:
-        check_room(latency["context_lengths"], latency["sizes"], config["tree"]["max_depth"], longest)
+    if longest is None:
+        return
+    check_room(latency["context_lengths"], latency["sizes"], config["tree"]["max_depth"], longest)
+    if (wanted := config["responses"]["max_new_tokens"]) >= longest:
+        raise InputError(
+            f"responses.max_new_tokens: {wanted} leaves no room for a prompt in the target's {longest} "
+            "tokens; lower it"
+        )
 
 
 def _check_fit(name: str, folder: Path, target: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ Needs the target once (teacher-forced over its own answers) and the head; no dec
 parts that are kept in the state folder, so that a stopped recording goes on where it was.
 """
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from ltd.engine.memory import free_bytes
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
-from ltd.files import file_hash, read_json, write_json
+from ltd.files import discard, file_hash, read_json, write_json
 from ltd.hub import identity
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.batched_drafting import DraftedTrees, TrueRows, draft_trees, run_true_rows, true_nodes
@@ -193,7 +192,7 @@ def record_traces(options: RecordTracesOptions, run: Any) -> None:
     whole = concatenate([Traces.load(path) for path in paths])
     whole.save(options.output)
     _report(whole, options.output, fresh / seconds, run)
-    shutil.rmtree(options.state)  # who asks for the traces again wants them recorded again
+    discard(options.state)  # who asks for the traces again wants them recorded again
 
 
 def _check_options(options: RecordTracesOptions) -> None:

@@ -97,10 +97,11 @@ class StageRun:
         if not self.active:
             return []
         own = mlflow.active_run().info.experiment_id
+        order = ["attributes.end_time DESC"]
         runs = MlflowClient().search_runs(
-            [own], "attributes.status = 'FINISHED'", max_results=MOST_RUNS, order_by=["attributes.end_time"]
+            [own], "attributes.status = 'FINISHED'", max_results=MOST_RUNS, order_by=order
         )
-        newest = {run.data.tags["stage_name"]: run for run in runs if "stage_name" in run.data.tags}
+        newest = {run.data.tags["stage_name"]: run for run in reversed(runs) if "stage_name" in run.data.tags}
         ordered = sorted(newest.items(), key=lambda item: item[1].info.end_time)
         return [_finished(name, run) for name, run in ordered]
 
@@ -222,11 +223,15 @@ def open_parent(experiment: Path, config: dict[str, Any]) -> None:
 
 
 def close_parent(experiment: Path, status: str) -> None:
-    """Mark the parent run FINISHED or FAILED."""
+    """Mark the parent run FINISHED or FAILED, where nobody has deleted it; raises InputError when the server
+    is gone.
+    """
     path = experiment / PARENT_FILE
     if mlflow is not None and path.is_file():
         _connect(experiment)
-        MlflowClient().set_terminated(read_json(path)["run_id"], status)
+        client, run_id = MlflowClient(), read_json(path)["run_id"]
+        if _exists(client, run_id):
+            client.set_terminated(run_id, status)
 
 
 def _exists(client: "MlflowClient", run_id: str) -> bool:

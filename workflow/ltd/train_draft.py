@@ -45,7 +45,7 @@ from ltd.draft_head.training_memory import (
 from ltd.engine.memory import GIB, plan_memory, weight_limits
 from ltd.engine.model_loading import free_memory, load_model, number_type, read_config
 from ltd.errors import InputError
-from ltd.files import atomic_path, file_hash, write_json
+from ltd.files import atomic_path, discard, file_hash, write_json
 from ltd.hub import identity
 from ltd.option_checks import check_draft, check_draft_of_target
 from ltd.options import StageOptions, option, run_stage
@@ -276,7 +276,7 @@ def _write(options: TrainDraftOptions, best: Path, report: dict[str, Any]) -> No
     with atomic_path(options.output) as folder:
         shutil.copytree(best, folder)
         write_json(folder / "training.json", report)
-    shutil.rmtree(options.state)
+    discard(options.state)
 
 
 def acceptance_figure(history: list[dict[str, Any]], best: dict[str, Any]):

@@ -6,7 +6,6 @@ bits before the last evaluation (to bfloat16 where the model will be used in it,
 that kernels with packed weights compute with the same model.
 """
 
-import shutil
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ltd.bfloat16 import saved_type
 from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.errors import InputError
-from ltd.files import atomic_path, file_hash, write_json
+from ltd.files import atomic_path, discard, file_hash, write_json
 from ltd.option_checks import check_target
 from ltd.options import StageOptions, option, run_stage
+from ltd.target_training import MAX_POSITIONS
 from ltd.target_training.copying import wire_copying
 from ltd.target_training.growth import silence, without_blocks
 from ltd.target_training.packing import (
@@ -40,7 +40,6 @@ from ltd.texts.batched_generation import answer_conversations
 from ltd.tracking import StageRun
 from ltd.world import ends_in_loop, faithful, well_formed
 
-MAX_POSITIONS = 1024
 EMBEDDING_SCALE = 0.5
 HELD_OUT_ROW = 512
 SAMPLE_TOKENS = 192
@@ -234,7 +233,7 @@ def train_target(options: Options, run: StageRun) -> None:
         )
         run.artifact(folder / "training.json")
     # Who asks for the target again wants it trained again.
-    shutil.rmtree(options.state)
+    discard(options.state)
     tqdm.write("\n".join(f"{key}: {value:.3f}" for key, value in summary.items()))
 
 

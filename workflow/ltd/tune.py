@@ -79,7 +79,7 @@ def tune(options: TuneOptions, run: Any) -> None:
         write_json(options.output, {"study": study.study_name, "trials": trials_of(study, options.worker)})
         return
     write_results(study, options.output)
-    run.metrics({"best_speedup": study.best_value, "first_trial_speedup": study.trials[0].value or 0.0})
+    run.metrics({"best_speedup": study.best_value})
     run.artifact(options.output)
 
 
@@ -126,10 +126,12 @@ def open_study(options: TuneOptions, base: PolicySettings) -> optuna.Study:
         pruner=optuna.pruners.MedianPruner(n_startup_trials=startup),
     )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if trial.user_attrs.get(WORKER, worker) == worker:
+        # Another worker's trial has no number yet when it has just begun.
+        unnumbered = worker if options.worker is None else None
+        if trial.user_attrs.get(WORKER, unnumbered) == worker:
             study.enqueue_trial(trial.params)
             study.tell(trial.number, state=TrialState.FAIL)
-    if done == 0 and (first := as_values(base)) is not None:
+    if done == 0 and worker == 0 and (first := as_values(base)) is not None:
         study.enqueue_trial(first, skip_if_exists=True)
     return study
 
@@ -202,7 +204,6 @@ def write_results(study: optuna.Study, output: Path) -> None:
         "settings": as_settings(best.params),
         "trial": best.number,
         "validation_speedup": best.value,
-        "first_trial_speedup": study.trials[0].value,
         "trials": len(study.get_trials(states=DONE)),
         "study": study.study_name,
     }

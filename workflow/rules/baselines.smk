@@ -24,7 +24,7 @@ rule fit_baseline:
         " {params.tasks} {params.options} 2>&1 | tee {log}"
 
 
-# All of them; specdecpp reads hidden states, which the traces hold when asked to.
+# All of them; some read entropies or hidden states, which the traces hold when asked to.
 rule fit_baselines:
     input:
         expand(
@@ -32,7 +32,8 @@ rule fit_baselines:
             baseline=[
                 name
                 for name in BASELINES
-                if name != "specdecpp" or config["traces"]["features"]
+                if (name != "specdecpp" or config["traces"]["features"])
+                and (name not in ("svip", "disco") or config["traces"]["entropy"])
             ],
         ),
         forced=forced_jobs,

@@ -1,6 +1,7 @@
 # What the rules share: paths, options of a stage from its block of config.yaml, checks, the tracking parent.
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -19,6 +20,9 @@ envvars:
 
 # `python` in a shell command is the one that runs Snakemake, also when its environment is not activated.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+# The library is that of this checkout, also in the environments of `--sdm conda`, which hold its pins alone.
+LIBRARY = shlex.quote(str(Path(workflow.basedir) / "workflow"))
+shell.prefix(f"export PYTHONPATH={LIBRARY}${{PYTHONPATH:+:$PYTHONPATH}}; ")
 
 
 def check_configuration():
@@ -56,6 +60,7 @@ TARGET_FILES = (
 DRAFT = f"{RESULTS}/draft"
 DRAFT_FILES = [DRAFT]
 IMPORT_OPTIONS = ["rope_theta", "probe_answers"]
+MEMORY_OPTIONS = ["gradient_checkpointing", "feature_cache_gib"]
 
 
 PROFILE = f"{RESULTS}/latency/profile.json"
@@ -72,7 +77,7 @@ LOOKUP_CHAIN = ablations.LOOKUP_CHAIN
 PAPER_FULL = "paper-full"
 NAMED_CHAINS = [*CHAINS, CONDITIONED, PAPER_FULL, LOOKUP_CHAIN]
 # Ablations and the benchmark may ask for variants of the chains `paper` and `ltd`.
-VARIANTS = r"variants/(paper|ltd)-[A-Za-z0-9_-]+"
+VARIANTS = r"variants/(paper|ltd)-[^/]+"
 
 
 wildcard_constraints:
@@ -84,21 +89,24 @@ wildcard_constraints:
     baseline="|".join(BASELINES),
 
 
-def common_options(threads=None):
-    """Render the options that every stage has."""
-    return command_line(
-        {
-            "experiment": RESULTS,
-            "seed": config["seed"],
-            "threads": config["threads"] if threads is None else threads,
-            "device": config["device"],
-            "dtype": config["dtype"],
-            "quantisation": config["quantisation"],
-        }
-    )
+def common_options(threads=config["threads"]):
+    """Render the options that every stage has; `threads` None leaves these to `effort`."""
+    names = ["device", "dtype", "quantisation"]
+    common = {"experiment": RESULTS, "seed": config["seed"]}
+    common |= {"threads": threads} if threads is not None else {}
+    return command_line(common | {name: config[name] for name in names})
 
 
-def options(block, leave_out=(), tree=False, threads=None):
+def effort(block=None, keys=()):
+    """Render what changes how long a stage takes and how much memory, not what it makes: threads, and `keys`.
+
+    A function of the input: what such a one returns Snakemake does not compare with what it was.
+    """
+    own = {key: config[block][key] for key in keys}
+    return lambda wildcards, input: command_line({"threads": config["threads"]} | own)
+
+
+def options(block, leave_out=(), tree=False, threads=config["threads"]):
     """Render one block of the configuration as flags, with the common ones; `tree` adds beam and depth."""
     own = {key: value for key, value in config[block].items() if key not in leave_out}
     return f"{common_options(threads)} {command_line(config['tree'] if tree else {})} {command_line(own)}"
@@ -140,7 +148,7 @@ def options_of_prompts():
         "corpus": 0,
     }
     changed = only_tested if configuration.has_other_prompts(config) else {}
-    return f"{common_options()} {command_line(config['prompts'] | changed)}"
+    return f"{common_options(threads=None)} {command_line(config['prompts'] | changed)}"
 
 
 def target_name(wildcards):
@@ -211,6 +219,10 @@ def unvaried(training):
     return folder
 
 
+def unvaried_option(wildcards, input):
+    return f"--unvaried {input.unvaried}" if input.unvaried else ""
+
+
 def options_of_chain(wildcards):
     """The rl block; the paper's chain puts its preset over it, the tuned one the study's winner.
 
@@ -220,7 +232,10 @@ def options_of_chain(wildcards):
         method = ablations.parse_chain(wildcards.chain)
         base = f"{RESULTS}/policies/{method.base}/best/settings.json"
         seed = ablations.seed_of(method.variant, config["seed"])
-        return f"{common_options(threads=1)} --settings {base} --variant {method.variant} --seed {seed}"
+        varied = command_line(
+            {"settings": base, "variant": method.variant, "seed": seed}
+        )
+        return f"{common_options(threads=1)} {varied}"
     paper = {
         "preset": config["rl"]["paper_preset"],
         "train_tasks": [
@@ -289,7 +304,10 @@ def open_parent_run():
 def close_parent_run(status):
     from ltd import tracking
 
-    tracking.close_parent(Path(RESULTS), status)
+    try:
+        tracking.close_parent(Path(RESULTS), status)
+    except InputError as error:
+        print(error)
 
 
 def print_outcome():
@@ -298,7 +316,8 @@ def print_outcome():
     if table.is_file():
         print(table.read_text())
         print(f"report: {RESULTS}/report/report.md")
-        print("MLflow: make ui, then http://127.0.0.1:5000")
+        server = os.environ.get("MLFLOW_TRACKING_URI")
+        print(f"MLflow: {server or 'make ui, then http://127.0.0.1:5000'}")
 
 
 MACHINES = {

@@ -21,11 +21,16 @@ if config["draft"]["path"] is None:
             target=target_name,
             program=program("ltd.train_draft", config["draft"]["processes"]),
             state=f"{RESULTS}/state/train_draft",
-            options=options("draft", leave_out=["path", "processes", *IMPORT_OPTIONS]),
+            options=options(
+                "draft",
+                leave_out=["path", "processes", *IMPORT_OPTIONS, *MEMORY_OPTIONS],
+                threads=None,
+            ),
+            effort=effort("draft", MEMORY_OPTIONS),
         shell:
             "{params.program} --target {params.target:q} --responses {input.train}"
             " --validation {input.validation} --output {output} --state {params.state}"
-            " {params.options} 2>&1 | tee {log}"
+            " {params.options} {params.effort} 2>&1 | tee {log}"
 
 else:
 

@@ -23,9 +23,7 @@ rule train_initial_policy:
         "../../envs/ltd.yaml"
     params:
         options=options_of_chain,
-        unvaried=lambda wildcards, input: (
-            f"--unvaried {input.unvaried}" * bool(input.unvaried)
-        ),
+        unvaried=unvaried_option,
         state=f"{RESULTS}/state/train_policy-{{chain}}-initial-{{policy}}",
     shell:
         "python -m ltd.train_policy --policy {wildcards.policy} --traces {input.traces}"
@@ -78,9 +76,7 @@ rule train_policy_round:
     params:
         policy=policy_of_iteration,
         options=options_of_chain,
-        unvaried=lambda wildcards, input: (
-            f"--unvaried {input.unvaried}" * bool(input.unvaried)
-        ),
+        unvaried=unvaried_option,
         state=f"{RESULTS}/state/train_policy-{{chain}}-{{iteration}}",
     shell:
         "python -m ltd.train_policy --policy {params.policy} --previous {input.previous}"

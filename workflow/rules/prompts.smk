@@ -14,5 +14,7 @@ rule prepare_prompts:
     params:
         output=folder_of_output,
         options=options_of_prompts(),
+        effort=effort(),
     shell:
-        "python -m ltd.prepare_prompts --output {params.output} {params.options} 2>&1 | tee {log}"
+        "python -m ltd.prepare_prompts --output {params.output} {params.options} {params.effort} 2>&1"
+        " | tee {log}"

@@ -17,10 +17,11 @@ rule train_target:
     params:
         prompts=lambda wildcards, input: str(Path(input.summary).parent),
         state=f"{RESULTS}/state/train_target",
-        options=options("target", leave_out=["path"]),
+        options=options("target", leave_out=["path"], threads=None),
+        effort=effort(),
     shell:
         "python -m ltd.train_target --prompts {params.prompts} --output {output} --state {params.state}"
-        " {params.options} 2>&1 | tee {log}"
+        " {params.options} {params.effort} 2>&1 | tee {log}"
 
 
 # The target's own answers: what the head learns from and what the traces follow.
@@ -46,7 +47,8 @@ rule generate_responses_of_split:
         prompts=lambda wildcards, input: str(Path(input.prompts[0]).parent),
         state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
         # A function: Snakemake would take braces in a system prompt for wildcards.
-        options=lambda wildcards: options("responses"),
+        options=lambda wildcards: options("responses", threads=None),
+        effort=effort(),
         # Drafters alone learn from this split's answers: no decoding has to repeat them.
         precision=lambda wildcards: (
             "--reduced-precision" if wildcards.split == "draft" else ""
@@ -54,7 +56,7 @@ rule generate_responses_of_split:
     shell:
         "python -m ltd.generate_responses --target {params.target:q} --prompts {params.prompts}"
         " --output {output.tokens} --state {params.state} --temperature {wildcards.temperature}"
-        " {params.precision} {params.options} 2>&1 | tee {log}"
+        " {params.precision} {params.options} {params.effort} 2>&1 | tee {log}"
 
 
 rule generate_responses:

@@ -19,12 +19,15 @@ rule record_traces_of_split:
         target=target_name,
         draft=draft_name,
         state=f"{RESULTS}/state/record_traces-{{split}}-t{{temperature}}-w{config['tree']['beam']}",
-        options=options("traces", leave_out=["temperature"], tree=True),
+        options=options(
+            "traces", leave_out=["temperature", "chunk"], tree=True, threads=None
+        ),
+        effort=effort("traces", ["chunk"]),
     shell:
         "python -m ltd.record_traces --target {params.target:q} --draft {params.draft}"
         " --responses {input.responses} --output {output} --state {params.state}"
         " --temperature {wildcards.temperature}"
-        " {params.options} 2>&1 | tee {log}"
+        " {params.options} {params.effort} 2>&1 | tee {log}"
 
 
 rule record_traces:

@@ -1,7 +1,6 @@
 """One sentence an ablation, generated from its table and nothing else."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 
@@ -10,6 +9,11 @@ from ltd.measurement.summary import MEAN_TASK, compare, headline_tasks
 from ltd.methods import ORACLE
 
 SEED_TARGET = 0.02
+WORDS = {
+    "slower": "significantly slower",
+    "faster": "significantly faster",
+    "": "no significant difference",
+}
 
 
 def finding(
@@ -39,9 +43,9 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     return rows.set_index("method")
 
 
-def significance(row: Any) -> str:
-    """`faster`, `slower`, or empty when the interval of the ratio holds 1."""
-    return "faster" if row.ratio_low > 1 else "slower" if row.ratio_high < 1 else ""
+def significance(low: float, high: float) -> str:
+    """What a ratio with these bounds is: a key of `WORDS`."""
+    return "faster" if low > 1 else "slower" if high < 1 else ""
 
 
 def against_reference(table: pd.DataFrame) -> str:
@@ -50,15 +54,11 @@ def against_reference(table: pd.DataFrame) -> str:
     reference = rows.iloc[0]
     others = list(rows.iloc[1:].itertuples())
     parts = []
-    for word, label in (
-        ("slower", "significantly slower"),
-        ("faster", "significantly faster"),
-        ("", "no significant difference"),
-    ):
+    for word, label in WORDS.items():
         hits = [
             f"{row.Index} ({row.ratio:.3f}x, 95% interval {row.ratio_low:.3f} to {row.ratio_high:.3f})"
             for row in others
-            if significance(row) == word
+            if significance(row.ratio_low, row.ratio_high) == word
         ]
         if hits:
             parts.append(f"{label}: {', '.join(hits)}")
@@ -106,7 +106,7 @@ def generalisation(runs: pd.DataFrame, table: pd.DataFrame, seed: int) -> str:
     for baseline in (reference, GRID):
         found = compare(elsewhere, lone, baseline, seed).set_index("task")
         row = found.loc[MEAN_TASK]
-        word = significance_of(row["low"], row["high"])
+        word = WORDS[significance(row["low"], row["high"])]
         parts.append(f"{row['ratio']:.3f}x {baseline} ({row['low']:.3f} to {row['high']:.3f}, {word})")
     slower = [name for name, row in found.drop(index=MEAN_TASK).iterrows() if row["high"] < 1]
     listed = ", ".join(slower) or "none"
@@ -114,15 +114,4 @@ def generalisation(runs: pd.DataFrame, table: pd.DataFrame, seed: int) -> str:
     return (
         f"Trained on {task} alone, the policies reach on the mean of {', '.join(headline)} "
         f"{' and '.join(parts)}; tasks on which they are significantly slower than {GRID}: {listed}."
-    )
-
-
-def significance_of(low: float, high: float) -> str:
-    """The verdict on a ratio with these bounds."""
-    return (
-        "significantly faster"
-        if low > 1
-        else "significantly slower"
-        if high < 1
-        else "no significant difference"
     )

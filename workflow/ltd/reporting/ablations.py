@@ -80,12 +80,14 @@ def sections(ablations: list[Ablation]) -> list[str]:
     """Markdown of all ablations, a section each."""
     if not ablations:
         return []
+    temperature = ablations[0].facts["temperature"]
+    answers = f"answers, sampled at temperature {temperature:g}," if temperature else "answers"
     texts = [
         "## Ablations",
-        "In replay: all methods walk the recorded answers to the test prompts under the latency profile that "
-        "the policies learned from, each charged with what its own networks take. (Replay beside the clock "
-        "has times of the benchmark's own minutes.) Speedups are over autoregressive decoding; `gap %` is "
-        "the part of the way from the best static setting to the oracle; intervals are 95% of paired "
+        f"In replay: all methods walk the recorded {answers} to the test prompts under the latency profile "
+        "that the policies learned from, each charged with what its own networks take. (Replay beside the "
+        "clock has times of the benchmark's own minutes.) Speedups are over autoregressive decoding; `gap %` "
+        "is the part of the way from the best static setting to the oracle; intervals are 95% of paired "
         "resamples of prompts, not corrected for their number. A variant is one training: how far seeds of "
         "the same training lie apart is not in its interval, and the ablation `seeds` tells.",
     ]

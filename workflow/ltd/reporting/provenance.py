@@ -13,7 +13,8 @@ MOST_ROWS = 6
 INTRODUCTION = (
     "Files are in the experiment's folder, under the output's name. The command that made one is its stage, "
     "`python -m ltd.<stage>`, with the parameters of its run as options; `snakemake --cores all -R <stage>` "
-    "makes it again, and everything that depends on it."
+    "makes it again, and everything that depends on it (`train_policies` for every `train_policy`, "
+    "`benchmark` for `join_benchmark`)."
 )
 
 

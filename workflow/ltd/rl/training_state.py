@@ -1,6 +1,5 @@
 """Checkpoints of a policy training, finished or interrupted: safetensors and JSON, never pickle."""
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 from torch import nn
 
-from ltd.files import atomic_path, read_json, write_json
+from ltd.files import atomic_path, discard, read_json, write_json
 from ltd.rl.policies import PolicyNetwork
 from ltd.rl.rewards import Reward
 
@@ -92,7 +91,7 @@ class State:
     def forget(self) -> None:
         """Remove the checkpoint of a finished training."""
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            discard(self.folder)
 
 
 def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
