@@ -168,7 +168,7 @@ def test_a_size_beyond_the_pool_takes_all_nodes(engine):
 def test_trees_that_a_controller_does_not_know_are_refused(name, tree, engine):
     target, _ = engine
     drafter = random_drafter(target, beam=tree[0], max_depth=tree[1], draft_vocab=12, compiled=True)
-    with pytest.raises(InputError, match=f"fitted to trees of beam {BEAM} and depth {DEPTH}, the drafter's"):
+    with pytest.raises(InputError, match=f"fitted to trees of beam {BEAM} and depth {DEPTH}, those here"):
         decode(target, drafter, CONTROLLERS[name](0), PROMPT, max_new_tokens=5)
 
 

@@ -33,7 +33,8 @@ def exhaustive(traces, profile, sizes):
                     best = min(best, seconds + least(position + tokens, tokens))
             return best
 
-        return least(start, 1)
+        plain = sum(profile.autoregressive_step(traces.context_length[start:end]))
+        return min(least(start, 1), plain)
 
     starts = traces.starts.tolist()
     return [of_answer(a, b) for a, b in zip(starts, [*starts[1:], len(traces)], strict=True)]
@@ -53,10 +54,12 @@ def test_equals_exhaustive_search(prefix_weight, monkeypatch):
     assert set(result.log.depth) > {0} if prefix_weight > 1 else set(result.log.depth) != {0}
 
 
-def test_its_walk_adds_up():
-    traces, profile = synthetic_traces(seed=1), synthetic_profile()
+@pytest.mark.parametrize("machine", [{}, {"verify_slope": 40.0}], ids=["drafting pays", "it never does"])
+def test_its_walk_adds_up(machine):
+    traces, profile = synthetic_traces(seed=1), synthetic_profile(**machine)
     result = oracle(traces, profile, SIZES)
     log = result.log
+    assert log.depth.any() != bool(machine)
     np.testing.assert_array_equal(np.bincount(log.sequence, log.tokens), traces.answer_tokens)
     position = (
         traces.starts[log.sequence] + log.context_length - traces.context_length[traces.starts][log.sequence]
@@ -64,6 +67,12 @@ def test_its_walk_adds_up():
     tokens = ReplayTable(traces).tokens(position, log.depth, log.size)
     np.testing.assert_array_equal(tokens, log.tokens)
     assert result.acceptance_length() == pytest.approx(len(traces) / len(log.tokens))
+
+
+def test_where_no_tree_pays_it_is_plain_decoding():
+    traces, profile = synthetic_traces(seed=2), synthetic_profile(verify_slope=40.0)
+    plain = static_grid(traces, profile, [0], [1]).setting(0, 1)
+    np.testing.assert_allclose(oracle(traces, profile, SIZES).seconds, plain.seconds, rtol=1e-12)
 
 
 def test_no_static_setting_is_faster_and_adapting_gains():

@@ -130,6 +130,7 @@ def test_a_head_that_was_published_has_no_training_to_draw_where_it_is_reused(tm
     pretend_finished(tmp_path)
     finished = tmp_path / "results/smoke"
     write_json(finished / "latency/profile.json", {"beam": 4, "max_depth": 4})
+    write_json(finished / "benchmark/grid.json", {"grids": [{"temperature": 0.0}]})
     for task in ("chat", "maths"):
         (finished / f"prompts/test/{task}.jsonl").write_text("{}\n" * 2)
     write_json(finished / "target/training.json", {})

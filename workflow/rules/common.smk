@@ -21,8 +21,10 @@ envvars:
 # `python` in a shell command is the one that runs Snakemake, also when its environment is not activated.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 # The library is that of this checkout, also in the environments of `--sdm conda`, which hold its pins alone.
-LIBRARY = shlex.quote(str(Path(workflow.basedir) / "workflow"))
-shell.prefix(f"export PYTHONPATH={LIBRARY}${{PYTHONPATH:+:$PYTHONPATH}}; ")
+LIBRARY = [str(Path(workflow.basedir) / "workflow"), os.environ.get("PYTHONPATH", "")]
+shell.prefix(
+    f"export PYTHONPATH={shlex.quote(os.pathsep.join(filter(None, LIBRARY)))}; "
+)
 
 
 def check_configuration():

@@ -29,8 +29,9 @@ def oracle(
 ) -> Simulation:
     """Walk every answer along its fastest choices among `depths` (all of the traces by default) and `sizes`.
 
-    Depth 0 is always allowed; no time is charged for deciding. Raises InputError when traces and profile do
-    not belong together or lack a depth or size asked for.
+    Depth 0 is always allowed, and so is an answer without a draft head at all, whose steps are shorter; no
+    time is charged for deciding. Raises InputError when traces and profile do not belong together or lack a
+    depth or size asked for.
     """
     depths = tuple(range(1, traces.max_depth + 1)) if depths is None else tuple(d for d in depths if d > 0)
     if not depths or max(depths) > traces.max_depth or not sizes or min(sizes) < 1:
@@ -44,10 +45,29 @@ def oracle(
         _walk(traces, dense, cost, choice, np.array(options), group)
         for group in _groups(traces.answer_tokens)
     ]
-    columns = {name: np.concatenate([walk[name] for walk in walks]) for name in Cycles.__dataclass_fields__}
+    drafted = {name: np.concatenate([walk[name] for walk in walks]) for name in Cycles.__dataclass_fields__}
+    plain = _without_head(traces, dense)
+    took, takes = (
+        np.bincount(way["sequence"], way["seconds"], len(traces.starts)) for way in (drafted, plain)
+    )
+    kept = (took <= takes)[drafted["sequence"]], (took > takes)[plain["sequence"]]
+    columns = {name: np.concatenate([drafted[name][kept[0]], plain[name][kept[1]]]) for name in drafted}
     order = np.argsort(columns["sequence"], kind="stable")
     log = Cycles(**{name: column[order] for name, column in columns.items()})
     return Simulation.of_cycles(traces, log)
+
+
+def _without_head(traces: Traces, dense: DenseLatency) -> dict[str, NDArray]:
+    """Every answer decoded autoregressively; columns of `Cycles`."""
+    context = np.asarray(traces.context_length, dtype=np.int64)
+    nothing, one = np.zeros(len(traces), dtype=np.int64), np.ones(len(traces), dtype=np.int64)
+    return {
+        "sequence": np.asarray(traces.sequence, dtype=np.int64),
+        "context_length": context,
+        **dict.fromkeys(("depth", "size", "verified", "accepted"), nothing),
+        "tokens": one,
+        "seconds": dense.autoregressive[context],
+    }
 
 
 def _cheapest_by_tokens(
