@@ -108,10 +108,16 @@ def replay_settings(evidence: Evidence, tree: tuple[int, int] | None, chain: int
     return found
 
 
-def replay_policies(folder: Path, evidence: Evidence) -> Simulation | None:
-    """The trained policies on the measuring traces, their own time charged; None where there are none."""
+def replay_policies(options: AdviseOptions, evidence: Evidence) -> Simulation | None:
+    """The trained policies on the measuring traces, their own time charged; None where there are none.
+
+    Raises InputError for a folder asked for that has none.
+    """
+    folder = options.policies or options.experiment / "policies" / "ltd" / "best"
     if not (folder / DESCRIPTION).is_file():
-        return None
+        if options.policies is None:
+            return None
+        raise InputError(f"policies: {folder} has no {DESCRIPTION}; give a folder of trained policies")
     return simulate(PolicyController.load(folder), evidence.measuring, evidence.profile)
 
 
@@ -122,10 +128,7 @@ def advise(options: AdviseOptions) -> str:
     # A chain is what every engine can draft, and verified like a tree of its size.
     tree = tree[:2] if tree is not None and tree[2] > of_chain else None
     found = replay_settings(evidence, tree, chain)
-    folder = options.policies or options.experiment / "policies" / "ltd" / "best"
-    if options.policies is not None and not (folder / DESCRIPTION).is_file():
-        raise InputError(f"policies: {folder} has no {DESCRIPTION}; give a folder of trained policies")
-    policies = replay_policies(folder, evidence)
+    policies = replay_policies(options, evidence)
     if policies is not None:
         found["policies"] = policies
     exact = chain_traces(evidence.measuring, unknown_accepted=False)[1]

@@ -23,7 +23,7 @@ from ltd.ablations.policy_methods import load_policy_controller
 from ltd.baselines import METHODS as BASELINES
 from ltd.baselines.catalogue import load_controller
 from ltd.devices import device_name, resolve_device
-from ltd.engine.controllers import Controller, StaticController
+from ltd.engine.controllers import Controller, StaticController, static_or_plain
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import load_engine
@@ -151,8 +151,7 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
     makers: dict[str, Callable[[], Controller | None]] = {
         BASELINE: lambda: None,
         "eagle3": lambda: StaticController(options.default_depth, options.default_size),
-        # Where no tree pays, the best static setting is plain decoding, without a head that waits.
-        "eagle3_grid": lambda: StaticController(grid["depth"], grid["size"]) if grid["depth"] else None,
+        "eagle3_grid": lambda: static_or_plain(grid["depth"], grid["size"]),
     }
     learned = [name for name in options.methods if name.partition(":")[0] == "ltd"]
     makers |= {name: partial(load_policy_controller, options.policies, name, grid) for name in learned}

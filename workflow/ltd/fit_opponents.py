@@ -123,8 +123,8 @@ def variations(options: FitOpponentsOptions) -> list[dict[str, Any]]:
     """What the trials change: nothing at first, then observation, network and learning rate at random."""
     rng = np.random.default_rng(options.seed)
     pairs = list(itertools.product(OBSERVATIONS.values(), NETWORKS.values()))
-    places = rng.permutation(max(len(pairs), options.fit_trials - 1))[: options.fit_trials - 1]
-    drawn = [pairs[place % len(pairs)] for place in places]
+    others = options.fit_trials - 1
+    drawn = [pairs[place] for place in rng.choice(len(pairs), others, replace=others > len(pairs))]
     rates = options.fit_learning_rate * RATE_SPREAD ** rng.uniform(-1, 1, len(drawn))
     return [{}] + [
         {

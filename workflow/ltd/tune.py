@@ -125,9 +125,9 @@ def open_study(options: TuneOptions, base: PolicySettings) -> optuna.Study:
         ),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=startup),
     )
+    # A trial that has just begun has no number yet: beside other workers it may be theirs.
+    unnumbered = worker if options.worker is None else None
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        # Another worker's trial has no number yet when it has just begun.
-        unnumbered = worker if options.worker is None else None
         if trial.user_attrs.get(WORKER, unnumbered) == worker:
             study.enqueue_trial(trial.params)
             study.tell(trial.number, state=TrialState.FAIL)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ltd.ablations.catalogue import GRID
 from ltd.ablations.policy_methods import load_choices
-from ltd.engine.controllers import StaticController
+from ltd.engine.controllers import static_or_plain
 from ltd.methods import BASELINE, ORACLE
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
@@ -38,11 +38,8 @@ def replay(
     world = ReplayWorld(traces, profile, tuple(range(1, profile.max_size + 1)))
     others = [name for name in methods if name not in (BASELINE, GRID)]
     choices = {name: load_choices(policies, name, grid) for name in others}
-    static = StaticController(grid["depth"], grid["size"]) if grid["depth"] else None
-    logs = {
-        name: _simulated_cycles(simulate(controller, traces, profile))
-        for name, controller in ((BASELINE, None), (GRID, static))
-    }
+    static = {BASELINE: None, GRID: static_or_plain(grid["depth"], grid["size"])}
+    logs = {name: _simulated_cycles(simulate(one, traces, profile)) for name, one in static.items()}
     logs |= {name: _cycles(_charged(world, *pair), *pair) for name, pair in choices.items()}
     logs[ORACLE] = _simulated_cycles(oracle(traces, profile, world.sizes))
     cycles = pd.concat([log.assign(method=name) for name, log in logs.items()], ignore_index=True)

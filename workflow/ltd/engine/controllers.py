@@ -182,3 +182,10 @@ class StaticController:
 
     def accepted(self, count: int) -> None:
         """Nothing to learn."""
+
+
+def static_or_plain(depth: int, size: int) -> StaticController | None:
+    """The controller of the best static setting. Where no tree pays, at depth 0, that is None: plain
+    decoding, without a draft head that waits for its turn.
+    """
+    return StaticController(depth, size) if depth else None
