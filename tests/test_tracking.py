@@ -106,6 +106,22 @@ def test_killed_stage_is_marked_when_it_runs_again(experiment):
     assert sorted(children(experiment)["status"]) == ["FINISHED", "KILLED"]
 
 
+def test_folders_of_one_name_share_a_server_and_no_runs(experiment, tmp_path, monkeypatch):
+    """Of two machines: neither takes the other's running stage for killed, nor its outputs for its own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'server.db'}")
+    elsewhere = tmp_path / "elsewhere" / "results" / experiment.name
+    with tracking.stage_run("profile_latency", Options(elsewhere, elsewhere / "latency")):
+        pass
+    _runs = leave_running("train_draft", Options(elsewhere, elsewhere / "draft"))
+    with tracking.stage_run("train_draft", Options(experiment, experiment / "draft")):
+        pass
+    with tracking.stage_run("report", Options(experiment, experiment / "report")) as run:
+        assert [stage.name for stage in run.finished_stages()] == ["train_draft draft"]
+    runs = mlflow.search_runs(experiment_names=[experiment.name])
+    assert sorted(runs[runs["tags.stage"] == "train_draft"]["status"]) == ["FINISHED", "RUNNING"]
+    assert runs["tags.folder"].nunique() == 2
+
+
 def test_killed_reproduction_is_marked_when_one_of_another_configuration_starts(experiment):
     tracking.open_parent(experiment, {"seed": 1})
     with tracking.stage_run("prepare_prompts", Options(experiment, experiment / "prompts")):

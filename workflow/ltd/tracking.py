@@ -1,7 +1,9 @@
 """MLflow: one parent run per reproduction, one child run per stage.
 
 The parent's id lives in `results/<experiment>/mlflow_parent.json`, because stages are processes of their own,
-perhaps on other machines. Without MLflow installed (a bare GPU machine) every call is a no-op.
+perhaps on other machines. Machines that share a server but no files have experiments of the same name there;
+which folder a run belongs to says its tag `folder`, the id in `results/<experiment>/mlflow_folder.json`.
+Without MLflow installed (a bare GPU machine) every call is a no-op.
 """
 
 import dataclasses
@@ -9,6 +11,7 @@ import hashlib
 import json
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,6 +33,7 @@ except ImportError:
     mlflow = None
 
 PARENT_FILE = "mlflow_parent.json"
+FOLDER_FILE = "mlflow_folder.json"
 LARGEST_BATCH = 1000  # metrics in a call
 MOST_RUNS = 10_000  # of an experiment, looked through for the newest of every stage
 
@@ -91,15 +95,16 @@ class StageRun:
             MlflowClient().log_artifacts(parent, str(folder), folder.name)
 
     def finished_stages(self) -> list[FinishedStage]:
-        """The newest finished run of every output of this experiment, in order of their ends; none when
-        tracking is off.
+        """The newest finished run of every output of this experiment's folder, in order of their ends; none
+        when tracking is off.
         """
         if not self.active:
             return []
-        own = mlflow.active_run().info.experiment_id
+        own = mlflow.active_run()
+        ours = f"attributes.status = 'FINISHED' and tags.folder = '{own.data.tags['folder']}'"
         order = ["attributes.end_time DESC"]
         runs = MlflowClient().search_runs(
-            [own], "attributes.status = 'FINISHED'", max_results=MOST_RUNS, order_by=order
+            [own.info.experiment_id], ours, max_results=MOST_RUNS, order_by=order
         )
         newest = {run.data.tags["stage_name"]: run for run in reversed(runs) if "stage_name" in run.data.tags}
         ordered = sorted(newest.items(), key=lambda item: item[1].info.end_time)
@@ -124,14 +129,25 @@ def tracking_uri(results: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results / 'mlflow.db'}"
 
 
-def _connect(experiment: Path) -> str:
-    """Select the store and the MLflow experiment of `results/<experiment>`; return the experiment's id."""
+def _connect(experiment: Path) -> tuple[str, str]:
+    """Select the store and the MLflow experiment of `results/<experiment>`; return the id of the experiment
+    in MLflow and that of the folder.
+    """
     results = experiment.resolve().parent
     results.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri(results))
-    # Two processes that create the database, or the experiment, at once would collide.
+    # Two processes that create the database, the experiment or the folder's id at once would collide.
     with alone(results / ".mlflow.lock"):
-        return _experiment_id(experiment.name, results)
+        return _experiment_id(experiment.name, results), _folder_id(experiment)
+
+
+def _folder_id(experiment: Path) -> str:
+    """What tells the runs of `results/<experiment>` from those of other folders of that name; made once."""
+    path = experiment / FOLDER_FILE
+    if not path.is_file():
+        experiment.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"folder": uuid.uuid4().hex})
+    return read_json(path)["folder"]
 
 
 def _experiment_id(name: str, results: Path) -> str:
@@ -199,7 +215,7 @@ def open_parent(experiment: Path, config: dict[str, Any]) -> None:
     """
     if mlflow is None:
         return
-    experiment_id = _connect(experiment)
+    experiment_id, folder = _connect(experiment)
     client, path, digest = MlflowClient(), experiment / PARENT_FILE, config_hash(config)
     if path.is_file():
         parent = read_json(path)
@@ -212,6 +228,7 @@ def open_parent(experiment: Path, config: dict[str, Any]) -> None:
     tags = {
         "stage": "reproduction",
         "experiment": experiment.name,
+        "folder": folder,
         "config_hash": digest,
         "git_commit": git_commit(),
     }
@@ -249,12 +266,11 @@ def _close_killed_parent(client: "MlflowClient", experiment_id: str, run_id: str
             client.set_terminated(run.info.run_id, "KILLED")
 
 
-def _close_killed(experiment_id: str, name: str) -> None:
+def _close_killed(experiment_id: str, folder: str, name: str) -> None:
     """Mark runs of this name that a killed process left RUNNING: they would run for ever in the UI."""
     client = MlflowClient()
-    for run in client.search_runs(
-        [experiment_id], f"attributes.status = 'RUNNING' and tags.stage_name = '{name}'"
-    ):
+    ours = f"attributes.status = 'RUNNING' and tags.stage_name = '{name}' and tags.folder = '{folder}'"
+    for run in client.search_runs([experiment_id], ours):
         client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -270,19 +286,19 @@ def stage_run(stage: str, options: Any) -> Iterator[StageRun]:
         yield StageRun(active=False)
         return
     experiment = Path(options.experiment)
-    experiment.mkdir(parents=True, exist_ok=True)
-    experiment_id = _connect(experiment)
+    experiment_id, folder = _connect(experiment)
     parent_path = experiment / PARENT_FILE
     parent = read_json(parent_path) if parent_path.is_file() else {}
     if parent and not _exists(MlflowClient(), parent["run_id"]):
         parent = {}
     name = _run_name(stage, options, experiment)
-    _close_killed(experiment_id, name)
+    _close_killed(experiment_id, folder, name)
     values = {key: str(value) for key, value in dataclasses.asdict(options).items()}
     tags = {
         "stage": stage,
         "stage_name": name,
         "experiment": experiment.name,
+        "folder": folder,
         "git_commit": git_commit(),
         "config_hash": parent.get("config_hash", config_hash(values)),
     }
