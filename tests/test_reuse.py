@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from ltd import configuration
 from ltd.errors import InputError
@@ -46,7 +48,7 @@ def finished(folder, beam=4, max_depth=4, tasks=TAUGHT, prompts=2):
     for split in ("draft", "train", "validation", "test"):
         for file in (f"traces/{split}-t0-w{beam}", f"responses/{split}-t0"):
             (folder / file).parent.mkdir(exist_ok=True)
-            (folder / f"{file}.safetensors").write_text(split)
+            save_file({"entropy": np.zeros(1), "features": np.zeros(1)}, folder / f"{file}.safetensors")
         write_json(folder / f"responses/{split}-t0.json", [split])
         for task in tasks:
             write_jsonl(folder / f"prompts/{split}/{task}.jsonl", [{"turns": ["Where?"]}] * prompts)
@@ -105,6 +107,15 @@ def test_policies_for_another_temperature_are_not_reused(again, tmp_path, monkey
         configuration.check(merged(ROOT / "tests/config.yaml", written(again)), SCHEMA)
 
 
+@pytest.mark.parametrize(("key", "other"), [("features", "entropy"), ("entropy", "features")])
+def test_traces_hold_what_is_asked_of_them(again, tmp_path, monkeypatch, key, other):
+    monkeypatch.chdir(tmp_path)
+    again[0]["traces"] = {key: True}
+    save_file({other: np.zeros(1)}, tmp_path / "results/smoke/traces/train-t0-w4.safetensors")
+    with pytest.raises(InputError, match=rf"^traces\.{key}: true, but \S+ was recorded without;"):
+        configuration.check(merged(ROOT / "tests/config.yaml", written(again)), SCHEMA)
+
+
 def test_only_what_follows_from_the_test_prompts_is_planned(own, tmp_path):
     assert planned_rules(tmp_path, config=[written(own)]) == TESTED | COPIED
 
@@ -159,7 +170,7 @@ def test_answers_are_copied_with_their_index(again, tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     for name in (*names, "responses/test-t0.json"):
         source, copy = (tmp_path / "results" / folder / name for folder in ("smoke", "again"))
-        assert copy.read_text() == source.read_text()
+        assert copy.read_bytes() == source.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,10 @@ def check_shards(index: Path) -> None:
         raise InputError(f"{index}: {absent[0]} is not beside it; copy the missing shard into the folder")
 
 
-def check_safetensors(file: Path) -> None:
-    """Raise InputError for a header that cannot be read, and for a file of another size than it says."""
+def check_safetensors(file: Path) -> set[str]:
+    """Return the names of a file's tensors; InputError for a header that cannot be read, and for a file of
+    another size than it says.
+    """
     size = file.stat().st_size
     remedy = "the file is truncated or damaged; copy it again"
     with file.open("rb") as stream:
@@ -60,6 +62,7 @@ def check_safetensors(file: Path) -> None:
         raise InputError(f"{file}: its header cannot be read; {remedy}") from None
     if 8 + length + end != size:
         raise InputError(f"{file}: {size} bytes, its header says {8 + length + end}; {remedy}")
+    return set(tensors)
 
 
 def check_chat_template(path: str) -> None:

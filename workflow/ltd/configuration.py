@@ -13,7 +13,7 @@ import yaml
 
 from ltd import methods, option_checks, world
 from ltd.ablations import catalogue as ablations
-from ltd.checkpoint_files import check_chat_template, check_model_folder
+from ltd.checkpoint_files import check_chat_template, check_model_folder, check_safetensors
 from ltd.errors import InputError
 from ltd.files import read_json
 
@@ -107,6 +107,17 @@ def check_reuse(config: Config) -> None:
         raise InputError(
             f"traces.temperature: {ours:g}, but the policies of {folder} learned at {theirs:g}; use the same"
         )
+    check_reused_traces(config, folder)
+
+
+def check_reused_traces(config: Config, folder: Path) -> None:
+    """Check that the finished traces in `folder` hold what this experiment takes them to hold."""
+    name = f"train-t{config['traces']['temperature']:g}-w{config['tree']['beam']}.safetensors"
+    file = folder / "traces" / name
+    held = check_safetensors(file) if file.is_file() else {"entropy", "features"}
+    for key in ("entropy", "features"):
+        if config["traces"][key] and key not in held:
+            raise InputError(f"traces.{key}: true, but {file} was recorded without; use the same")
 
 
 def has_other_prompts(config: Config) -> bool:
