@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BloomConfig, GPT2Config, GPT2LMHeadModel, MambaConfig
 
 from engine_models import (
     ARCHITECTURES,
@@ -300,6 +300,13 @@ def test_other_architectures_decode_the_tokens_of_transformers():
         assert result.tokens == expected
         accepted += sum(cycle.accepted for cycle in result.cycles)
     assert accepted > 10
+
+
+@pytest.mark.parametrize("config", [BloomConfig(), MambaConfig()], ids=["bloom", "mamba"])
+def test_models_without_positions_are_refused_before_their_weights_are_read(config, tmp_path):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=rf"^target: '{config.model_type}' models number no positions"):
+        TargetModel.load(tmp_path)
 
 
 def test_missing_and_damaged_folders_are_named(tmp_path):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from ltd.bfloat16 import computes_in
 from ltd.draft_head.head_config import check_tap_layers, default_tap_layers
@@ -65,7 +66,7 @@ class TargetModel:
         self.tap_layers = tuple(tap_layers) if tap_layers is not None else default_tap_layers(layers)
         check_tap_layers(self.tap_layers, layers, "target")
         self.max_tree = max_tree
-        self.max_context = min(max_context, config.max_position_embeddings)
+        self.max_context = min(max_context, _positions(config))
         self.eos_ids = _end_tokens(model)
         _check_layer_types(model, self.max_context)
         check_rotation(config.to_dict(), self.max_context, max_tree)
@@ -113,7 +114,7 @@ class TargetModel:
         with the cache and a head of `draft_vocab_size` tokens.
         """
         # From small to large: what may be wrong with the tokenizer shows before the weights are read.
-        read_config(path)
+        _positions(read_config(path).get_text_config())
         tokenizer = load_tokenizer(path) if weights == "checkpoint" else None
         model = load_model(
             path,
@@ -230,6 +231,16 @@ def _end_tokens(model: nn.Module) -> tuple[int, ...]:
     ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = ids if ids is not None else model.config.eos_token_id
     return tuple(ids) if isinstance(ids, list | tuple) else (() if ids is None else (ids,))
+
+
+def _positions(config: PretrainedConfig) -> int:
+    """How many positions a model knows; InputError where it has none (state spaces, ALiBi)."""
+    if (positions := getattr(config, "max_position_embeddings", None)) is None:
+        raise InputError(
+            f"target: {config.model_type!r} models number no positions (max_position_embeddings), which "
+            "trees give their nodes; use a Llama, Mistral, Qwen2 or Qwen3 model"
+        )
+    return positions
 
 
 def _check_layer_types(model: nn.Module, max_context: int) -> None:
