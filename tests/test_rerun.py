@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ltd.files import write_json
 from ltd.stage_jobs import JOBS, with_jobs
@@ -103,6 +105,13 @@ def test_changed_key_reruns_only_what_depends_on_it(finished, asking, tmp_path, 
     assert planned_rules(finished, config=[asking, tmp_path / "changed.yaml"]) == rerun
 
 
+def test_what_a_preset_fixes_trains_the_papers_policies_not_again(finished, asking, tmp_path):
+    (tmp_path / "changed.yaml").write_text("rl: {learning_rate: 0.0123}")
+    planned = snakemake(finished, "--dry-run", config=[asking, tmp_path / "changed.yaml"])
+    outputs = r"train_policy --policy .* --output \S+/policies/(\w+)/"
+    assert set(re.findall(outputs, planned.stdout + planned.stderr)) == {"default", "ltd"}
+
+
 def test_make_prints_the_outcome_once_where_nothing_is_left_to_do(finished, asking):
     (finished / "results/smoke/report/summary.txt").write_text("the main table\n")
     assert snakemake(finished, "--touch", config=[asking]).returncode == 0
@@ -131,6 +140,7 @@ def test_a_head_that_was_published_has_no_training_to_draw_where_it_is_reused(tm
     finished = tmp_path / "results/smoke"
     write_json(finished / "latency/profile.json", {"beam": 4, "max_depth": 4})
     write_json(finished / "benchmark/grid.json", {"grids": [{"temperature": 0.0}]})
+    save_file({"entropy": np.zeros(1)}, finished / "traces/train-t0-w4.safetensors")
     for task in ("chat", "maths"):
         (finished / f"prompts/test/{task}.jsonl").write_text("{}\n" * 2)
     write_json(finished / "target/training.json", {})

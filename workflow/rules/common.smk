@@ -11,6 +11,7 @@ from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
 from ltd.files import own_files
 from ltd.options import command_line
+from ltd.rl.presets import PRESETS
 from ltd.stage_jobs import with_jobs
 
 
@@ -226,7 +227,7 @@ def unvaried_option(wildcards, input):
 
 
 def options_of_chain(wildcards):
-    """The rl block; the paper's chain puts its preset over it, the tuned one the study's winner.
+    """The rl block, but for what the preset of a chain fixes; the tuned chain puts the study's winner over it.
 
     A variant's chain has all settings of its base, and over them what it varies.
     """
@@ -238,24 +239,19 @@ def options_of_chain(wildcards):
             {"settings": base, "variant": method.variant, "seed": seed}
         )
         return f"{common_options(threads=1)} {varied}"
+    known = ablations.trainable_tasks(config)
     paper = {
-        "preset": config["rl"]["paper_preset"],
-        "train_tasks": [
-            task
-            for task in config["rl"]["paper_tasks"]
-            if task in ablations.trainable_tasks(config)
-        ],
+        "train_tasks": [task for task in config["rl"]["paper_tasks"] if task in known]
     }
     extra = {
-        "default": "",
-        "paper": command_line(paper),
-        "ltd": f"--settings {RESULTS}/tuning/best.json",
-        CONDITIONED: "--preset conditioned",
-        PAPER_FULL: command_line(paper | {"preset": "paper"}),
-        LOOKUP_CHAIN: "",
-    }
-    own = options("rl", leave_out=["paper_preset", "paper_tasks"], threads=1)
-    return f"{own} {extra[wildcards.chain]}"
+        "paper": {"preset": config["rl"]["paper_preset"]} | paper,
+        PAPER_FULL: {"preset": "paper"} | paper,
+        CONDITIONED: {"preset": "conditioned"},
+        "ltd": {"settings": f"{RESULTS}/tuning/best.json"},
+    }.get(wildcards.chain, {})
+    fixed = [*PRESETS[extra.get("preset", "default")], *extra]
+    own = options("rl", ["paper_preset", "paper_tasks", *fixed], threads=1)
+    return f"{own} {command_line(extra)}"
 
 
 def options_of_policies():

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from ltd.rl.machine import PART
+from ltd.rl import MACHINE_PART as PART
 from ltd.rl.policy_settings import OBSERVED, SettingsType
 
 PAPER: dict[str, Any] = {
