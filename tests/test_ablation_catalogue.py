@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,9 @@ from test_reuse import finished_default
         ("ltd:iteration-12", "ltd/iteration-12"),
         ("ltd:paper-iteration-0", "paper/iteration-0"),
         ("ltd:reward-time", "variants/ltd-reward-time/best"),
-        ("ltd:paper-network-1024-256", "variants/paper-network-1024-256/best"),
+        ("ltd:network-1024-256", "variants/ltd-network-1024-256/best"),
+        ("ltd:paper-network-1024-256", "variants/paper-network-1024-256/initial/size"),
+        ("ltd:paper-seed-1", "variants/paper-seed-1/best"),
         ("ltd:trained-on-abstract_algebra", "variants/ltd-trained-on-abstract_algebra/best"),
     ],
 )
@@ -65,6 +68,16 @@ def test_every_method_of_an_ablation_is_legal_and_named_once(name):
     found = [parse_method(method) for method in listed if method != GRID]
     if name.endswith("-paper"):
         assert {method.base for method in found} == {"paper"}
+
+
+def test_the_papers_tables_vary_its_size_policy_alone():
+    """Beside the paper's own choice, which is the reference."""
+    for name, own in catalogue.SIZE_ALONE.items():
+        over_paper = methods(f"{name}-paper", rounds=3, entropy=True, hidden=True, train_task="code")
+        over_tuned = methods(name, rounds=3, entropy=True, hidden=True, train_task="code")
+        assert over_paper[0] == f"ltd:paper-{own}" and over_tuned[0] == "ltd"
+        assert set(over_paper) == {method.replace("ltd:", "ltd:paper-") for method in over_tuned} - {"ltd"}
+        assert all(parse_method(method).is_size_alone for method in over_paper if method != GRID)
 
 
 def test_what_variants_change():
@@ -193,3 +206,11 @@ def test_variants_are_planned_after_their_base(tmp_path):
     for training in ("initial/size", "initial/depth", "iteration-1"):
         assert f"{varied}/{training}" in plan
     assert "--ablations seeds rewards" in plan and "ltd:no-depth" not in plan
+
+
+def test_of_the_papers_tables_the_first_trainings_of_the_size_policy_are_planned(tmp_path):
+    (tmp_path / "mine.yaml").write_text("ablations: {run: [rewards-paper]}\n")
+    result = snakemake(tmp_path, "--dry-run", config=[tmp_path / "mine.yaml"])
+    trained = re.findall(r"--output results/smoke/policies/variants/(\S+)", result.stdout + result.stderr)
+    assert sorted(set(trained)) == sorted(f"paper-reward-{kind}/initial/size" for kind in KINDS)
+    assert "--default-depth 4 " in result.stdout + result.stderr

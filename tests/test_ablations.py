@@ -46,6 +46,7 @@ def policies(world, tmp_path_factory):
         "ltd/iteration-0",
         "ltd/iteration-1",
         "variants/ltd-trained-on-code/best",
+        "variants/paper-reward-time/initial/size",
     ]
     for chain in chains:
         random_policies(folder / chain, world)
@@ -63,6 +64,16 @@ def test_one_half_of_the_pair_is_replaced(policies):
     assert all(isinstance(choice, Policy) for choice in load_choices(policies, "ltd:iteration-1", BEST))
     with pytest.raises(InputError, match="iteration-7"):
         load_choices(policies, "ltd:iteration-7", BEST)
+
+
+def test_a_size_policy_alone_decodes_at_one_depth(world, policies, tmp_path):
+    method = "ltd:paper-reward-time"
+    depth, size = load_choices(policies, method, BEST, default_depth=3)
+    assert depth == 3 and isinstance(size, Policy)
+    _, cycles = replay((method,), world.traces, world.profile, BEST, policies, default_depth=3)
+    assert set(cycles.loc[cycles["method"] == method, "depth"]) == {3}
+    with pytest.raises(InputError, match=rf"^{method}: decodes at depth 8, but .* {MAX_DEPTH} levels"):
+        replay((method,), world.traces, world.profile, BEST, policies)
 
 
 @pytest.mark.parametrize("name", ["ltd", "ltd:no-depth", "ltd:no-size"])

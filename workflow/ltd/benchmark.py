@@ -154,7 +154,8 @@ def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
         "eagle3_grid": lambda: static_or_plain(grid["depth"], grid["size"]),
     }
     learned = [name for name in options.methods if name.partition(":")[0] == "ltd"]
-    makers |= {name: partial(load_policy_controller, options.policies, name, grid) for name in learned}
+    pair = partial(load_policy_controller, options.policies, grid=grid, default_depth=options.default_depth)
+    makers |= {name: partial(pair, name) for name in learned}
     makers |= {name: partial(load_controller, options.baselines, name) for name in BASELINES}
     makers |= {name: partial(load_opponent, options.opponents, name) for name in OPPONENTS}
     makers[LOOKUP] = lambda: load_lookup(options.lookup)[0].controller()

@@ -13,6 +13,7 @@ import pandas as pd
 from ltd.ablations.catalogue import ALL_NAMES
 from ltd.ablations.comparison import comparison
 from ltd.ablations.findings import finding, means, seed_numbers
+from ltd.ablations.policy_methods import DEFAULT_DEPTH
 from ltd.ablations.replayed import replay
 from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
@@ -34,6 +35,7 @@ class EvaluateAblationOptions(StageOptions):
     profile: Path = option(help="latency profile of the machine")
     grid: Path = option(help="result of the static grid search")
     policies: Path = option(help="folder with one folder a chain of policies")
+    default_depth: int = option(DEFAULT_DEPTH, "depth of a size policy alone, that of `eagle3`")
     cycles: Path | None = option(None, "cycles.parquet of the benchmark, for the measured overhead")
     test_tasks: tuple[str, ...] = option((), "tasks to compare on; none: all of the traces")
     output: Path = option(help="table of the ablation, CSV; its finding is written beside it as JSON")
@@ -47,7 +49,7 @@ def evaluate_ablation(options: EvaluateAblationOptions, run: StageRun) -> None:
     traces = of_tasks(Traces.load(options.traces), *compared_on)
     profile = LatencyProfile.load(options.profile)
     grid = read_json(options.grid)["best"]
-    runs, cycles = replay(options.methods, traces, profile, grid, options.policies)
+    runs, cycles = replay(options.methods, traces, profile, grid, options.policies, options.default_depth)
     table = comparison(runs, cycles, options.methods, options.seed)
     measured = measured_overhead(options.cycles, traces.temperature) if options.cycles is not None else {}
     facts: dict[str, Any] = {

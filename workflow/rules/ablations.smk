@@ -28,12 +28,14 @@ rule evaluate_ablation:
             {"methods": ablations.methods_of(config, wildcards.ablation)}
         ),
         cycles=lambda wildcards, input: f"--cycles {input.cycles}" * bool(input.cycles),
+        depth=config["benchmark"]["default_depth"],
         tasks=TEST_TASKS,
         options=common_options(threads=1),
     shell:
         "python -m ltd.evaluate_ablation --name {wildcards.ablation} --traces {input.traces}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"
-        " --output {output.table} {params.cycles} {params.methods} {params.tasks} {params.options}"
+        " --output {output.table} --default-depth {params.depth} {params.cycles} {params.methods}"
+        " {params.tasks} {params.options}"
         " 2>&1 | tee {log}"
 
 

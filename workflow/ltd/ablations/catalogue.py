@@ -11,6 +11,9 @@ Variants that are a chain of their own, trained with the base's settings but for
 
     reward-<kind>, observe-<part>-<part>..., network-<width>-<width>..., trained-on-<task>, seed-<n>
 
+Over the paper's formulation the first three are what they are in the paper's tables: the first training of
+the size policy alone, which decodes at the depth of the published static setting.
+
 Snakemake reads this module for its plan, so it imports nothing heavy.
 """
 
@@ -58,6 +61,12 @@ SYNONYMS = {
 NETWORKS = ((32, 32), (128, 64), (1024,), (1024, 256), (1024, 512, 256))
 RECOMBINED = ("no-depth", "no-size", "constant-depth", "constant-size")
 TRAINED = ("reward", "observe", "network", "trained-on", "seed")
+# What the paper varies of the size policy alone, by ablation: the variant that is its own choice.
+SIZE_ALONE = {
+    "rewards": "reward-throughput",
+    "observations": "observe-scores-depth-length",
+    "networks": "network-1024-256",
+}
 # Ablations that also make sense over the paper's formulation, as `<name>-paper`.
 OVER_BOTH = ("components", "iterations", "rewards", "observations", "networks", "seeds")
 NAMES = (
@@ -92,13 +101,21 @@ class PolicyMethod:
         return any(self.variant.startswith(f"{prefix}-") for prefix in TRAINED)
 
     @property
+    def is_size_alone(self) -> bool:
+        """Whether it is a size policy alone, which decodes at one depth."""
+        prefixes = tuple(own.partition("-")[0] + "-" for own in SIZE_ALONE.values())
+        return self.base == PAPER and self.variant.startswith(prefixes)
+
+    @property
     def chain(self) -> str:
         """The chain's folder under policies/."""
         return f"variants/{self.base}-{self.variant}" if self.is_trained else self.base
 
     @property
     def folder(self) -> str:
-        """The folder of its pair under policies/; variants without one policy take the base's best."""
+        """The folder of its policies under policies/; variants without one policy take the base's best."""
+        if self.is_size_alone:
+            return f"{self.chain}/initial/size"
         return f"{self.chain}/{self.variant if self.variant.startswith('iteration-') else 'best'}"
 
 
@@ -167,7 +184,8 @@ def methods(ablation: str, rounds: int, entropy: bool, hidden: bool, train_task:
     rounds of co-adaptation after the first pair; entropy, hidden: whether the traces hold entropies and
     hidden states; train_task: the one task that the policies of `generalisation` are trained on.
     """
-    base = PAPER if ablation.endswith(f"-{PAPER}") else TUNED
+    kind = ablation.removesuffix(f"-{PAPER}")
+    base = TUNED if kind == ablation else PAPER
     observations = OBSERVATIONS + WITH_ENTROPY * entropy + WITH_HIDDEN * hidden
     variants = {
         "components": ["", *RECOMBINED, "iteration-0"],
@@ -178,7 +196,10 @@ def methods(ablation: str, rounds: int, entropy: bool, hidden: bool, train_task:
         "networks": ["", *(f"network-{'-'.join(map(str, widths))}" for widths in NETWORKS)],
         "generalisation": ["", f"trained-on-{train_task}"],
         "seeds": ["", *(f"seed-{number}" for number in range(1, SEEDS))],
-    }[ablation.removesuffix(f"-{PAPER}")]
+    }[kind]
+    if base == PAPER and kind in SIZE_ALONE:
+        own = SIZE_ALONE[kind]
+        variants = [own, *(variant for variant in variants if variant not in ("", own))]
     names = [PolicyMethod(base, variant).name for variant in variants]
     if ablation == "overhead":
         names.append(PolicyMethod(PAPER).name)

@@ -8,19 +8,27 @@ from ltd.files import read_json
 from ltd.rl.policies import VALIDATION, Policy, load_policy
 from ltd.rl.policy_controller import PolicyController
 
+# Of the published static setting.
+DEFAULT_DEPTH = 8
 
-def load_choices(policies: Path, name: str, grid: Mapping[str, int]) -> tuple[Policy | int, Policy | int]:
+
+def load_choices(
+    policies: Path, name: str, grid: Mapping[str, int], default_depth: int = DEFAULT_DEPTH
+) -> tuple[Policy | int, Policy | int]:
     """The depth and the size decider of a method of policies.
 
     Args:
         policies: folder with one folder a chain.
         grid: the best static setting, `depth` and `size`: what stands in for a policy that is left out.
+        default_depth: of the methods that are a size policy alone.
 
     Raises:
         InputError: the name is none, or its policies are not there.
     """
     method = parse_method(name)
     folder = policies / method.folder
+    if method.is_size_alone:
+        return default_depth, load_policy(folder, "size")
     how, _, replaced = method.variant.partition("-")
     choices: dict[str, Policy | int] = {}
     for kind in ("depth", "size"):
@@ -33,6 +41,8 @@ def load_choices(policies: Path, name: str, grid: Mapping[str, int]) -> tuple[Po
     return choices["depth"], choices["size"]
 
 
-def load_policy_controller(policies: Path, name: str, grid: Mapping[str, int]) -> PolicyController:
+def load_policy_controller(
+    policies: Path, name: str, grid: Mapping[str, int], default_depth: int = DEFAULT_DEPTH
+) -> PolicyController:
     """The controller that decodes with a method of policies; arguments as of `load_choices`."""
-    return PolicyController(*load_choices(policies, name, grid), name=name)
+    return PolicyController(*load_choices(policies, name, grid, default_depth), name=name)

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from ltd.ablations.catalogue import GRID
-from ltd.ablations.policy_methods import load_choices
+from ltd.ablations.policy_methods import DEFAULT_DEPTH, load_choices
 from ltd.engine.controllers import static_or_plain
+from ltd.errors import InputError
 from ltd.methods import BASELINE, ORACLE
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
@@ -27,8 +28,11 @@ def replay(
     profile: LatencyProfile,
     grid: Mapping[str, int],
     policies: Path,
+    default_depth: int = DEFAULT_DEPTH,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Replay plain decoding, the best static setting, the oracle and every one of `methods`.
+
+    grid, default_depth: as in `ltd.ablations.policy_methods.load_choices`.
 
     Returns:
         runs, a row an answer: method, task, prompt, turn, temperature, source, tokens, seconds.
@@ -37,7 +41,13 @@ def replay(
     """
     world = ReplayWorld(traces, profile, tuple(range(1, profile.max_size + 1)))
     others = [name for name in methods if name not in (BASELINE, GRID)]
-    choices = {name: load_choices(policies, name, grid) for name in others}
+    choices = {name: load_choices(policies, name, grid, default_depth) for name in others}
+    for name, (depth, _) in choices.items():
+        if isinstance(depth, int) and depth > traces.max_depth:
+            raise InputError(
+                f"{name}: decodes at depth {depth}, but the traces have trees of {traces.max_depth} levels; "
+                "lower benchmark.default_depth"
+            )
     static = {BASELINE: None, GRID: static_or_plain(grid["depth"], grid["size"])}
     logs = {name: _simulated_cycles(simulate(one, traces, profile)) for name, one in static.items()}
     logs |= {name: _cycles(_charged(world, *pair), *pair) for name, pair in choices.items()}

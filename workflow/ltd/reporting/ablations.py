@@ -99,6 +99,8 @@ def _section(ablation: Ablation) -> list[str]:
     label = f"table{'s' * (len(tables) > 1)} {' and '.join(map(str, tables))}"
     title = TITLES[ablation.kind] + (", the paper's formulation" if ablation.kind != ablation.name else "")
     parts = [f"### {title}" + f" (the paper's {label})" * bool(tables), ablation.facts["finding"]]
+    if any(is_size_alone(name) for name in ablation.means.index):
+        parts.append("As in the paper, the size policy alone is trained and decodes at one depth.")
     if ablation.kind == "overhead":
         parts.append(markdown(overhead_rows(ablation), dict.fromkeys(("depth %", "size %", "both %"), ".2f")))
     else:
@@ -131,6 +133,11 @@ def main_rows(ablation: Ablation) -> pd.DataFrame:
     for model in paper.columns:
         rows[f"paper, {model}"] = paper[model].reindex(variants).to_numpy()
     return rows
+
+
+def is_size_alone(method: str) -> bool:
+    """Whether a method is a size policy at one depth."""
+    return method.partition(":")[0] == TUNED and parse_method(method).is_size_alone
 
 
 def variant_of(method: str) -> str | None:

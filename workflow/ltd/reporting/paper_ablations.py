@@ -1,7 +1,7 @@
 """The paper's ablations under the names of our variants.
 
-In its tables of rewards, observations and networks the paper varies the size policy alone, at depth 8; here
-both policies are retrained, but for the networks, where only that of the size policy changes.
+In its tables of rewards, observations and networks the paper varies the size policy alone, at depth 8; so do
+the variants over its formulation. Those of `ltd` are whole pairs, trained anew.
 """
 
 import pandas as pd
