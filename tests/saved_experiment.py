@@ -75,6 +75,7 @@ def make_experiment(folder, prompts=6):
         methods=METHODS,
         test_tasks=("chat", "code"),
         prompts_per_task=prompts // 2,
+        repeats=2,
         max_new_tokens=MAX_NEW_TOKENS,
         default_depth=MAX_DEPTH,
         default_size=SIZES[-1],

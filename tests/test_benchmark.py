@@ -1,6 +1,7 @@
 """The benchmark on a tiny engine: real decoding of every method, lossless, resumable, all columns."""
 
 import dataclasses
+import gc
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from ltd import benchmark as stage
 from ltd.benchmark import (
+    Engine,
     benchmark,
     check,
     decode_all,
@@ -175,6 +177,31 @@ def test_schedule_shuffles_methods_and_repeats_anew_for_every_prompt():
     first, second = schedule(METHODS, 2, 0, 0), schedule(METHODS, 2, 0, 1)
     assert sorted(first) == sorted(second) == sorted((m, r) for m in METHODS for r in range(2))
     assert first != second and first == schedule(METHODS, 2, 0, 0) and first != schedule(METHODS, 2, 1, 0)
+
+
+def test_two_repeats_at_a_time_are_shuffled_together():
+    order = schedule(METHODS, 5, 0, 0)
+    repeats = [repeat for _, repeat in order]
+    count = len(METHODS)
+    assert set(repeats[: 2 * count]) == {0, 1} and set(repeats[2 * count : 4 * count]) == {2, 3}
+    assert repeats[4 * count :] == [4] * count and len(set(order)) == 5 * count
+    assert order[: 2 * count] == schedule(METHODS, 2, 0, 0)
+
+
+def test_the_garbage_collector_does_not_run_while_a_prompt_is_decoded(monkeypatch, options, tmp_path):
+    """A full collection takes as long as a few answers, and would be charged to one of them."""
+    running = []
+
+    def noted(self, method, prompt):
+        running.append(gc.isenabled())
+        return run(self, method, prompt)
+
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", noted)
+    benchmark(dataclasses.replace(options, output=tmp_path / "output", state=tmp_path / "state"), StageRun())
+    warm_ups = len(options.methods)
+    assert running[:warm_ups] == [True] * warm_ups and len(running) > warm_ups
+    assert not any(running[warm_ups:]) and gc.isenabled()
 
 
 @pytest.mark.parametrize(

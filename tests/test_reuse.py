@@ -98,13 +98,13 @@ def written(own):
     return file
 
 
-def test_policies_for_another_temperature_are_not_reused(again, tmp_path, monkeypatch):
+def test_other_prompts_train_no_policies_for_another_temperature(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    again[0]["traces"] = {"temperature": 0.7}
+    own[0]["traces"] = {"temperature": 0.7}
     with pytest.raises(
-        InputError, match=r"^traces\.temperature: 0\.7, but the policies of \S+ learned at 0;"
+        InputError, match=r"^traces\.temperature: 0\.7, but the policies of \S+ learned at 0, "
     ):
-        configuration.check(merged(ROOT / "tests/config.yaml", written(again)), SCHEMA)
+        configuration.check(merged(ROOT / "tests/config.yaml", written(own)), SCHEMA)
 
 
 @pytest.mark.parametrize(("key", "other"), [("features", "entropy"), ("entropy", "features")])
@@ -155,6 +155,20 @@ def test_without_other_prompts_their_answers_and_trees_are_taken_too(again, tmp_
     again[0]["benchmark"]["temperatures"] = [0, 1]
     sampled = {"generate_responses_of_split", "record_traces_of_split"}
     assert planned_rules(tmp_path, config=[written(again)]) == MEASURED | taken | sampled
+
+
+def test_for_another_temperature_all_but_the_models_is_learned_anew(again, tmp_path):
+    again[0].update({"traces": {"temperature": 1}, "rl": {"train_tasks": []}})
+    again[0]["benchmark"]["methods"] = ["autoregressive", "eagle3_grid", "ddd", "supervised", "ltd"]
+    planned = planned_rules(tmp_path, config=[written(again)])
+    fitted = {"grid_search", "tune", "choose_policies", "fit_baseline", "fit_opponent"}
+    assert fitted | {"generate_responses_of_split", "record_traces_of_split"} <= planned
+    assert not {"prepare_prompts", "train_target", "train_draft", "profile_latency"} & planned
+    result = snakemake(tmp_path, "--dry-run", config=[written(again)])
+    taken = {line.split()[-1] for line in result.stdout.splitlines() if "input: results/smoke/" in line}
+    folders = {name for name in taken if not Path(name).suffix}
+    assert folders == {"results/smoke/target", "results/smoke/draft"}
+    assert not [name for name in taken if "t1" in name or "grid" in name or "tuning" in name]
 
 
 def test_a_second_drafter_learns_from_the_answers_that_are_taken(again, tmp_path):

@@ -1,11 +1,11 @@
 """Decode the test prompts for real with every method and compare wall-clock throughput.
 
-For every prompt the methods and their repeats run in an order of their own, shuffled together, so that a
-machine that speeds up or slows down does so for all alike, and two repeats of one method form an A/A pair
-that shows the clock's noise. Between prompts the phases of a cycle are timed, for the replayed rows beside
-the measured ones. Greedy answers, and sampled ones with the same seed, are the same tokens for
-every method: `lossless` in the summary says whether they were. One temperature is decoded at a time, that of
-the traces; `ltd.join_benchmark` puts several together.
+For every prompt the methods run in an order of their own, two repeats shuffled together, so that a machine
+that speeds up or slows down does so for all alike, and the odd and the even repeats of one method form an
+A/A pair that shows the clock's noise. Between prompts the phases of a cycle are timed, for the replayed
+rows beside the measured ones. Greedy answers, and sampled ones with the same seed, are the same tokens for
+every method: `lossless` in the summary says whether they were. One temperature is decoded at a time, that
+of the traces; `ltd.join_benchmark` puts several together.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED, LOOKUP_POLICIES, needed_folders
-from ltd.ablations.policy_methods import load_policy_controller
+from ltd.ablations.policy_methods import DEFAULT_DEPTH, load_policy_controller
 from ltd.baselines import METHODS as BASELINES
 from ltd.baselines.catalogue import load_controller
 from ltd.devices import device_name, resolve_device
@@ -43,6 +43,7 @@ from ltd.measurement.summary import (
     metric_label,
     summarise,
 )
+from ltd.measurement.timing import garbage_kept
 from ltd.measurement.visits import check_room, room_needed
 from ltd.methods import BASELINE
 from ltd.methods import check as check_methods
@@ -108,9 +109,9 @@ class BenchmarkOptions(StageOptions):
         24,
         "test prompts a task, as far as they fit the target; a conversation counts once, with all its turns",
     )
-    repeats: int = option(2, "times that every method decodes every prompt; at least 2 for the A/A spread")
+    repeats: int = option(4, "times that every method decodes every prompt; at least 2 for the A/A spread")
     max_new_tokens: int = option(128, "largest number of tokens of an answer")
-    default_depth: int = option(8, "depth of `eagle3`, the published static setting")
+    default_depth: int = option(DEFAULT_DEPTH, "depth of `eagle3`, the published static setting")
     default_size: int = option(30, "size of `eagle3`; published: 60, a beam of 2 has 30 at depth 8")
     profile_rounds: int = option(10, "times that every point of the latency profile is measured meanwhile")
 
@@ -192,11 +193,11 @@ def decode_all(
     for index, prompt in enumerate(tqdm(prompts, desc="benchmark", unit="prompt")):
         file = state / f"{index:05d}.json"
         if not file.is_file():
-            pairs = schedule(options.methods, options.repeats, options.seed, index)
-            records = [
-                record(engine.run(method, prompt), prompt, method, repeat, engine.temperature)
-                for method, repeat in pairs
-            ]
+            with garbage_kept():
+                records = [
+                    record(engine.run(method, prompt), prompt, method, repeat, engine.temperature)
+                    for method, repeat in schedule(options.methods, options.repeats, options.seed, index)
+                ]
             write_json(file, records)
         rounds.after(index)
         yield read_json(file)

@@ -101,13 +101,25 @@ def check_reuse(config: Config) -> None:
     for key, value in config["tree"].items():
         if made[key] != value:
             raise InputError(f"tree.{key}: {value}, but {folder} was made with {made[key]}; use the same")
-    ours = config["traces"]["temperature"]
-    theirs = read_json(folder / "benchmark/grid.json")["grids"][0]["temperature"]
-    if ours != theirs:
+    if has_other_prompts(config) and learns_anew(config):
         raise InputError(
-            f"traces.temperature: {ours:g}, but the policies of {folder} learned at {theirs:g}; use the same"
+            f"traces.temperature: {config['traces']['temperature']:g}, but the policies of {folder} learned "
+            f"at {temperature_of(folder):g}, and other prompts are test prompts alone; use the same"
         )
     check_reused_traces(config, folder)
+
+
+def temperature_of(finished: Path) -> float:
+    """The temperature of the answers that a finished experiment's grid and policies learned from."""
+    return read_json(finished / "benchmark/grid.json")["grids"][0]["temperature"]
+
+
+def learns_anew(config: Config) -> bool:
+    """Whether answers of another temperature are learned from than in the experiment that `reuse` names."""
+    return (
+        config["reuse"] is not None
+        and temperature_of(Path(config["reuse"])) != config["traces"]["temperature"]
+    )
 
 
 def check_reused_traces(config: Config, folder: Path) -> None:

@@ -21,6 +21,24 @@ else:
     ruleorder: reuse_folder > import_draft
 
 
+# What was fitted is for answers of one temperature; for another it is made here.
+MODELS = "target|draft"
+FITTED = "lookup|(baselines|opponents|policies)/.+"
+# The traces of training are for methods and variants that the finished experiment does not have.
+FILES = (
+    r"latency/profile\.json"
+    rf"|traces/(train|validation)-t{re.escape(LEARNED_AT)}-w\d+\.safetensors"
+)
+FITTED_FILES = r"benchmark/grid\.json|tuning/(best\.json|trials\.csv)"
+
+
+if configuration.learns_anew(config):
+    FOLDERS = MODELS
+else:
+    FOLDERS = f"{MODELS}|{FITTED}"
+    FILES += f"|{FITTED_FILES}"
+
+
 rule reuse_folder:
     input:
         f"{config['reuse']}/{{folder}}",
@@ -29,19 +47,12 @@ rule reuse_folder:
     log:
         f"{RESULTS}/logs/reuse/{{folder}}.log",
     wildcard_constraints:
-        folder="target|draft|lookup|(baselines|opponents|policies)/.+",
+        folder=FOLDERS,
     localrule: True
     conda:
         "../../envs/ltd.yaml"
     shell:
         "cp -r {input:q} {output:q} 2>&1 | tee {log}"
-
-
-# The traces of training are for methods and variants that the finished experiment does not have.
-FILES = (
-    r"latency/profile\.json|benchmark/grid\.json|tuning/(best\.json|trials\.csv)"
-    rf"|traces/(train|validation)-t{re.escape(LEARNED_AT)}-w\d+\.safetensors"
-)
 
 
 # Its own prompts again, with what the target answered and the head drafted.

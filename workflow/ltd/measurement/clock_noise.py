@@ -1,8 +1,9 @@
 """The A/A comparison: how far two decodings lie apart between which nothing differs but the clock.
 
-The repeats of all methods are shuffled together for every prompt, so the odd and the even repeats of one
-method stand to each other as two methods do. So do two methods that are the same static tree: `best_constant`
-often finds what the grid search found. What differs by less than such pairs do cannot be told from noise.
+Two repeats of all methods at a time are shuffled together for every prompt, so the odd and the even repeats
+of one method stand to each other as two methods do that were decoded half as often. So do two methods that
+are the same static tree: `best_constant` often finds what the grid search found. What differs by less than
+such pairs do cannot be told from noise.
 """
 
 from itertools import combinations

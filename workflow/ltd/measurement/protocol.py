@@ -45,7 +45,16 @@ def check_answers(prompts: list[Sequence], max_new_tokens: int, source: Path) ->
 
 
 def schedule(methods: tuple[str, ...], repeats: int, seed: int, index: int) -> list[tuple[str, int]]:
-    """Return (method, repeat) pairs of prompt number `index` in a random order of its own."""
-    pairs = [(method, repeat) for method in methods for repeat in range(repeats)]
-    order = np.random.default_rng([seed, index]).permutation(len(pairs))
-    return [pairs[place] for place in order]
+    """Return (method, repeat) pairs of prompt number `index` in a random order of its own.
+
+    Two repeats of all methods are shuffled together, then the next two: a machine's speed holds for a second
+    or so, and what is compared should lie within it. The odd and the even repeats of a method stay to each
+    other as two methods do.
+    """
+    rng = np.random.default_rng([seed, index])
+    order: list[tuple[str, int]] = []
+    for first in range(0, repeats, 2):
+        both = range(first, min(first + 2, repeats))
+        pairs = [(method, repeat) for method in methods for repeat in both]
+        order += [pairs[place] for place in rng.permutation(len(pairs))]
+    return order

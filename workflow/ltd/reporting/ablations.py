@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ltd.ablations.catalogue import PAPER, TUNED, parse_method
+from ltd.ablations.catalogue import PAPER, TUNED, PolicyMethod, parse_method
 from ltd.files import read_json
 from ltd.measurement.summary import MEAN_TASK
 from ltd.methods import ORACLE
@@ -99,7 +99,7 @@ def _section(ablation: Ablation) -> list[str]:
     label = f"table{'s' * (len(tables) > 1)} {' and '.join(map(str, tables))}"
     title = TITLES[ablation.kind] + (", the paper's formulation" if ablation.kind != ablation.name else "")
     parts = [f"### {title}" + f" (the paper's {label})" * bool(tables), ablation.facts["finding"]]
-    if any(is_size_alone(name) for name in ablation.means.index):
+    if any(method and method.is_size_alone for method in map(policies_of, ablation.means.index)):
         parts.append("As in the paper, the size policy alone is trained and decodes at one depth.")
     if ablation.kind == "overhead":
         parts.append(markdown(overhead_rows(ablation), dict.fromkeys(("depth %", "size %", "both %"), ".2f")))
@@ -129,20 +129,16 @@ def main_rows(ablation: Ablation) -> pd.DataFrame:
         }
     )
     paper = paper_speedups(ablation.kind)
-    variants = [variant_of(name) for name in means.index]
+    methods = map(policies_of, means.index)
+    variants = [method and method.variant for method in methods]
     for model in paper.columns:
         rows[f"paper, {model}"] = paper[model].reindex(variants).to_numpy()
     return rows
 
 
-def is_size_alone(method: str) -> bool:
-    """Whether a method is a size policy at one depth."""
-    return method.partition(":")[0] == TUNED and parse_method(method).is_size_alone
-
-
-def variant_of(method: str) -> str | None:
-    """What a method varies; None for a method that is no pair of policies."""
-    return parse_method(method).variant if method.partition(":")[0] == TUNED else None
+def policies_of(name: str) -> PolicyMethod | None:
+    """The policies that a row of a table is about; None for a method that is none."""
+    return parse_method(name) if name.partition(":")[0] == TUNED else None
 
 
 def _with_interval(rows: pd.DataFrame, column: str, digits: int) -> list[str]:
@@ -153,7 +149,7 @@ def _with_interval(rows: pd.DataFrame, column: str, digits: int) -> list[str]:
 def overhead_rows(ablation: Ablation) -> pd.DataFrame:
     """Shares of both policies: ours in replay and live, and the paper's."""
     shares = ablation.means[["depth_policy_share", "size_policy_share"]] * 100
-    shares = shares[[variant_of(name) is not None for name in shares.index]].set_axis(
+    shares = shares[[policies_of(name) is not None for name in shares.index]].set_axis(
         ["depth", "size"], axis=1
     )
     ours = [(f"{m} (replay)", d, s, d + s) for m, d, s in shares.itertuples()]
