@@ -139,7 +139,7 @@ def test_lanes_of_many_candidates_are_those_of_one(data, monkeypatch):
 
 def test_saved_and_loaded_decides_alike(fitted, data, tmp_path):
     name, variants = fitted
-    save_baseline(tmp_path / name, name, variants, {})
+    save_baseline(tmp_path / name, name, variants, (BEAM, DEPTH), {})
     for method in (name, f"{name}:published"):
         variant = variants[PUBLISHED if ":" in method else FITTED]
         loaded = load_controller(tmp_path, method)
@@ -156,7 +156,7 @@ def test_wrong_files_are_named(fitted, tmp_path):
     name, variants = fitted
     with pytest.raises(InputError, match=f"baseline.json: no such file; fit it .*--baseline {name}"):
         load_controller(tmp_path, name)
-    save_baseline(tmp_path / name, name, variants, {})
+    save_baseline(tmp_path / name, name, variants, (BEAM, DEPTH), {})
     path = tmp_path / name / "baseline.json"
     description = json.loads(path.read_text())
     description["fitted"]["settings"]["speed"] = 1
@@ -164,7 +164,7 @@ def test_wrong_files_are_named(fitted, tmp_path):
     with pytest.raises(InputError, match=r"baseline\.json: fitted\.settings: not of"):
         load_controller(tmp_path, name)
     write_json(path, description | {"baseline": "other"})
-    with pytest.raises(InputError, match=f"not {name} of version 1"):
+    with pytest.raises(InputError, match=f"not {name} of version 2"):
         load_controller(tmp_path, name)
     with pytest.raises(InputError, match="is unknown; choose from ddd, ddd:published"):
         load_controller(tmp_path, f"{name}:tuned")

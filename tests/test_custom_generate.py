@@ -81,6 +81,14 @@ def test_stopping_criteria_of_the_call_are_obeyed(model, engine):
         assert model.generate(PROMPT, **engine, **criteria).tolist() == own(model, **criteria)
 
 
+def test_a_criterion_may_answer_with_a_plain_bool(model, engine):
+    def third(ids, scores, **others):
+        return ids.shape[1] >= PROMPT.shape[1] + 3
+
+    criteria = {"stopping_criteria": StoppingCriteriaList([third]), "pad_token_id": 0}
+    assert model.generate(PROMPT, **engine, **criteria).tolist() == own(model, **criteria)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -249,6 +249,12 @@ def test_wrong_requests_are_refused():
     for parts in ((target, drafter, None), (target, None, StaticController(1, 1))):
         with pytest.raises(InputError, match="a drafter needs a controller and a controller a drafter"):
             decode(*parts, PROMPT, max_new_tokens=4)
+    for token in (-1, target.vocab_size):
+        with pytest.raises(InputError, match=rf"prompt: token {token} is not among the model's"):
+            decode(target, drafter, StaticController(1, 1), [1, token], max_new_tokens=4)
+    deep = StaticController(drafter.max_depth + 1, 4)
+    with pytest.raises(InputError, match=f"drafted to depth {drafter.max_depth}; raise max_depth to"):
+        decode(target, drafter, deep, PROMPT, max_new_tokens=4)
     with pytest.raises(InputError, match="batch size 1"):
         decode(target, drafter, StaticController(1, 1), torch.zeros(2, 3), max_new_tokens=5)
     with pytest.raises(InputError, match="beam 99"):

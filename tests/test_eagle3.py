@@ -186,6 +186,16 @@ def test_save_and_load_give_identical_outputs_and_published_names(head, folder, 
     }
 
 
+def test_a_folder_of_other_files_is_not_replaced(head, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds notes\.txt, which is no head's; name one of its own"):
+        save_head(head, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    for _ in range(2):
+        save_head(head, tmp_path / "head")
+    assert sorted(file.name for file in (tmp_path / "head").iterdir()) == ["config.json", "model.safetensors"]
+
+
 LAYOUTS = {
     "layers.0": lambda t: {name.replace("midlayer.", "layers.0."): value for name, value in t.items()},
     "model prefix": lambda t: {f"model.{name}": value for name, value in t.items()},

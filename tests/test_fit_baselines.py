@@ -10,7 +10,6 @@ from ltd.baselines import NAMES
 from ltd.baselines.catalogue import BASELINES
 from ltd.benchmark import BenchmarkOptions, make_controllers
 from ltd.errors import InputError
-from ltd.files import write_json
 from ltd.tracking import StageRun
 from synthetic import save_inputs, synthetic_traces
 
@@ -31,18 +30,18 @@ def options(tmp_path):
 def test_stage_writes_what_the_benchmark_reads(options, tmp_path, capsys):
     stage.fit_baselines(options, StageRun())
     assert "svip fitted: validation speedup" in capsys.readouterr().out
-    write_json(tmp_path / "grid.json", {"best": {"depth": 2, "size": 3}})
     folders = ("draft", "policies", "opponents", "lookup", "responses", "output", "state")
     paths = dict.fromkeys(folders, tmp_path)
     benchmark = BenchmarkOptions(
         **paths, target="", profile=options.profile, grid=tmp_path / "grid.json", traces=options.traces,
         baselines=tmp_path / "baselines", methods=("autoregressive", "svip", "svip:published"),
     )  # fmt: skip
-    controllers = make_controllers(benchmark)
+    grid = {"depth": 2, "size": 3}
+    controllers = make_controllers(benchmark, grid)
     assert controllers["svip:published"].size == 16 and controllers["svip"].size in range(1, 9)
     assert tuple(BASELINES) == NAMES
     with pytest.raises(InputError, match=r"disco/baseline\.json: no such file"):
-        make_controllers(dataclasses.replace(benchmark, methods=("autoregressive", "disco")))
+        make_controllers(dataclasses.replace(benchmark, methods=("autoregressive", "disco")), grid)
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,12 @@ from ltd.engine.custom_generate import ltd_generate
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
-from ltd.generate import Decoder, main
+from ltd.generate import Decoder, encode, main
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.machine import machine_width
 from ltd.rl.policies import PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_controller import PolicyController
+from ltd.texts.prompts import ChatFormat
 from saved_engine import save_engine
 from saved_experiment import BEAM, MAX_DEPTH, made_up_world, random_policies
 
@@ -219,6 +220,21 @@ def test_python_interface(folders, target):
     assert text.split() == [f"w{token}" for token in expected]
 
 
+def test_sampled_answers_differ_unless_torchs_seed_is_set(folders):
+    decoder = Decoder.load(folders / "target", folders / "draft", CONTROLLER, beam=5, device="cpu")
+    sampled = partial(decoder.answer, "w3 w4", max_new_tokens=12, temperature=1.0)
+    torch.manual_seed(0)
+    first, second = sampled(), sampled()
+    torch.manual_seed(0)
+    assert first != second and sampled() == first and sampled(seed=1) == sampled(seed=1)
+
+
+def test_a_decoder_puts_prompts_into_the_form_of_its_head(folders):
+    form = ChatFormat(template="w5 {{ messages[0]['content'] }}")
+    given = Decoder.load(folders / "target", folders / "draft", CONTROLLER, beam=5, device="cpu", form=form)
+    assert given.encode("w3") == encode(given.target.tokenizer, "w3", form) != [3, 1]
+
+
 def test_trees_are_those_that_the_controller_was_fitted_to(folders):
     controller = StaticController(2, 5)
     controller.tree = 3, 4
@@ -279,7 +295,11 @@ def test_command_decodes_with_policies(experiment, capsys):
             ["--depth", "2", "--size", "5", "--experiment", "results/nowhere"],
             "results/nowhere/target: no target was trained there; give the experiment's own as --target",
         ),
-        (["--depth", "2", "--size", "5", "--temperature", "-1"], "temperature"),
+        (["--depth", "2", "--size", "5", "--temperature", "-1", "--target", "nowhere"], "temperature"),
+        (
+            ["--depth", "2", "--size", "5", "--max-new-tokens", "0", "--target", "nowhere"],
+            "max_new_tokens: 0",
+        ),
     ],
 )
 def test_command_says_what_is_wrong(folders, capsys, arguments, message):

@@ -263,6 +263,9 @@ def test_export_and_import_again(layout, changes, target, target_folder, tmp_pat
     export_draft(options)
     loaded = load_head(tmp_path / "out", target)
     assert loaded.config == head.config and same(loaded, head) and torch.equal(loaded.t2d, head.t2d)
+    export_draft(dataclasses.replace(options, dtype="bfloat16"))
+    weights = load_file(tmp_path / "out/model.safetensors").values()
+    assert {weight.dtype for weight in weights if weight.is_floating_point()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("layout", ["published", "speculators"])

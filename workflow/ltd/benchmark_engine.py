@@ -21,15 +21,17 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 from ltd.bfloat16 import held_in_float32, in_bfloat16, to_bfloat16, without_rounding
 from ltd.devices import device_name, resolve_device, set_threads, synchronise
-from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, load_head
+from ltd.draft_head.eagle3 import load_head, text_config
+from ltd.draft_head.head_config import target_like
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
-from ltd.engine.loading import make_drafter, tapped_for
+from ltd.engine.loading import make_drafter, random_head, tapped_for
+from ltd.engine.model_loading import random_model
 from ltd.engine.sampling import SamplingOptions, TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import Verification, make_verification
@@ -67,50 +69,6 @@ class EngineBenchmarkOptions(StageOptions):
     beam: int = option(10, "beam of the draft")
     depth: int = option(5, "draft depth of the whole cycles")
     size: int = option(16, "verification size of the whole cycles")
-
-
-def random_model(shape: str, device: torch.device) -> nn.Module:
-    """A Llama-shaped model with random weights that half precision represents; bfloat16 on a GPU."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    with torch.device(device):
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], eos_token_id=None))
-        finally:
-            torch.set_default_dtype(default)
-    return _to_half_values(model)
-
-
-def random_head(target: TargetModel, draft_vocabulary: int) -> Eagle3Head:
-    """A head as wide as the target, with random weights."""
-    config = target.model.config.get_text_config()
-    head = Eagle3Head(
-        Eagle3Config(
-            hidden_size=config.hidden_size,
-            target_hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_attention_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            rms_norm_eps=1e-6,
-            vocab_size=config.vocab_size,
-            draft_vocab_size=min(draft_vocabulary, config.vocab_size),
-            rope_theta=10000.0,
-            max_position_embeddings=config.max_position_embeddings,
-            tap_layers=target.tap_layers,
-        ),
-        target.model.get_input_embeddings().weight,
-    )
-    head = _to_half_values(head.to(device=target.device, dtype=target.dtype))
-    return to_bfloat16(head) if in_bfloat16(target.model) else head
-
-
-@torch.no_grad()
-def _to_half_values(module: nn.Module) -> nn.Module:
-    for weight in module.parameters():
-        weight.copy_(weight.half())
-    return module.eval().requires_grad_(False)
 
 
 class EngineBenchmark:
@@ -303,7 +261,9 @@ def benchmark_engine(options: EngineBenchmarkOptions) -> str:
     """
     device = resolve_device(options.device)
     torch.manual_seed(options.seed)
-    room = options.context + max(options.rounds, 4) * options.repetitions
+    if options.target is None and options.quantisation != "none":
+        raise InputError("quantisation: random weights have none; name a target")
+    room = options.context + 4 * options.repetitions  # every phase of a round begins with a prompt anew
     sizes = {
         "max_context": max(1024, room),
         "max_tree": max(*options.sizes, *(size for _, size in cycle_shapes(options))),
@@ -312,7 +272,9 @@ def benchmark_engine(options: EngineBenchmarkOptions) -> str:
         given = {"dtype": options.dtype, "quantisation": options.quantisation}
         target = TargetModel.load(options.target, device=device.type, **given, **sizes)
     else:
-        model = random_model(options.shape, device)
+        config = LlamaConfig(**SHAPES[options.shape], eos_token_id=None)
+        held = torch.bfloat16 if device.type == "cuda" else torch.float32
+        model = random_model(config, held, device)
         rounded = options.dtype == "bfloat16" and held_in_float32(torch.bfloat16, device)
         target = TargetModel(to_bfloat16(model) if rounded else model, **sizes)
     if room > target.max_context:
@@ -322,7 +284,7 @@ def benchmark_engine(options: EngineBenchmarkOptions) -> str:
     head = (
         load_head(options.draft, target)
         if options.draft is not None
-        else random_head(target, DRAFT_VOCABULARY[options.shape])
+        else random_head(target, target_like(text_config(target.model), DRAFT_VOCABULARY[options.shape]))
     )
     target = tapped_for(head, target)
     drafter = make_drafter(

@@ -48,7 +48,12 @@ def export_draft(options: ExportDraftOptions) -> None:
         if config.draft_vocab_size != config.vocab_size:
             raise InputError(f"{options.draft}: {OUTPUT} is missing; its vocabulary is not the target's")
         tensors[OUTPUT] = target_weight(options.target, EMBEDDING if text.tie_word_embeddings else OUTPUT)
+    if options.layout == "speculators" and EMBEDDING not in tensors:
+        tensors[EMBEDDING] = target_weight(options.target, EMBEDDING)
     dtype = tensors["fc.weight"].dtype
+    if options.dtype != "auto":
+        dtype = getattr(torch, options.dtype)
+        tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
     if options.layout == "published":
         if not config.plain:
             raise InputError(
@@ -56,8 +61,6 @@ def export_draft(options: ExportDraftOptions) -> None:
             )
         write_checkpoint(options.output, config, tensors, dtype)
         return
-    if EMBEDDING not in tensors:
-        tensors[EMBEDDING] = target_weight(options.target, EMBEDDING)
     write_speculators(
         options.output,
         config,

@@ -90,7 +90,8 @@ def fit_baselines(options: FitBaselinesOptions, run: StageRun) -> None:
         "target": data.traces.target_hash,
         "draft": data.traces.draft_hash,
     }
-    save_baseline(options.output, options.baseline, variants, trained_on)
+    tree = (data.traces.beam, data.traces.max_depth)
+    save_baseline(options.output, options.baseline, variants, tree, trained_on)
     log(run, options, variants)
 
 

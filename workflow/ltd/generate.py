@@ -21,6 +21,7 @@ from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import load_engine
 from ltd.engine.model_loading import load_tokenizer
+from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
@@ -39,7 +40,9 @@ class GenerateOptions(StageOptions):
 
     prompt: str = option(help="what the user says")
     target: str | None = option(None, "target model, folder or hub id; none: the experiment's own")
-    draft: str | None = option(None, "Eagle3 head, folder or hub id; none: the experiment's own")
+    draft: str | None = option(
+        None, "Eagle3 head, folder or hub id, with its own rotary base; none: the experiment's own"
+    )
     policies: Path | None = option(None, "folder of trained policies; none: the experiment's tuned ones")
     profile: Path | None = option(
         None, "latency profile of this machine, for policies that observe it; none: that of their training"
@@ -70,6 +73,7 @@ class Decoder:
     target: TargetModel
     drafter: Drafter
     controller: Controller
+    form: ChatFormat = OWN_FORMAT
 
     @classmethod
     def load(
@@ -84,11 +88,12 @@ class Decoder:
         device: str = "auto",
         dtype: str = "auto",
         quantisation: str = "none",
+        form: ChatFormat = OWN_FORMAT,
     ) -> "Decoder":
         """Read both models; raises InputError when either is missing or does not fit the other.
 
         Trees have `beam` and `max_depth` (None: those that the controller was fitted to, 10 and 12 for one
-        that suits all).
+        that suits all). `form` is how a prompt becomes a conversation, as head and policies have learned it.
         """
         beam, max_depth = tree_for(controller, beam, max_depth)
         loaded = load_engine(
@@ -101,14 +106,17 @@ class Decoder:
             dtype=dtype,
             quantisation=quantisation,
         )
-        return cls(*loaded, controller)
+        return cls(*loaded, controller, form)
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of a user's turn, through the tokenizer's chat template where it has one."""
-        return encode(self.target.tokenizer, prompt)
+        return encode(self.target.tokenizer, prompt, self.form)
 
     def answer(self, prompt: str, *, max_new_tokens: int, **sampling) -> str:
-        """Text of the answer; sampling options as for `ltd.engine.decoding.decode`."""
+        """Text of the answer; sampling options as for `ltd.engine.decoding.decode`, but that without a `seed`
+        torch's global generator gives one.
+        """
+        sampling.setdefault("seed", int(torch.randint(2**62, ())))
         result = decode(
             self.target,
             self.drafter,
@@ -144,6 +152,10 @@ def choose_controller(options: GenerateOptions) -> tuple[Controller, int, int]:
 def generate(options: GenerateOptions) -> None:
     """Stream the answer to standard output and its speed to standard error."""
     controller, beam, max_depth = choose_controller(options)
+    settings = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
+    SamplingOptions(**settings)  # refuses what cannot be, before models are read
+    if options.max_new_tokens < 1:
+        raise InputError(f"max_new_tokens: {options.max_new_tokens} is not at least 1")
     form = chat_format(options.system, options.chat_template, options.thinking)
     name = options.target or options.experiment / "target"
     if options.target is None and not name.is_dir():
@@ -160,13 +172,7 @@ def generate(options: GenerateOptions) -> None:
         dtype=options.dtype,
         quantisation=options.quantisation,
     )
-    settings = {
-        "max_new_tokens": options.max_new_tokens,
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
-        "seed": options.seed,
-    }
+    settings |= {"max_new_tokens": options.max_new_tokens, "seed": options.seed}
     target, drafter = decoder.target, decoder.drafter
     decode(target, drafter, controller, prompt, **settings | {"max_new_tokens": WARM_UP_TOKENS})
     streamer = TextStreamer(target.tokenizer, skip_special_tokens=True)

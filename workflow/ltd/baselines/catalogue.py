@@ -8,18 +8,25 @@ from ltd.baselines.variants import Baseline, BaselineController, Variant
 from ltd.errors import InputError
 from ltd.files import atomic_path, read_json, write_json
 
-VERSION = 1
+VERSION = 2
 DESCRIPTION = "baseline.json"
 BASELINES: dict[str, Baseline] = {
     module.RULE.name: module.RULE for module in (ddd, svip, gammatune, disco, specdecpp, c2t)
 }
 
 
-def save_baseline(folder: Path, name: str, variants: dict[str, Variant], trained_on: dict[str, str]) -> None:
-    """Write a folder, whole or not at all."""
+def save_baseline(
+    folder: Path,
+    name: str,
+    variants: dict[str, Variant],
+    tree: tuple[int, int],
+    trained_on: dict[str, str],
+) -> None:
+    """Write a folder, whole or not at all; `tree`: beam and largest depth of the trees it learned from."""
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
-        description: dict[str, Any] = {"version": VERSION, "baseline": name, "trained_on": trained_on}
+        description: dict[str, Any] = {"version": VERSION, "baseline": name}
+        description |= {"tree": tree, "trained_on": trained_on}
         for key, variant in variants.items():
             if variant.network is not None:
                 variant.network.save(temporary / f"{key}.safetensors")
@@ -45,6 +52,8 @@ def load_controller(folder: str | Path, method: str) -> BaselineController:
     baseline = BASELINES[name]
     network = baseline.load_network(path.with_name(f"{variant}.safetensors"))
     try:
-        return baseline.controller(Variant(description[variant]["settings"], network), method)
+        controller = baseline.controller(Variant(description[variant]["settings"], network), method)
+        controller.tree = tuple(description["tree"])
+        return controller
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: {variant}.settings: not of {name} ({error}); fit it again") from error

@@ -65,7 +65,10 @@ class BaselineController:
 
     weights are those of its networks, by what they decide, `depth` or `size`; replay charges a network as
     much time as the profile has measured for policies of that size, and nothing for comparing a few numbers.
+    tree is the beam and the largest depth of the trees that it was fitted to, None where nobody said.
     """
+
+    tree: tuple[int, int] | None = None
 
     def __init__(self, name: str, max_depth: int, size: int, weights: dict[str, int] | None = None) -> None:
         self.name, self.max_depth, self.size, self.weights = name, max_depth, size, weights or {}

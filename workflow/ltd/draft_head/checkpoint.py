@@ -140,6 +140,9 @@ def _layer_values(config: Eagle3Config, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _write(path: Path, values: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    others = sorted({file.name for file in path.glob("*")} - {"config.json", "model.safetensors"})
+    if others:
+        raise InputError(f"{path}: the folder holds {others[0]}, which is no head's; name one of its own")
     with atomic_path(path) as folder:
         folder.mkdir()
         write_json(folder / "config.json", values)

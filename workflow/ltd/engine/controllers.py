@@ -136,7 +136,14 @@ def fitted_tree(controller: Controller) -> tuple[int, int] | None:
 
 
 def check_tree(controller: Controller, beam: int, max_depth: int) -> None:
-    """Raise InputError when a controller was fitted to trees of another beam or to shallower ones."""
+    """Raise InputError when a controller was fitted to trees of another beam or to shallower ones, or its
+    fixed depth is beyond `max_depth`.
+    """
+    if isinstance(controller, StaticController) and controller.depth > max_depth:
+        raise InputError(
+            f"controller {controller.name}: trees here are drafted to depth {max_depth}; raise max_depth to "
+            f"{controller.depth}"
+        )
     fitted = fitted_tree(controller)
     if fitted is not None and (fitted[0] != beam or fitted[1] < max_depth):
         raise InputError(
@@ -148,7 +155,8 @@ def check_tree(controller: Controller, beam: int, max_depth: int) -> None:
 def tree_for(controller: Controller, beam: int | None, max_depth: int | None) -> tuple[int, int]:
     """Beam and largest depth to draft with: as given, or as the controller was fitted, or the paper's."""
     fitted = fitted_tree(controller) or PAPER_TREE
-    return beam or fitted[0], max_depth or fitted[1]
+    fixed = controller.depth if isinstance(controller, StaticController) else 0
+    return beam or fitted[0], max_depth or max(fitted[1], fixed)
 
 
 class StaticController:

@@ -90,7 +90,7 @@ def ltd_generate(
 
     def stop(answer: list[int]) -> bool:
         ids = torch.cat([input_ids[0], input_ids.new_tensor(answer)])[None]
-        return any(bool(criterion(ids, None).all()) for criterion in other)
+        return any(bool(torch.as_tensor(criterion(ids, None)).all()) for criterion in other)
 
     # Nobody asks what follows the last token.
     sizes = {"beam": beam, "max_depth": max_depth, "needed": len(prompt) + limit - 1}

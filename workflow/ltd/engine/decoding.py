@@ -90,13 +90,14 @@ def decode(
 
     eos_ids None means the target's own; on_tokens receives the new ids of every cycle; stop sees all ids so
     far after each and ends the answer by returning True. Without drafter and controller every step is plain.
-    Raises InputError for one of the two alone, prompts that do not fit, batches, and sampling options out of
-    range.
+    The same seed, the same noise at every place of the answer, whatever the prompt: another answer takes
+    another seed. Raises InputError for one of the two alone, prompts that do not fit, tokens out of the
+    vocabulary, batches, and sampling options out of range.
     """
     if (drafter is None) != (controller is None):
         raise InputError("decode: a drafter needs a controller and a controller a drafter; give both or none")
     prompt = target.token_tensor(prompt_ids)
-    target.check_prompt(len(prompt))
+    target.check_tokens(prompt)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens: {max_new_tokens} is not at least 1")
     options = SamplingOptions(temperature, top_k, top_p, seed)

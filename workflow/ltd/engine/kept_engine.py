@@ -18,6 +18,7 @@ from ltd.engine.drafting import Drafter
 from ltd.engine.loading import make_drafter
 from ltd.engine.target import DEFAULT_CONTEXT, DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
+from ltd.hub import local_folder
 
 Engine = tuple[TargetModel, Drafter]
 ATTRIBUTE = "_ltd_engine"  # of the model, whose end is the engine's
@@ -85,7 +86,7 @@ def _engine(
 
 
 def _make(model: nn.Module, draft: str | Path | Eagle3Head, tree: tuple[int, int], context: int) -> Engine:
-    head = draft if isinstance(draft, Eagle3Head) else load_head(Path(draft), model)
+    head = draft if isinstance(draft, Eagle3Head) else load_head(local_folder(draft), model)
     target = TargetModel(model, tap_layers=head.config.tap_layers, max_context=context)
     beam, max_depth = tree
     drafter = make_drafter(head, beam=beam, max_depth=max_depth, max_context=target.max_context)
@@ -104,13 +105,14 @@ def _edition(draft: str | Path | Eagle3Head) -> Any:
     """What changes when the head does."""
     if isinstance(draft, Eagle3Head):
         return draft, _fingerprint(_modules(draft))
-    folder = Path(draft).resolve()
+    folder = local_folder(draft).resolve()
     return folder, sorted((file.name, file.stat().st_mtime_ns) for file in folder.glob("*"))
 
 
 def _fingerprint(modules: list[nn.Module]) -> tuple[list[int], list[int]]:
     """Where the weights lie and how often each was written to: changes with every training step, loaded file,
-    adapter and device, and takes half a millisecond for 1000 of them.
+    adapter and device, and takes half a millisecond for 1000 of them. What is written through `.data` is not
+    counted: whoever does that drops the engine, `del model._ltd_engine`.
     """
     weights = [w for module in modules for w in module._parameters.values() if w is not None]
     try:

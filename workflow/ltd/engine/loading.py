@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ltd.bfloat16 import in_bfloat16, to_bfloat16
-from ltd.draft_head.eagle3 import Eagle3Head, load_head, text_config
+from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, load_head, text_config
 from ltd.draft_head.head_config import PUBLISHED_DRAFT_VOCABULARY, shape_of_head, target_like
 from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.drafting import Drafter
@@ -55,7 +55,9 @@ def load_models(
         draft_vocab_size=_draft_vocab_size(folder),
     )
     if weights == "random":
-        head = random_head(model, folder)
+        config = text_config(model.model)
+        layers = config.num_hidden_layers
+        head = random_head(model, target_like(config) if folder is None else shape_of_head(folder, layers))
     elif folder is None:
         raise InputError("draft: none given; name the folder or hub id of an Eagle3 head")
     else:
@@ -95,12 +97,8 @@ def _draft_vocab_size(folder: Path | None) -> int:
 
 
 @torch.no_grad()
-def random_head(target: TargetModel, folder: Path | None = None) -> Eagle3Head:
-    """A head with random weights: of the shape in the folder's config.json, or one layer like the
-    target's.
-    """
-    config = text_config(target.model)
-    shape = target_like(config) if folder is None else shape_of_head(folder, config.num_hidden_layers)
+def random_head(target: TargetModel, shape: Eagle3Config) -> Eagle3Head:
+    """A head with random weights, on the target's device and in its number type."""
     embedding = target.model.get_input_embeddings().weight
     with embedding.device:
         head = Eagle3Head(shape, embedding).to(embedding)

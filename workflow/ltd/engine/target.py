@@ -216,6 +216,18 @@ class TargetModel:
             )
         return tokens
 
+    def check_tokens(self, prompt: Tensor) -> None:
+        """Raise InputError unless a prompt [n] fits and its ids are in the vocabulary, where kernels do not
+        look.
+        """
+        self.check_prompt(len(prompt))
+        least, largest = prompt.aminmax()
+        if least < 0 or largest >= self.vocab_size:
+            raise InputError(
+                f"prompt: token {int(least if least < 0 else largest)} is not among the model's "
+                f"{self.vocab_size}; use the model's own tokenizer"
+            )
+
     def check_prompt(self, count: int) -> None:
         """Raise InputError unless a prompt of `count` tokens leaves room for an answer."""
         if count == 0:

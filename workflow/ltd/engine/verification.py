@@ -92,3 +92,8 @@ def _check_fit(target: TargetModel, drafter: Drafter) -> None:
             f"drafter: its head reads {3 * drafter.head.config.target_hidden_size} numbers a token, the "
             f"target taps {tapped}; use a head trained for this target"
         )
+    if drafter.head.config.tap_layers != target.tap_layers:
+        raise InputError(
+            f"drafter: its head reads layers {drafter.head.config.tap_layers}, the target taps "
+            f"{target.tap_layers}; make the target with the head's tap_layers (ltd.engine.loading.tapped_for)"
+        )
