@@ -46,6 +46,7 @@ def policies(world, tmp_path_factory):
         "ltd/iteration-0",
         "ltd/iteration-1",
         "variants/ltd-trained-on-code/best",
+        "variants/ltd-observe-depth/best",
         "variants/paper-reward-time/initial/size",
     ]
     for chain in chains:
@@ -64,6 +65,12 @@ def test_one_half_of_the_pair_is_replaced(policies):
     assert all(isinstance(choice, Policy) for choice in load_choices(policies, "ltd:iteration-1", BEST))
     with pytest.raises(InputError, match="iteration-7"):
         load_choices(policies, "ltd:iteration-7", BEST)
+
+
+def test_policies_that_see_the_depth_alone_decide_both(policies):
+    """Their variant is called as one that replaces a policy by a constant ends."""
+    choices = load_choices(policies, "ltd:observe-depth", BEST)
+    assert all(isinstance(choice, Policy) for choice in choices)
 
 
 def test_a_size_policy_alone_decodes_at_one_depth(world, policies, tmp_path):
@@ -110,14 +117,13 @@ def test_table_is_relative_to_plain_decoding_reference_and_oracle(world, policie
 
 
 def test_the_benchmark_decodes_with_them(policies, tmp_path):
-    write_json(tmp_path / "grid.json", {"best": BEST})
     names = ("ltd", "ltd:paper", "ltd:no-depth", "ltd:no-size", "ltd:iteration-1", "ltd:trained-on-code")
     paths = dict.fromkeys(
         ("draft", "profile", "baselines", "opponents", "lookup", "responses", "traces", "output", "state")
     )
     files = {"target": "", "grid": tmp_path / "grid.json", "policies": policies}
     options = BenchmarkOptions(methods=(BASELINE, *names), **files, **paths)
-    controllers = make_controllers(options)
+    controllers = make_controllers(options, BEST)
     assert [controllers[name].name for name in names] == list(names)
     assert controllers["ltd:no-depth"].depth == 2 and controllers["ltd:no-size"].size == 4
 
@@ -202,7 +208,7 @@ def test_overhead_in_replay_and_on_the_clock(tmp_path):
 def test_an_ablation_compares_on_the_tasks_of_the_benchmark(world, policies, tmp_path):
     world.traces.save(tmp_path / "traces.safetensors")
     world.profile.save(tmp_path / "profile.json")
-    write_json(tmp_path / "grid.json", {"best": BEST})
+    write_json(tmp_path / "grid.json", {"best": BEST | {"beam": BEAM}})
     options = EvaluateAblationOptions(
         name="components",
         methods=("ltd", GRID),
@@ -223,7 +229,7 @@ def test_stage_and_its_sections_of_the_report(world, policies, tmp_path):
     experiment = tmp_path / "default"
     world.traces.save(tmp_path / "traces.safetensors")
     world.profile.save(tmp_path / "profile.json")
-    write_json(tmp_path / "grid.json", {"best": BEST})
+    write_json(tmp_path / "grid.json", {"best": BEST | {"beam": BEAM}})
     cycle = {"method": "ltd", "task": "chat", "temperature": 0.0}
     cycles = pd.DataFrame([cycle | dict.fromkeys(PHASES, 1.0)])
     cycles.to_parquet(tmp_path / "cycles.parquet")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ltd.errors import InputError
-from ltd.files import read_json
+from ltd.files import read_json, write_json
 from ltd.grid_search import GridSearchOptions, grid_search
-from ltd.replay.static_grid import static_grid
+from ltd.replay.static_grid import read_best, static_grid
 from ltd.tracking import StageRun
 from synthetic import synthetic_profile, synthetic_traces
 
@@ -83,3 +83,11 @@ def test_mixed_up_files_are_refused(files, traces, profiles, max_size, message):
     with pytest.raises(InputError, match=message) as error:
         grid_search(make_options(files, traces, profiles, max_size), StageRun())
     assert "\n" not in str(error.value) and not (files / "grid.json").exists()
+
+
+def test_the_best_setting_is_one_for_the_trees_that_are_drafted(tmp_path):
+    best = {"depth": 2, "size": 4, "beam": 3}
+    write_json(tmp_path / "grid.json", {"best": best})
+    assert read_best(tmp_path / "grid.json", 3) == best
+    with pytest.raises(InputError, match=r"grid\.json: the best static setting is one of beam 3, .* with 4"):
+        read_best(tmp_path / "grid.json", 4)

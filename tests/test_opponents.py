@@ -25,7 +25,7 @@ from ltd.fit_opponents import (
 from ltd.opponents import NAMES
 from ltd.opponents.calibration import calibrate, isotonic
 from ltd.opponents.decisions import Decisions
-from ltd.opponents.folders import load_opponent, load_rule
+from ltd.opponents.folders import load_opponent, load_rule, save_constant
 from ltd.opponents.marginal_rule import Growth, regressors
 from ltd.opponents.rule_controller import RuleController
 from ltd.opponents.stopping import going_on, time_to_go
@@ -88,7 +88,9 @@ def test_the_best_of_several_settings_is_kept(options):
     assert first == {} and len(others) == 3
     assert all(tried["depth_observation"] in OBSERVATIONS.values() for tried in others)
     assert len({(tried["depth_observation"], tried["depth_network"]) for tried in others}) == 3
-    workshop = open_workshop(several, several.traces, several.validation_traces, several.profile, 0)
+    workshop = open_workshop(
+        several.as_policies(), several.traces, several.validation_traces, several.profile, 0
+    )
     noted = []
 
     class Noted(StageRun):
@@ -227,6 +229,12 @@ def test_best_constant_is_the_best_of_all_pairs(options, fitted):
     assert best_constant(world, options) == max(speeds, key=speeds.get)
     controller = load_opponent(fitted, "best_constant")
     assert (controller.depth, controller.size) == max(speeds, key=speeds.get)
+
+
+def test_where_no_tree_pays_the_best_constant_is_plain_decoding(tmp_path):
+    (tmp_path / "best_constant").mkdir()
+    save_constant(tmp_path / "best_constant", 0, 1)
+    assert load_opponent(tmp_path, "best_constant") is None
 
 
 def test_isotonic_regression_pools_what_descends():

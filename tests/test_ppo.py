@@ -1,5 +1,6 @@
 """Training: it learns, follows its schedules, resumes exactly, and every stage writes whole folders."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from ltd import choose_policies, combine_policies, tracking, train_policy
 from ltd.errors import InputError
+from ltd.files import write_json
 from ltd.replay.traces import Traces, of_tasks
 from ltd.rl.co_adaptation import (
     KINDS,
@@ -367,6 +369,30 @@ def test_the_stages_of_a_chain(files, monkeypatch, capsys):
     assert exit_status.value.code == 2
     complaint = capsys.readouterr().err.splitlines()[-1]
     assert "the size policy was trained with other top, root_prior than these settings" in complaint
+    initial = json.loads((chain / "size" / "validation.json").read_text())
+    training = json.loads((chain / "size" / "size.training.json").read_text())
+    assert initial in training["curves"] and initial["steps"] == training["best_steps"]
+    write_json(chain / "depth" / "settings.json", settings | {"top": 1})
+    with pytest.raises(SystemExit):
+        combine_policies.main(words(parts | validation | experiment))
+    assert "/depth: trained with other top, entropy_coefficient than" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size_network": (8,)}, "the size policy was trained with other size_network than"),
+        ({"critic_network": (8,)}, "the size policy was trained with other critic_network than"),
+        ({"interval": 2}, "the depth policy was trained with other interval than"),
+    ],
+)
+def test_a_round_goes_on_with_policies_of_the_same_settings(files, change, said):
+    shop = workshop(rehearsal=2)
+    previous = rehearse_pair(shop)
+    train_policy.check_previous(previous, shop, files)
+    with pytest.raises(InputError, match=said):
+        settings = dataclasses.replace(shop.settings, **change)
+        train_policy.check_previous(previous, dataclasses.replace(shop, settings=settings), files)
 
 
 def test_policies_train_on_the_chosen_tasks_alone():

@@ -112,6 +112,19 @@ def test_what_a_preset_fixes_trains_the_papers_policies_not_again(finished, aski
     assert set(re.findall(outputs, planned.stdout + planned.stderr)) == {"default", "ltd"}
 
 
+def test_another_round_goes_on_from_those_that_are_there(finished, asking, tmp_path):
+    (tmp_path / "changed.yaml").write_text("rl: {rounds: 2}")
+    planned = snakemake(finished, "--dry-run", config=[asking, tmp_path / "changed.yaml"])
+    outputs = re.findall(
+        r"train_policy --policy .* --output \S+/policies/(\S+)", planned.stdout + planned.stderr
+    )
+    # Those of `ltd` wait for a study, which begins with the best of `default`.
+    assert {name for name in outputs if not name.startswith("ltd/")} == {
+        "default/iteration-2",
+        "paper/iteration-2",
+    }
+
+
 def test_make_prints_the_outcome_once_where_nothing_is_left_to_do(finished, asking):
     (finished / "results/smoke/report/summary.txt").write_text("the main table\n")
     assert snakemake(finished, "--touch", config=[asking]).returncode == 0

@@ -9,6 +9,7 @@ from ltd.files import read_json
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces, of_tasks
+from ltd.rl.co_adaptation import Pair
 from ltd.rl.policy_folders import SETTINGS, load_pair, save_pair, scalars, validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides
 from ltd.rl.workshop_files import world_of
@@ -27,12 +28,13 @@ class CombinePoliciesOptions(StageOptions):
 
 def combine_policies(options: CombinePoliciesOptions, run: Any) -> None:
     """Write the pair and its validation."""
-    pair = {}
+    pair: Pair = {}
     for kind, folder in (("size", options.size), ("depth", options.depth)):
         found = load_pair(folder)
         if kind not in found:
             raise InputError(f"{folder}: no {kind} policy in this folder")
         pair[kind] = found[kind]
+    check_alike(options.size, options.depth, pair)
     source = options.size / SETTINGS
     settings = with_overrides(PolicySettings(), read_json(source), str(source))
     traces = of_tasks(
@@ -45,6 +47,17 @@ def combine_policies(options: CombinePoliciesOptions, run: Any) -> None:
     save_pair(options.output, pair, validation, settings)
     run.metrics(scalars(validation))
     run.artifact(options.output)
+
+
+def check_alike(size: Path, depth: Path, pair: Pair) -> None:
+    """Raise InputError unless both policies were trained with the same settings, traces and machine."""
+    ours, theirs = (read_json(folder / SETTINGS) for folder in (size, depth))
+    differing = [name for name in ours if ours[name] != theirs.get(name)]
+    differing += ["traces or profile"] * (pair["size"].policy.trained_on != pair["depth"].policy.trained_on)
+    if differing:
+        raise InputError(
+            f"{depth}: trained with other {', '.join(differing)} than {size}; train one of them again"
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,11 +16,12 @@ from ltd.ablations.findings import finding, means, seed_numbers
 from ltd.ablations.policy_methods import DEFAULT_DEPTH
 from ltd.ablations.replayed import replay
 from ltd.errors import InputError
-from ltd.files import atomic_path, read_json, write_json
+from ltd.files import atomic_path, write_json
 from ltd.measurement.summary import PHASES, headline_tasks, metric_label
 from ltd.methods import BASELINE
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
+from ltd.replay.static_grid import read_best
 from ltd.replay.traces import Traces, of_tasks
 from ltd.tracking import StageRun
 
@@ -48,7 +49,7 @@ def evaluate_ablation(options: EvaluateAblationOptions, run: StageRun) -> None:
     compared_on = options.test_tasks, str(options.traces), "benchmark.test_tasks"
     traces = of_tasks(Traces.load(options.traces), *compared_on)
     profile = LatencyProfile.load(options.profile)
-    grid = read_json(options.grid)["best"]
+    grid = read_best(options.grid, traces.beam)
     runs, cycles = replay(options.methods, traces, profile, grid, options.policies, options.default_depth)
     table = comparison(runs, cycles, options.methods, options.seed)
     measured = measured_overhead(options.cycles, traces.temperature) if options.cycles is not None else {}

@@ -31,7 +31,7 @@ from ltd.rl.co_adaptation import Workshop
 from ltd.rl.evaluation import Evaluation, evaluate
 from ltd.rl.policies import VALIDATION, save_policies
 from ltd.rl.policy_folders import action_histogram
-from ltd.rl.policy_settings import PolicySettings
+from ltd.rl.policy_settings import PolicySettings, PolicyShape
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.search_space import NETWORKS, OBSERVATIONS
 from ltd.rl.workshop_files import open_workshop
@@ -42,7 +42,7 @@ APPROACHES = {"supervised": SUPERVISED, "optimal_stopping": OPTIMAL_STOPPING}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitOpponentsOptions(StageOptions, PolicySettings):
+class FitOpponentsOptions(StageOptions, PolicyShape):
     """Options of the fit; actions, and observations and networks of the first trial, are the policies'."""
 
     opponent: str = option(help="which opponent to fit", choices=NAMES)
@@ -57,12 +57,16 @@ class FitOpponentsOptions(StageOptions, PolicySettings):
     fit_minibatch: int = option(1024, "drafts in a gradient step")
     fit_learning_rate: float = option(3e-3, "largest learning rate of the first round; half of it later")
 
+    def as_policies(self) -> PolicySettings:
+        """Settings of policies of the same shape: what a workshop is for."""
+        return PolicySettings(**self.shape())
+
 
 def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
     """Fit, replay on the validation traces, and write the folder."""
     check_opponents(options)
     paths = options.traces, options.validation_traces, options.profile
-    workshop = open_workshop(options, *paths, options.seed)
+    workshop = open_workshop(options.as_policies(), *paths, options.seed)
     depth, size = best_constant(workshop.validation, options)
     with atomic_path(options.output) as folder:
         folder.mkdir(parents=True)
@@ -89,7 +93,7 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
     print(f"{options.opponent}: {validation['speedup']:.3f}x on the validation prompts in replay")
 
 
-def best_constant(world: ReplayWorld, settings: PolicySettings) -> tuple[int, int]:
+def best_constant(world: ReplayWorld, settings: PolicyShape) -> tuple[int, int]:
     """The fastest depth and size among those that the policies may choose."""
     depths = range(settings.first_decision, world.max_depth + 1)
     return static_grid(world.traces, world.profile, depths, settings.sizes).best()[:2]
@@ -112,7 +116,7 @@ def best_trial(
     drawn = tqdm(variations(options), desc=options.opponent, unit="fit", leave=False)
     for number, varied in enumerate(drawn):
         settings = replace(options, **varied)
-        own = workshop.with_settings(settings)
+        own = workshop.with_settings(settings.as_policies())
         fitted = fit_networks(own, settings, constant)
         trials.append(Trial(varied, fitted, evaluate(own.validation, fitted.depth, fitted.size)))
         run.metrics({f"{options.opponent}.trial": trials[-1].evaluation.speedup}, number)
@@ -150,7 +154,7 @@ def decisions_of(rule: MarginalRule, world: ReplayWorld) -> Decisions:
     return decide(rule, grow(world, rule), world)
 
 
-def validate(evaluation: Evaluation, settings: PolicySettings) -> dict[str, Any]:
+def validate(evaluation: Evaluation, settings: PolicyShape) -> dict[str, Any]:
     """Speedups and what was chosen how often, as for the policies."""
     depths = tuple(range(evaluation.world.max_depth + 1))
     return evaluation.summary() | {

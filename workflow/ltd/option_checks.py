@@ -74,14 +74,25 @@ def check_latency(options: Any) -> None:
         )
 
 
-def check_policies(settings: Any) -> None:
-    """The block `rl`."""
+def check_shape(settings: Any) -> None:
+    """Of the block `rl` what policies see, are and may do."""
     sizes = list(settings.sizes)
     if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
         raise InputError(f"rl.sizes: {sizes}: expected distinct sizes from 1 up, ascending")
     for name in ("size_observation", "depth_observation"):
         _check_observation(f"rl.{name}", list(getattr(settings, name)))
-    positive = ("top", "size_steps", "depth_steps", "lanes", "rollout", "minibatch", "epochs", "validations")
+    for name in ("top", "interval"):
+        if getattr(settings, name) < 1:
+            raise InputError(f"rl.{name}: {getattr(settings, name)}: expected 1 or more")
+    if settings.first_decision not in (0, 1):
+        raise InputError(f"rl.first_decision: {settings.first_decision}: expected 0 or 1")
+
+
+def check_policies(settings: Any) -> None:
+    """The block `rl`."""
+    check_shape(settings)
+    sizes = list(settings.sizes)
+    positive = ("size_steps", "depth_steps", "lanes", "rollout", "minibatch", "epochs", "validations")
     least = dict.fromkeys(("rounds", "machines", "rehearsal", "fixed_size"), 0) | dict.fromkeys(positive, 1)
     for name, smallest in least.items():
         if getattr(settings, name) < smallest:
@@ -97,10 +108,6 @@ def check_policies(settings: Any) -> None:
         )
     if settings.reward not in rewards.KINDS:
         raise InputError(f"rl.reward: {settings.reward!r} is unknown; choose from {', '.join(rewards.KINDS)}")
-    if settings.first_decision not in (0, 1):
-        raise InputError(f"rl.first_decision: {settings.first_decision}: expected 0 or 1")
-    if settings.interval < 1:
-        raise InputError(f"rl.interval: {settings.interval}: expected 1 or more")
     if settings.rehearsal and settings.whole_answers:
         raise InputError("rl.rehearsal: needs rl.whole_answers to be false; set it to 0 otherwise")
     if settings.rollout % settings.lanes or settings.rollout % settings.minibatch:

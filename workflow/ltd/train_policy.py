@@ -16,7 +16,7 @@ from ltd.ablations.catalogue import overrides
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.rl.co_adaptation import KINDS, Pair, Workshop, train_policy_of
+from ltd.rl.co_adaptation import KINDS, Pair, Trained, Workshop, train_policy_of
 from ltd.rl.policies import VALIDATION
 from ltd.rl.policy_folders import SETTINGS, copy_pair, load_pair, save_pair, scalars, validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides, with_step_share
@@ -89,7 +89,8 @@ def train_policy(options: TrainPolicyOptions, run: Any) -> None:
     if len(pair) == len(KINDS):
         validation = validate_pair(workshop.validation, pair)
     else:
-        validation = max(trained.training.curves, key=lambda row: row["speedup"])
+        kept = trained.training.best_steps
+        validation = next(row for row in trained.training.curves if row["steps"] == kept)
     save_pair(options.output, pair, validation, settings)
     run.metrics(scalars(validation))
     run.figure(curves_figure(options.policy, trained.training), f"{options.policy}_training.png")
@@ -112,6 +113,7 @@ def fingerprint(workshop: Workshop, options: TrainPolicyOptions) -> str:
     """Identify what a checkpoint belongs to: settings, data, machine, and the policies it started from."""
     previous = file_hash(options.previous) if options.previous else None
     content = [workshop.settings.values(), workshop.trained_on, options.policy, options.seed, previous]
+    content.append(file_hash(options.validation_traces))  # which checkpoint is best is told by these
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -123,11 +125,21 @@ def check_previous(previous: Pair, workshop: Workshop, folder: Path) -> None:
         theirs, ours = previous[kind].policy.spec, workshop.spec(kind)
         names = [field.name for field in fields(ours)]
         differing = [name for name in names if getattr(theirs, name) != getattr(ours, name)]
+        differing += other_networks(previous[kind], workshop.settings)
         if differing:
             raise InputError(
                 f"{folder}: the {kind} policy was trained with other {', '.join(differing)} than these "
                 "settings and traces have; give those of its training, or train it again"
             )
+
+
+def other_networks(trained: Trained, settings: PolicySettings) -> list[str]:
+    """What of a policy's networks and schedule is not as in the settings, by the settings' names."""
+    kind, policy, critic = trained.policy.kind, trained.policy, trained.training.critic
+    found = {f"{kind}_network": policy.network.hidden, "critic_network": critic.hidden}
+    if kind == "depth":
+        found |= {"first_decision": policy.first_decision, "interval": policy.interval}
+    return [name for name, value in found.items() if value != getattr(settings, name)]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -49,6 +49,7 @@ class TransferOptions(StageOptions):
     conditioned: Path = option(help="folder of a pair that observes the machine")
     test_tasks: tuple[str, ...] = option((), "tasks to compare on; none: all of the test traces")
     output: Path = option(help="folder of the results; its name is the machine's")
+    rounds: int = option(3, "rounds of co-adaptation of the retrained pair")
     max_size: int = option(60, "largest tree of the grid; every size from 1 to this one is tried")
 
 
@@ -104,7 +105,7 @@ def retrain(options: TransferOptions, settings: PolicySettings) -> tuple[Policie
     clock, processor = time.perf_counter(), time.process_time()
     paths = options.traces, options.validation_traces, options.profile
     workshop = open_workshop(settings, *paths, options.seed)
-    pair, _ = train_chain(workshop, settings.rounds, seed=options.seed)
+    pair, _ = train_chain(workshop, options.rounds, seed=options.seed)
     spent = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - processor}
     return {kind: trained.policy for kind, trained in pair.items()}, spent
 

@@ -92,7 +92,7 @@ def open_storage(state: Path) -> BaseStorage:
             except (
                 Exception
             ) as error:  # of SQLAlchemy, of the database's driver, of the import of that driver
-                line = str(error).strip().splitlines()[0]
+                line = (str(error).strip() or repr(error)).splitlines()[0]
                 if attempt == 2:
                     raise InputError(
                         f"{DATABASE}: no database there ({line}); start it or correct it"

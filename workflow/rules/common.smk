@@ -234,11 +234,8 @@ def options_of_chain(wildcards):
     if wildcards.chain not in NAMED_CHAINS:
         method = ablations.parse_chain(wildcards.chain)
         base = f"{RESULTS}/policies/{method.base}/best/settings.json"
-        seed = ablations.seed_of(method.variant, config["seed"])
-        varied = command_line(
-            {"settings": base, "variant": method.variant, "seed": seed}
-        )
-        return f"{common_options(threads=1)} {varied}"
+        varied = command_line({"settings": base, "variant": method.variant})
+        return f"{options_of_combination(wildcards)} {varied}"
     known = ablations.trainable_tasks(config)
     paper = {
         "train_tasks": [task for task in config["rl"]["paper_tasks"] if task in known]
@@ -250,8 +247,18 @@ def options_of_chain(wildcards):
         "ltd": {"settings": f"{RESULTS}/tuning/best.json"},
     }.get(wildcards.chain, {})
     fixed = [*PRESETS[extra.get("preset", "default")], *extra]
-    own = options("rl", ["paper_preset", "paper_tasks", *fixed], threads=1)
-    return f"{own} {command_line(extra)}"
+    # How many rounds follow changes nothing about a training.
+    left_out = ["rounds", "paper_preset", "paper_tasks", *fixed]
+    return f"{options('rl', left_out, threads=1)} {command_line(extra)}"
+
+
+def options_of_combination(wildcards):
+    """The common options with the chain's own seed, by which machines are drawn to validate on."""
+    seed = config["seed"]
+    if wildcards.chain not in NAMED_CHAINS:
+        variant = ablations.parse_chain(wildcards.chain).variant
+        seed = ablations.seed_of(variant, seed)
+    return f"{common_options(threads=1)} {command_line({'seed': seed})}"
 
 
 def options_of_policies():

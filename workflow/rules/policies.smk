@@ -46,7 +46,7 @@ rule combine_policies:
     conda:
         "../../envs/ltd.yaml"
     params:
-        options=common_options(threads=1),
+        options=options_of_combination,
     shell:
         "python -m ltd.combine_policies --size {input.size_policy} --depth {input.depth_policy}"
         " --validation-traces {input.validation} --profile {input.profile} --output {output}"

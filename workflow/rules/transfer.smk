@@ -40,12 +40,14 @@ rule transfer_to_machine:
         "../../envs/ltd.yaml"
     params:
         max_size=config["grid"]["max_size"],
+        rounds=config["rl"]["rounds"],
         tasks=TEST_TASKS,
         options=common_options(threads=1),
     shell:
         "python -m ltd.transfer --traces {input.traces} --validation-traces {input.validation}"
         " --test-traces {input.test} --profile {input.profile:q} --policies {input.policies}"
         " --conditioned {input.conditioned} --output {output} --max-size {params.max_size}"
+        " --rounds {params.rounds}"
         " {params.tasks} {params.options} 2>&1 | tee {log}"
 
 

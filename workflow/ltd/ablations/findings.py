@@ -69,10 +69,12 @@ def seed_spread(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     """How far apart the seeds of the whole training end."""
     spread, low, high, count = seed_numbers(runs, table)
     word = "within" if spread < SEED_TARGET else "outside"
+    speedups = means(table)["speedup"].drop(GRID)
     return (
         f"{count} seeds of the policies' training decode the test prompts at {low:.1f} to {high:.1f} "
         f"tokens/s in replay: (max - min) / mean is {100 * spread:.2f}%, {word} the "
-        f"{100 * SEED_TARGET:g}% aimed at."
+        f"{100 * SEED_TARGET:g}% aimed at. Their speedups in the mean of the tasks are {speedups.min():.3f} "
+        f"to {speedups.max():.3f}, {100 * (speedups.max() - speedups.min()) / speedups.mean():.2f}% apart."
     )
 
 

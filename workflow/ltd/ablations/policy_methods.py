@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ltd.ablations.catalogue import parse_method
+from ltd.ablations.catalogue import RECOMBINED, parse_method
 from ltd.files import read_json
 from ltd.rl.policies import VALIDATION, Policy, load_policy
 from ltd.rl.policy_controller import PolicyController
@@ -29,7 +29,7 @@ def load_choices(
     folder = policies / method.folder
     if method.is_size_alone:
         return default_depth, load_policy(folder, "size")
-    how, _, replaced = method.variant.partition("-")
+    how, _, replaced = method.variant.partition("-") if method.variant in RECOMBINED else ("", "", "")
     choices: dict[str, Policy | int] = {}
     for kind in ("depth", "size"):
         if replaced != kind:

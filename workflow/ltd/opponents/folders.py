@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ltd.engine.controllers import Controller, StaticController
+from ltd.engine.controllers import Controller, StaticController, static_or_plain
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
 from ltd.opponents import NAMES
@@ -43,10 +43,10 @@ def save_constant(folder: Path, depth: int, size: int) -> None:
     write_json(folder / CONSTANT, {"version": VERSION, "depth": depth, "size": size})
 
 
-def load_constant(folder: Path) -> StaticController:
-    """Read what `save_constant` wrote."""
+def load_constant(folder: Path) -> StaticController | None:
+    """Read what `save_constant` wrote; None for depth 0, plain decoding without a head, as in the grid."""
     value = _described(folder / CONSTANT, ("depth", "size"))
-    return StaticController(value["depth"], value["size"])
+    return static_or_plain(value["depth"], value["size"])
 
 
 def save_rule(folder: Path, rule: MarginalRule) -> None:

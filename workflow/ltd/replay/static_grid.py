@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltd.errors import InputError
+from ltd.files import read_json
 from ltd.replay.dense_latency import DenseLatency, dense_for
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.simulator import Simulation, of_task
@@ -106,3 +109,17 @@ def _walk_depth(
         lane, column, rows = lane[going], column[going], rows[going]
         position = position[going] + rows
     return seconds.reshape(len(sizes), -1), cycles.reshape(len(sizes), -1)
+
+
+def read_best(path: Path, beam: int) -> dict[str, Any]:
+    """Read the best setting, `depth` and `size`, of a finished search (grid.json).
+
+    Raises InputError where it is one for trees of another beam than they are drafted with.
+    """
+    best = read_json(path)["best"]
+    if best["beam"] != beam:
+        raise InputError(
+            f"{path}: the best static setting is one of beam {best['beam']}, trees are drafted with {beam}; "
+            "search that beam alone"
+        )
+    return best

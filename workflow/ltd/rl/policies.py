@@ -55,6 +55,11 @@ class PolicyNetwork:
         return self.layers[-1][0].shape[0]
 
     @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(len(bias) for _, bias in self.layers[:-1])
+
+    @property
     def weights(self) -> int:
         """Numbers in the weight matrices: the multiplications of a decision."""
         return sum(weight.size for weight, _ in self.layers)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ltd.errors import InputError
-from ltd.option_checks import check_policies
+from ltd.option_checks import check_policies, check_shape
 from ltd.options import option
 from ltd.rl import rewards
 
@@ -18,24 +18,41 @@ OBSERVED = (*COMPACT, "root")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicySettings:
-    """Everything that shapes the training of the policies; `size_` and `depth_` fields belong to one each."""
+class PolicyShape:
+    """What a pair of policies sees, is and may do; `size_` and `depth_` fields belong to one each."""
 
     train_tasks: tuple[str, ...] = option((), "tasks whose train split the policies see; none: all")
     sizes: tuple[int, ...] = option(SIZES, "numbers of verified nodes to choose from, ascending")
-    rounds: int = option(3, "rounds of co-adaptation after the initial pair: size, depth, size, ...")
-    reward: str = option("marginal", "what a finished cycle is paid", choices=rewards.KINDS)
-    whole_answers: bool = option(False, "an episode is a whole answer instead of one cycle")
     first_decision: int = option(0, "depth of the first depth decision; 0 allows plain steps")
     interval: int = option(1, "levels from one depth decision to the next")
     size_observation: tuple[str, ...] = option(OBSERVED, "parts of the size policy's observation")
     depth_observation: tuple[str, ...] = option(OBSERVED, "parts of the depth policy's observation")
-    machines: int = option(
-        0, "machines drawn around the measured one to train on, for the observation part `machine`; 0: none"
-    )
     top: int = option(3, "nodes of every level in the observation part `levels`")
     size_network: tuple[int, ...] = option((32, 32), "hidden layers of the size policy")
     depth_network: tuple[int, ...] = option((32, 32), "hidden layers of the depth policy")
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+
+    def of(self, kind: str, name: str) -> Any:
+        """The field `<kind>_<name>`."""
+        return getattr(self, f"{kind}_{name}")
+
+    def shape(self) -> dict[str, Any]:
+        """These fields alone, without those of what inherits them."""
+        return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(PolicyShape)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings(PolicyShape):
+    """Everything that shapes the training of the policies."""
+
+    rounds: int = option(3, "rounds of co-adaptation after the initial pair: size, depth, size, ...")
+    reward: str = option("marginal", "what a finished cycle is paid", choices=rewards.KINDS)
+    whole_answers: bool = option(False, "an episode is a whole answer instead of one cycle")
+    machines: int = option(
+        0, "machines drawn around the measured one to train on, for the observation part `machine`; 0: none"
+    )
     critic_network: tuple[int, ...] = option((64, 64), "hidden layers of both critics")
     size_gamma: float = option(1.0, "discount of the size policy")
     depth_gamma: float = option(1.0, "discount of the depth policy")
@@ -58,10 +75,6 @@ class PolicySettings:
 
     def __post_init__(self) -> None:
         check_policies(self)
-
-    def of(self, kind: str, name: str) -> Any:
-        """The field `<kind>_<name>`."""
-        return getattr(self, f"{kind}_{name}")
 
     def values(self) -> dict[str, Any]:
         """The settings alone, without the options of a stage that inherits them."""

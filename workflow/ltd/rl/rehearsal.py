@@ -3,8 +3,9 @@
 In replay the outcome of every action is known at every position, not only of the one that was sampled. The
 expected tokens and seconds of a cycle under both policies' action probabilities are then differentiable
 functions of the two networks, and climbing them is a policy gradient without sampling noise. The two policies
-learn together, so that neither settles on what suits a poor partner, and the critics' targets are exact. PPO
-goes on from there, at the positions that the policies themselves bring about.
+learn together, so that neither settles on what suits a poor partner, and the critics' targets are exact, but
+for a discount, which they leave out. PPO goes on from there, at the positions that the policies themselves
+bring about.
 """
 
 from dataclasses import dataclass
