@@ -27,6 +27,7 @@ from ltd.measurement.reference_check import compare_with_transformers
 from ltd.measurement.replay_rows import replay_rows
 from ltd.measurement.summary import SUMMARY_COLUMNS
 from ltd.replay.latency import LatencyProfile
+from ltd.replay.static_grid import read_best
 from ltd.replay.traces import Traces
 from ltd.texts.responses import Responses
 from ltd.tracking import StageRun
@@ -100,7 +101,7 @@ def test_replay_is_with_times_taken_between_the_prompts(options, results):
         assert later.tables[name].axis == table.axis and later.tables[name].ms != table.ms
         assert later.tables[name].samples >= options.profile_rounds
     runs = replay_rows(
-        make_controllers(options),
+        make_controllers(options, read_best(options.grid, later.beam)),
         Traces.load(options.traces),
         later,
         select_prompts(Responses.load(options.responses), options.test_tasks, 3, options.seed),

@@ -33,6 +33,7 @@ def test_the_default_is_accepted(config):
             [0, 1, 0.5],
             "benchmark.temperatures: [0, 1, 0.5] does not ascend from 0",
         ),
+        ("traces", "temperature", 0.7, "benchmark.temperatures: [0] lacks 0.7, the traces.temperature"),
         ("benchmark", "temperatures", [0, 1, 1], "benchmark.temperatures: [0, 1, 1] does not ascend from 0"),
         (
             "benchmark",

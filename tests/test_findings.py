@@ -15,7 +15,7 @@ def spread(value=0.01, **by_task):
     return pd.Series(dict.fromkeys((*TASKS, MEAN_TASK), value) | by_task)
 
 
-GRID = {"best": {"depth": 2, "size": 4}, "grids": [{"tasks": {"code": {}, "chat": {}}}]}
+GRID = {"best": {"depth": 2, "size": 4}, "grids": [{"tasks": {"code": {}, "chat": {}}, "temperature": 0.0}]}
 
 
 def test_verdict_tells_faster_from_slower_from_tie():
@@ -25,7 +25,9 @@ def test_verdict_tells_faster_from_slower_from_tie():
     assert "slower on chat" in findings.verdict(runs, "eagle3", "eagle3_grid", spread(0.02), 0)
     # The same ratio is a tie on a machine whose clock is noisier than the difference.
     noisy = findings.verdict(runs, "ltd", "eagle3_grid", spread(0.5), 0)
-    assert "no significant difference" in noisy and "a tie on chat" in noisy
+    assert "less than the clock's noise)" in noisy and "a tie on chat" in noisy
+    alike = findings.verdict(runs, "eagle3_grid", "eagle3_grid", spread(0.5), 0)
+    assert "no significant difference)" in alike
 
 
 def test_every_task_is_judged_by_its_own_noise():
@@ -33,7 +35,7 @@ def test_every_task_is_judged_by_its_own_noise():
     said = findings.verdict(runs, "ltd", "eagle3_grid", spread(0.01, maths=0.5), 0)
     assert ", significant)" in said and "faster on chat" in said and "a tie on maths" in said
     said = findings.verdict(runs, "ltd", "eagle3_grid", spread(0.01, mean=0.5), 0)
-    assert "no significant difference" in said and "faster on chat" in said and "a tie" not in said
+    assert "less than the clock's noise)" in said and "faster on chat" in said and "a tie" not in said
 
 
 def test_losing_tokens_is_the_first_finding():
@@ -77,8 +79,11 @@ def test_markdown_aligns_numbers_and_leaves_gaps_empty():
 
 def test_the_grid_is_named_with_the_prompts_that_chose_it():
     runs, _, summary = measured_and_replayed()
-    sentences = findings.findings(summary, runs, spread(), GRID, 0)
-    assert any("depth 2, size 4" in said and said.endswith("prompts of chat, code.") for said in sentences)
+    for temperature, how in ((0.0, "greedily"), (0.7, "by sampling at temperature 0.7")):
+        grid = GRID | {"grids": [GRID["grids"][0] | {"temperature": temperature}]}
+        sentences = findings.findings(summary, runs, spread(), grid, 0)
+        ending = f"prompts of chat, code, answered {how}."
+        assert any("depth 2, size 4" in said and said.endswith(ending) for said in sentences)
 
 
 @pytest.mark.parametrize("names", [{}, {"chat": "mt_bench", "maths": "gsm8k"}])

@@ -159,7 +159,10 @@ def test_the_report_has_a_sentence_about_it():
     runs, cycles = make_runs({"autoregressive": 1.0, "eagle3_grid": 1.2, LOOKUP: 1.5})
     runs = mark_lossless(runs)
     spread = pd.Series(dict.fromkeys((*runs["task"].unique(), MEAN_TASK), 0.01))
-    grid = {"best": {"depth": 2, "size": 2}, "grids": [{"tasks": dict.fromkeys(runs["task"])}]}
+    grid = {
+        "best": {"depth": 2, "size": 2},
+        "grids": [{"tasks": dict.fromkeys(runs["task"]), "temperature": 0}],
+    }
     text = "\n".join(findings(summarise(runs, cycles), runs, spread, grid, 0))
     assert "lookup/grid is another drafter" in text
     assert "lookup/grid against eagle3_grid: 1.250x in the mean" in text
@@ -257,7 +260,8 @@ def test_its_policies_are_planned(tmp_path):
 def test_policies_for_a_temperature_learn_from_answers_sampled_at_it(tmp_path):
     """So do the grid and the look-up's policies; heads learn from greedy answers all the same."""
     (tmp_path / "mine.yaml").write_text(
-        "{traces: {temperature: 0.7}, benchmark: {methods: [autoregressive, eagle3_grid, ltd, lookup/ltd]}}\n"
+        "traces: {temperature: 0.7}\n"
+        "benchmark: {temperatures: [0, 0.7], methods: [autoregressive, eagle3_grid, ltd, lookup/ltd]}\n"
     )
     result = snakemake(tmp_path, "--dry-run", config=[tmp_path / "mine.yaml"])
     assert result.returncode == 0, result.stderr

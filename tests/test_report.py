@@ -90,7 +90,7 @@ def test_another_temperature_is_a_section_of_its_own(experiment, with_sampling):
     columns = main_table(1.0).set_index(["model", "method", "task"]).loc[("llama31-8b", "ltd:paper", "mean")]
     assert columns.tolist() == [3.01, 4.51]
     assert any("| 3.01 |" in row for row in rows) and any("| 4.51 |" in row for row in rows)
-    assert "the paper's policies gain 1.011 to 1.369" in section
+    assert "The paper's policies have 1.011 to 1.369 of its best static setting's speed" in section
 
 
 def test_the_report_says_what_kind_of_answers_were_learned_from(with_sampling, tmp_path):

@@ -159,7 +159,8 @@ def test_without_other_prompts_their_answers_and_trees_are_taken_too(again, tmp_
 
 def test_for_another_temperature_all_but_the_models_is_learned_anew(again, tmp_path):
     again[0].update({"traces": {"temperature": 1}, "rl": {"train_tasks": []}})
-    again[0]["benchmark"]["methods"] = ["autoregressive", "eagle3_grid", "ddd", "supervised", "ltd"]
+    methods = ["autoregressive", "eagle3_grid", "ddd", "supervised", "ltd"]
+    again[0]["benchmark"] |= {"temperatures": [0, 1], "methods": methods}
     planned = planned_rules(tmp_path, config=[written(again)])
     fitted = {"grid_search", "tune", "choose_policies", "fit_baseline", "fit_opponent"}
     assert fitted | {"generate_responses_of_split", "record_traces_of_split"} <= planned

@@ -77,12 +77,13 @@ def test_mean_is_over_the_four_headline_tasks_that_are_present():
 
 
 def test_one_different_token_is_not_lossless():
-    runs, cycles = make_runs({"autoregressive": 1.0, "ltd": 2.0})
-    index = runs[(runs["method"] == "ltd") & (runs["task"] == "maths")].index[3]
-    runs.at[index, "token_ids"] = [*runs.at[index, "token_ids"][:-1], -7]
-    table = summarise(mark_lossless(runs), cycles).set_index(["method", "task"])
-    assert not table.loc[("ltd", "maths"), "lossless"] and not table.loc[("ltd", MEAN_TASK), "lossless"]
-    assert table.loc[("ltd", "chat"), "lossless"] and table.loc[("autoregressive", "maths"), "lossless"]
+    for task in ("maths", "stdlib"):  # in the mean, and beside it
+        runs, cycles = make_runs({"autoregressive": 1.0, "ltd": 2.0})
+        index = runs[(runs["method"] == "ltd") & (runs["task"] == task)].index[3]
+        runs.at[index, "token_ids"] = [*runs.at[index, "token_ids"][:-1], -7]
+        table = summarise(mark_lossless(runs), cycles).set_index(["method", "task"])
+        assert not table.loc[("ltd", task), "lossless"] and not table.loc[("ltd", MEAN_TASK), "lossless"]
+        assert table.loc[("ltd", "chat"), "lossless"] and table.loc[("autoregressive", task), "lossless"]
 
 
 def test_interval_is_paired_over_prompts():

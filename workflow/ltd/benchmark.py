@@ -51,6 +51,7 @@ from ltd.opponents import NAMES as OPPONENTS
 from ltd.opponents.folders import load_opponent
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
+from ltd.replay.static_grid import read_best
 from ltd.replay.traces import Traces
 from ltd.rl.policy_controller import PolicyController
 from ltd.texts.responses import Responses, Sequence
@@ -146,9 +147,8 @@ class Engine:
         return decode(self.target, drafter, controller, tokens, **settings)
 
 
-def make_controllers(options: BenchmarkOptions) -> dict[str, Controller | None]:
-    """Return the controller of every method asked for."""
-    grid = read_json(options.grid)["best"]
+def make_controllers(options: BenchmarkOptions, grid: dict[str, Any]) -> dict[str, Controller | None]:
+    """Return the controller of every method asked for; `grid` is the best static setting."""
     makers: dict[str, Callable[[], Controller | None]] = {
         BASELINE: lambda: None,
         "eagle3": lambda: StaticController(options.default_depth, options.default_size),
@@ -275,7 +275,7 @@ def make_engine(
     """Load target and head with room for prompts of up to `longest` tokens and for the timer's, and a
     controller a method.
     """
-    controllers = make_controllers(options)
+    controllers = make_controllers(options, read_best(options.grid, profile.beam))
     room = room_needed(profile.tables["verify"].axis, profile.max_depth)
     target, drafter = load_engine(
         options.target,
@@ -322,7 +322,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     summary = summarise(
         pd.concat([runs, replayed.runs]), pd.concat([cycles, replayed.cycles]), seed=options.seed
     )
-    device, grid = resolve_device(options.device), read_json(options.grid)["best"]
+    device, grid = resolve_device(options.device), read_best(options.grid, profile.beam)
     facts = {
         "device": device_name(device),
         "threads": torch.get_num_threads(),

@@ -256,6 +256,12 @@ def check_benchmark(config: Config) -> None:
             f"benchmark.temperatures: {listed} does not ascend from 0, which the report begins with; "
             "list 0, then each further temperature once, lowest first"
         )
+    learned_at = config["traces"]["temperature"]
+    if learned_at not in listed:
+        raise InputError(
+            f"benchmark.temperatures: {listed} lacks {learned_at:g}, the traces.temperature, for which "
+            "policies and grid are made; list it, too"
+        )
     asked = {method.partition(":")[0] for method in benchmark["methods"]}
     if "specdecpp" in asked and not config["traces"]["features"]:
         raise InputError(

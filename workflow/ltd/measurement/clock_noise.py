@@ -1,11 +1,13 @@
 """The A/A comparison: how far two decodings lie apart between which nothing differs but the clock.
 
 Two repeats of all methods at a time are shuffled together for every prompt, so the odd and the even repeats
-of one method stand to each other as two methods do that were decoded half as often. So do two methods that
-are the same static tree: `best_constant` often finds what the grid search found. What differs by less than
-such pairs do cannot be told from noise.
+of one method stand to each other as two methods do that were decoded half as often as a row of the table. A
+row is a mean of twice as many, so two rows lie closer, by the square root of two. Two methods that are the
+same static tree are such rows: `best_constant` often finds what the grid search found. What differs by less
+than the farthest of these pairs cannot be told from noise.
 """
 
+import math
 from itertools import combinations
 
 import pandas as pd
@@ -14,11 +16,12 @@ from ltd.measurement.summary import MEAN_TASK, headline_tasks
 
 # Methods without a network or a rule, so that equal choices are equal work.
 STATIC_METHODS = ("eagle3", "eagle3_grid", "best_constant")
-COLUMNS = ["pair", "task", "spread"]
+COLUMNS = ["pair", "task", "measured", "spread"]
 
 
 def clock_noise(runs: pd.DataFrame, cycles: pd.DataFrame) -> pd.DataFrame:
-    """Return `spread`, the ratio of the two throughputs minus one, absolute, of every A/A pair on every task.
+    """Return how far every A/A pair lies apart on every task: `measured` is the ratio of the two throughputs
+    minus one, absolute, `spread` what that is between two rows of the table.
 
     `runs` and `cycles` are measured, at one temperature. A pair is named by its method, or by its two
     methods; rows of the task `mean` are of the mean of the tasks' ratios, as in
@@ -27,11 +30,12 @@ def clock_noise(runs: pd.DataFrame, cycles: pd.DataFrame) -> pd.DataFrame:
     """
     odd = runs["repeat"] % 2 == 1
     by_method = {method: runs["method"] == method for method in dict.fromkeys(runs["method"])}
-    pairs = {method: (mine & odd, mine & ~odd) for method, mine in by_method.items()}
-    pairs |= {f"{a} and {b}": (by_method[a], by_method[b]) for a, b in same_trees(cycles)}
+    half = 1 / math.sqrt(2)
+    pairs = {method: (mine & odd, mine & ~odd, half) for method, mine in by_method.items()}
+    pairs |= {f"{a} and {b}": (by_method[a], by_method[b], 1.0) for a, b in same_trees(cycles)}
     rows = [
-        {"pair": pair, "task": task, "spread": abs(ratio - 1)}
-        for pair, (ours, theirs) in pairs.items()
+        {"pair": pair, "task": task, "measured": abs(ratio - 1), "spread": abs(ratio - 1) * between_rows}
+        for pair, (ours, theirs, between_rows) in pairs.items()
         if ours.any()
         for task, ratio in _ratios(runs[ours], runs[theirs]).items()
     ]

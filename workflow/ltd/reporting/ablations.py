@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ltd.ablations.catalogue import PAPER, TUNED, PolicyMethod, parse_method
+from ltd.ablations.catalogue import PAPER, SIZE_ALONE, TUNED, PolicyMethod, parse_method
 from ltd.files import read_json
 from ltd.measurement.summary import MEAN_TASK
 from ltd.methods import ORACLE
@@ -101,6 +101,8 @@ def _section(ablation: Ablation) -> list[str]:
     parts = [f"### {title}" + f" (the paper's {label})" * bool(tables), ablation.facts["finding"]]
     if any(method and method.is_size_alone for method in map(policies_of, ablation.means.index)):
         parts.append("As in the paper, the size policy alone is trained and decodes at one depth.")
+    elif ablation.kind in SIZE_ALONE:
+        parts.append("The paper's columns are of its size policy alone, ours of whole pairs.")
     if ablation.kind == "overhead":
         parts.append(markdown(overhead_rows(ablation), dict.fromkeys(("depth %", "size %", "both %"), ".2f")))
     else:

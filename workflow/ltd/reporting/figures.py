@@ -252,8 +252,10 @@ def composition_figure(summary: pd.DataFrame) -> Figure:
 def choices_figure(cycles: pd.DataFrame, method: str) -> Figure:
     """Share of cycles at every (depth, size) chosen by `method`, hard cycles beside easy ones.
 
-    Cycles are split at their median number of emitted tokens (the paper's Figure 6 splits at 6).
+    Cycles, of the first repeat, are split at their median number of emitted tokens (the paper's Figure 6
+    splits at 6).
     """
+    cycles = cycles[cycles["repeat"] == 0]
     split = int(cycles["tokens"].median())
     parts = {
         f"up to {split} tokens gained": cycles[cycles["tokens"] <= split],

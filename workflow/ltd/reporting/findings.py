@@ -115,7 +115,7 @@ def findings(
         best, tasks = grid["best"], ordered_tasks(pd.Series(list(grid["grids"][0]["tasks"])))
         sentences.append(
             f"{GRID} is depth {best['depth']}, size {best['size']}: the best static setting on the "
-            f"validation prompts of {', '.join(tasks)}."
+            f"validation prompts of {', '.join(tasks)}, answered {answered(grid['grids'][0]['temperature'])}."
         )
     if LOOKUP in measured.index:
         sentences.append(
@@ -132,6 +132,11 @@ def findings(
         share = row["policy_ms"] / row[list(PHASE_LABELS)].sum()
         sentences.append(f"The policies of {LEARNED} take {100 * share:.1f}% of its decoding time.")
     return sentences
+
+
+def answered(temperature: float) -> str:
+    """How answers came about."""
+    return f"by sampling at temperature {temperature:g}" if temperature else "greedily"
 
 
 def verdicts(runs: pd.DataFrame, spread: pd.Series, seed: int) -> list[str]:
@@ -168,7 +173,10 @@ def verdict(runs: pd.DataFrame, method: str, baseline: str, spread: pd.Series, s
     """Say on which tasks `method` is significantly faster or slower than `baseline`, and where they tie."""
     table = judged(runs, method, baseline, spread, seed)
     mean = table.loc[MEAN_TASK]
-    word = "no significant difference" if mean["word"] == "a tie" else "significant"
+    word = "significant"
+    if mean["word"] == "a tie":
+        within = mean["low"] <= 1 <= mean["high"]
+        word = "no significant difference" if within else "less than the clock's noise"
     tasks = [task for task in ordered_tasks(table.index.to_series()) if task != MEAN_TASK]
     parts = []
     for label in ("faster", "slower", "a tie"):
@@ -191,7 +199,7 @@ def noise_sentence(noise: pd.DataFrame) -> str:
     tasks = [task for task in ordered_tasks(noise["task"]) if task != MEAN_TASK]
     by_task = ", ".join(f"{task} {100 * largest.loc[task, 'spread']:.1f}%" for task in tasks)
     return (
-        f"A/A: decodings that differ in nothing lie up to {100 * mean['spread']:.1f}% apart in the mean "
+        f"A/A: rows that differ in nothing would lie up to {100 * mean['spread']:.1f}% apart in the mean "
         f"({mean['pair']}), by task up to: {by_task}. What differs by less is a tie."
     )
 
@@ -304,8 +312,8 @@ def paper_sentence(summary: pd.DataFrame, temperature: float) -> str | None:
         if method in speedups
     ]
     return (
-        f"Over the best static setting the paper's policies gain {theirs.min():.3f} to {theirs.max():.3f} "
-        f"(median {theirs.median():.3f} over {len(theirs)} models, {SOURCE}); "
+        f"The paper's policies have {theirs.min():.3f} to {theirs.max():.3f} of its best static setting's "
+        f"speed (median {theirs.median():.3f} over {len(theirs)} models, {SOURCE}); "
         f"here it is {' and '.join(ours)}."
     )
 

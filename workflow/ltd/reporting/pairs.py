@@ -68,7 +68,7 @@ def _groups(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for word, label in (
         ("faster", "significantly faster"),
-        ("a tie", "no significant difference"),
+        ("a tie", "a tie"),
         ("slower", "significantly slower"),
     ):
         means = {name: table.loc[MEAN_TASK] for name, table in tables.items()}

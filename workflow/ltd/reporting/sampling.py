@@ -1,6 +1,6 @@
 """The report's sections on temperatures above 0: the same methods on sampled answers, the paper's table 5.
 
-Nothing is trained or chosen anew for them, so beside each number stands that of greedy decoding.
+They decode with what greedy decoding decodes with, whose numbers stand beside theirs.
 """
 
 import pandas as pd

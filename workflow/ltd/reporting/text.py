@@ -124,7 +124,7 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
     """How far the clock, the replay and the profile can be trusted."""
     facts, errors = results.facts, results.profile["interpolation_error"]
     means = results.noise[results.noise["task"] == MEAN_TASK]
-    spreads = ", ".join(f"{row.pair} {100 * row.spread:.1f}%" for row in means.itertuples())
+    spreads = ", ".join(f"{row.pair} {100 * row.measured:.1f}%" for row in means.itertuples())
     sentences = [
         "A/A spread in the mean (odd against even repeats of one method; two methods that are the same "
         f"static tree): {spreads or 'no pair'}.",
@@ -157,7 +157,8 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
         _figure(
             "latency",
             drawn,
-            "Draft time by depth and verification time by size; bands are half the IQR, dotted lines fits.",
+            "Draft time by depth and verification time by size; bands are as wide as the interquartile "
+            "range, dotted lines fits.",
         ),
     ]
 
