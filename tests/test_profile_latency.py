@@ -127,7 +127,7 @@ def test_every_size_has_its_turn_after_ordinary_cycles():
     target = tiny_target()
     sizes = tuple(range(1, 13))
     drafter = tiny_drafter(tiny_head(target), 3, 5)
-    timer = PhaseTimer(target, drafter, torch.arange(1, 40), sizes, (32,), (8,), seed=0)
+    timer = PhaseTimer(target, drafter, torch.arange(1, 40) % 14, sizes, (32,), (8,), seed=0)
     turns = [turn for _ in range(20) for turn in timer._turns()]
     assert sorted(turn.counted[1] for turn in turns) == sorted(sizes * 20)
     assert {turn.counted[0] for turn in turns} == {1, 2, 3, 4, 5}
@@ -142,7 +142,14 @@ def test_every_size_has_its_turn_after_ordinary_cycles():
 
 def test_ordinary_trees_are_the_same_whatever_is_held_out():
     target = tiny_target()
-    arguments = target, tiny_drafter(tiny_head(target), 3, 5), torch.arange(1, 40), (1, 2, 8, 12), (32,), (8,)
+    arguments = (
+        target,
+        tiny_drafter(tiny_head(target), 3, 5),
+        torch.arange(1, 40) % 14,
+        (1, 2, 8, 12),
+        (32,),
+        (8,),
+    )
     timer = PhaseTimer(*arguments, seed=0, held_out_sizes=(5, 10))
     turns = [turn for _ in range(20) for turn in timer._turns()]
     assert {size for turn in turns for _, size in turn.before} == {1, 2}
@@ -152,7 +159,7 @@ def test_ordinary_trees_are_the_same_whatever_is_held_out():
 def test_few_sizes_leave_no_point_of_another_phase_out():
     target = tiny_target()
     timer = PhaseTimer(
-        target, tiny_drafter(tiny_head(target), 3, 4), torch.arange(1, 40), (1, 2), (16,), (8,), seed=0
+        target, tiny_drafter(tiny_head(target), 3, 4), torch.arange(1, 40) % 14, (1, 2), (16,), (8,), seed=0
     )
     timer.visit(16)
     assert {rows for phase, rows, _ in timer.watch.samples() if phase == "draft_prefix"} == set(timer.rows)
@@ -162,7 +169,7 @@ def test_every_repetition_has_a_plain_step_to_time():
     """With few sizes none may be drawn: the table would have a cell without a sample."""
     target = tiny_target()
     timer = PhaseTimer(
-        target, tiny_drafter(tiny_head(target), 3, 3), torch.arange(1, 40), (1, 2), (32,), (8,), seed=0
+        target, tiny_drafter(tiny_head(target), 3, 3), torch.arange(1, 40) % 14, (1, 2), (32,), (8,), seed=0
     )
     assert all(any(turn.plain_steps for turn in timer._turns()) for _ in range(50))
 
