@@ -79,10 +79,10 @@ def test_markdown_aligns_numbers_and_leaves_gaps_empty():
 
 def test_the_grid_is_named_with_the_prompts_that_chose_it():
     runs, _, summary = measured_and_replayed()
-    for temperature, how in ((0.0, "greedily"), (0.7, "by sampling at temperature 0.7")):
+    for temperature, how in ((0.0, "greedy answers"), (0.7, "answers sampled at temperature 0.7")):
         grid = GRID | {"grids": [GRID["grids"][0] | {"temperature": temperature}]}
         sentences = findings.findings(summary, runs, spread(), grid, 0)
-        ending = f"prompts of chat, code, answered {how}."
+        ending = f"prompts of chat, code, by {how}."
         assert any("depth 2, size 4" in said and said.endswith(ending) for said in sentences)
 
 

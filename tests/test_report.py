@@ -99,7 +99,7 @@ def test_the_report_says_what_kind_of_answers_were_learned_from(with_sampling, t
     write_experiment(tmp_path, sampled=True, learned_at=0.7)
     sampled = write_report(Results.load(tmp_path), tmp_path, set())
     assert "greedy answers" not in sampled
-    assert sampled.count("answers sampled at temperature 0.7") == 2
+    assert sampled.count("answers sampled at temperature 0.7") == 3
 
 
 def test_every_figure_and_the_overview_are_of_greedy_decoding(experiment, with_sampling):

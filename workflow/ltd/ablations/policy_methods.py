@@ -29,15 +29,11 @@ def load_choices(
     folder = policies / method.folder
     if method.is_size_alone:
         return default_depth, load_policy(folder, "size")
-    how, _, replaced = method.variant.partition("-") if method.variant in RECOMBINED else ("", "", "")
-    choices: dict[str, Policy | int] = {}
-    for kind in ("depth", "size"):
-        if replaced != kind:
-            choices[kind] = load_policy(folder, kind)
-        elif how == "no":
-            choices[kind] = grid[kind]
-        else:
-            choices[kind] = read_json(folder / VALIDATION)[kind]["best_constant"]["action"]
+    choices: dict[str, Policy | int] = {kind: load_policy(folder, kind) for kind in ("depth", "size")}
+    if method.variant in RECOMBINED:
+        how, _, kind = method.variant.partition("-")
+        constants = read_json(folder / VALIDATION) if how == "constant" else {}
+        choices[kind] = constants[kind]["best_constant"]["action"] if constants else grid[kind]
     return choices["depth"], choices["size"]
 
 

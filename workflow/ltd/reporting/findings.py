@@ -113,9 +113,10 @@ def findings(
     ]
     if GRID in measured.index:
         best, tasks = grid["best"], ordered_tasks(pd.Series(list(grid["grids"][0]["tasks"])))
+        answers = kind_of_answers(grid["grids"][0]["temperature"])
         sentences.append(
             f"{GRID} is depth {best['depth']}, size {best['size']}: the best static setting on the "
-            f"validation prompts of {', '.join(tasks)}, answered {answered(grid['grids'][0]['temperature'])}."
+            f"validation prompts of {', '.join(tasks)}, by {answers}."
         )
     if LOOKUP in measured.index:
         sentences.append(
@@ -134,9 +135,9 @@ def findings(
     return sentences
 
 
-def answered(temperature: float) -> str:
-    """How answers came about."""
-    return f"by sampling at temperature {temperature:g}" if temperature else "greedily"
+def kind_of_answers(temperature: float) -> str:
+    """Name the answers that something was learned from or chosen by."""
+    return f"answers sampled at temperature {temperature:g}" if temperature else "greedy answers"
 
 
 def verdicts(runs: pd.DataFrame, spread: pd.Series, seed: int) -> list[str]:

@@ -50,8 +50,7 @@ def _section(sampled: Sampled, results: Results) -> list[str]:
 
 def answers_learned_from(results: Results) -> str:
     """Say what kind of answers policies, grid and baselines have learned from."""
-    temperature = results.learned_at
-    return f"answers sampled at temperature {temperature:g}" if temperature else "greedy answers"
+    return findings.kind_of_answers(results.learned_at)
 
 
 def sentences(sampled: Sampled, results: Results) -> list[str]:
