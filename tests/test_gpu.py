@@ -21,7 +21,7 @@ from ltd import devices
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.loading import make_drafter
-from ltd.engine.sampling import SamplingOptions, TokenSampler
+from ltd.engine.sampling import SamplingOptions, make_sampler
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import make_verification
 from ltd.rl.observations import ObservationSpec
@@ -216,7 +216,7 @@ def test_only_decisions_wait_for_the_gpu(tiled):
     drafter.prefill(taps, target.token_tensor(PROMPT))
     token = logits.argmax()[None]
     drafter.defer(taps[-1:], token)
-    sampler = TokenSampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
+    sampler = make_sampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
     verification = make_verification(target, drafter, sampler)
     verification.begin(token)
     for position in range(1, 6):

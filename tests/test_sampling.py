@@ -1,9 +1,11 @@
 """Sampling keeps the target's distribution: chi-square tests that a known wrong rule fails."""
 
+import numpy as np
 import pytest
 import torch
 
 from engine_models import random_drafter, random_model, sequence_logits
+from ltd.engine.compiled.sampling import CompiledSampler, fill_noise
 from ltd.engine.compiled.tree import accepted_path, greedy_path
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
@@ -13,6 +15,7 @@ from ltd.engine.sampling import (
     accepted_mask,
     accepted_rows,
     fill_gumbel,
+    make_sampler,
     noise_key,
     process_logits,
 )
@@ -55,8 +58,8 @@ def random_process():
     return torch.randn(VOCAB, generator=generator), torch.randn(VOCAB, VOCAB, generator=generator)
 
 
-def keyed_noise(draws, positions):
-    """Noise [draws, positions, V] as the sampler keys it: one seed a draw."""
+def drawn_noise(draws, positions):
+    """Gumbel noise [draws, positions, V] as the sampler of a GPU keys it: one seed a draw."""
     noise, generator = torch.empty(draws, positions, VOCAB), torch.Generator()
     for seed in range(draws):
         for position in range(positions):
@@ -64,9 +67,19 @@ def keyed_noise(draws, positions):
     return noise
 
 
-@pytest.fixture(scope="module")
-def noise():
-    return keyed_noise(DRAWS, 2)
+def hashed_noise(seed, position, vocab):
+    """Gumbel noise [V] float64 of the compiled sampler, whose uniform numbers it makes without logarithms."""
+    uniform = np.empty(vocab, np.float32)
+    fill_noise(uniform, np.uint64(noise_key(seed, 0)), position)
+    return -np.log(-np.log1p(-uniform.astype(np.float64)))
+
+
+@pytest.fixture(scope="module", params=["generator", "hash"])
+def noise(request):
+    if request.param == "generator":
+        return drawn_noise(DRAWS, 2)
+    hashed = [[hashed_noise(seed, position, VOCAB) for position in range(2)] for seed in range(DRAWS)]
+    return torch.from_numpy(np.array(hashed, np.float32))
 
 
 def first_two(accept, chosen, second, noise):
@@ -176,15 +189,77 @@ def test_same_seed_same_tokens_other_seed_other_tokens(small_target):
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_noise_depends_on_position_and_seed_alone():
-    options = SamplingOptions(temperature=1.0, seed=3)
-    ahead, single = (TokenSampler(options, 500, 4, torch.device("cpu")) for _ in range(2))
+@pytest.mark.parametrize("kind", ["generator", "hash"])
+def test_noise_depends_on_position_and_seed_alone(kind):
+    options, cpu = SamplingOptions(temperature=1.0, seed=3), torch.device("cpu")
+    ahead, single = (
+        make_sampler(options, 500, 4, cpu) if kind == "hash" else TokenSampler(options, 500, 4, cpu)
+        for _ in range(2)
+    )
     logits = torch.zeros(4, 500)
     depths = torch.tensor([0, 1, 2, 2])
     for position in (0, 1, 5, 3):
         tokens = ahead.choose(logits, position, depths, levels=2)
         assert tokens.tolist() == [single.choose(logits[:1], position + d).item() for d in depths.tolist()]
     assert len({noise_key(seed, position) for seed in range(100) for position in range(100)}) == 10_000
+
+
+def test_hashed_numbers_are_those_of_splitmix64():
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    noise = np.empty(5, np.float32)
+    fill_noise(noise, np.uint64(1234567), 0)
+    np.testing.assert_allclose(noise[1:], [number / 2**64 for number in published], rtol=1e-6)
+
+
+TRUNCATIONS = [(None, None), (7, None), (None, 0.8), (40, 0.6), (1, None), (None, 1e-9), (10**6, 1.0)]
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), TRUNCATIONS)
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 2.5])
+def test_compiled_sampling_is_the_gumbel_maximum_of_the_processed_logits(temperature, top_k, top_p):
+    options, vocab, rows = SamplingOptions(temperature, top_k, top_p, seed=5), 300, 400
+    logits = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(2)) * 3
+    logits = logits.round(decimals=1)  # many are tied
+    chosen = CompiledSampler(options, vocab).choose(logits, 7, torch.arange(rows))
+    noise = np.stack([hashed_noise(5, 7 + row, vocab) for row in range(rows)])
+    scores = process_logits(logits, options).double() + torch.from_numpy(noise)
+    best = scores.max(dim=-1).values
+    assert (best - scores.gather(1, chosen[:, None])[:, 0] < 1e-4).all()
+    assert (chosen == scores.argmax(-1)).float().mean() > 0.99
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), TRUNCATIONS[:4])
+def test_compiled_sampling_has_the_exact_distribution(top_k, top_p):
+    options, draws, vocab = SamplingOptions(1.0, top_k, top_p, seed=1), 200_000, 50
+    logits = torch.randn(vocab, generator=torch.Generator().manual_seed(4)) * 2
+    tokens = CompiledSampler(options, vocab).choose(logits.expand(draws, -1), 0, torch.arange(draws))
+    counts = tokens.bincount(minlength=vocab)
+    exact = process_logits(logits, options).softmax(-1)
+    assert not counts[exact == 0].any()
+    assert chi_square_p(counts, exact) > LEVEL
+    assert chi_square_p(counts, logits.div(1.05).softmax(-1)) < 1e-6  # a rule that is slightly wrong
+
+
+@pytest.mark.parametrize("options", [SamplingOptions(0.8, seed=2), SamplingOptions(1.0, 5, 0.9, seed=2)])
+@pytest.mark.parametrize("shape", TREES)
+def test_sampling_on_the_path_is_sampling_at_every_row(shape, options):
+    tree, sampler = make_tree(*TREES[shape]), CompiledSampler(options, VOCAB)
+    levels, lengths = int(tree.depths.max()), set()
+    for position in range(200):
+        logits = torch.randn(len(tree.tokens), VOCAB, generator=torch.Generator().manual_seed(position))
+        chosen = sampler.choose(logits, position, tree.depths, levels)
+        rows, tokens = sampler.follow(logits, position, tree, levels)
+        expected = accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
+        assert rows.tolist() == expected.tolist() and tokens.tolist() == chosen[expected].tolist()
+        lengths.add(len(rows))
+    assert len(lengths) > 1
+
+
+def test_what_is_no_number_is_the_likeliest_token_or_the_first():
+    logits = torch.tensor([[1.0, float("-inf"), 2.0, float("-inf")], [float("nan")] * 4])
+    for temperature in (1e-30, 1e-50):
+        chosen = CompiledSampler(SamplingOptions(temperature, None, 0.9), 4).choose(logits, 0)
+        assert chosen.tolist() == [2, 0]
 
 
 def test_top_k_and_top_p_keep_what_they_say():

@@ -8,7 +8,7 @@ import torch
 
 from engine_models import random_drafter, random_target
 from ltd.engine.compiled.verification import CompiledVerification
-from ltd.engine.sampling import SamplingOptions, TokenSampler
+from ltd.engine.sampling import SamplingOptions, make_sampler
 from ltd.engine.verification import Verification, make_verification
 from ltd.errors import InputError
 
@@ -23,7 +23,7 @@ def begin(kind, options):
     """A verification over the compiled engine, behind the prompt; the same for both kinds."""
     target = random_target("qwen3", vocab=VOCAB, max_tree=EVERY_PAIR[1], compiled=True)
     drafter = random_drafter(target, beam=BEAM, compiled=True)
-    sampler = TokenSampler(options, target.vocab_size, drafter.max_depth, target.device)
+    sampler = make_sampler(options, target.vocab_size, drafter.max_depth, target.device)
     verification = kind(target, drafter, sampler)
     logits, taps = target.prefill(PROMPT)
     drafter.prefill(taps, PROMPT)
@@ -87,7 +87,7 @@ def test_a_drafter_made_for_another_target_is_refused(context, width, said):
         drafter.max_context = context
     if width:
         drafter.head.config = dataclasses.replace(drafter.head.config, target_hidden_size=width)
-    sampler = TokenSampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
+    sampler = make_sampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
     with pytest.raises(InputError, match=said):
         make_verification(target, drafter, sampler)
 
@@ -95,7 +95,7 @@ def test_a_drafter_made_for_another_target_is_refused(context, width, said):
 def test_each_engine_has_its_verification():
     for compiled, kind in ((True, CompiledVerification), (False, Verification)):
         target = random_target(compiled=compiled)
-        sampler = TokenSampler(SAMPLING[0], target.vocab_size, 5, target.device)
+        sampler = make_sampler(SAMPLING[0], target.vocab_size, 5, target.device)
         suited = (None, random_drafter(target, compiled=True))
         assert all(type(make_verification(target, drafter, sampler)) is kind for drafter in suited)
         assert type(make_verification(target, random_drafter(target), sampler)) is Verification

@@ -23,7 +23,7 @@ from ltd.devices import multiplies_bfloat16
 from ltd.engine.context_limits import longest_context
 from ltd.engine.memory import GIB, batch_bytes
 from ltd.engine.model_loading import free_memory
-from ltd.engine.sampling import SamplingOptions, TokenSampler
+from ltd.engine.sampling import SamplingOptions, make_sampler
 from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import discard, file_hash
@@ -160,7 +160,7 @@ def answer_part(target: TargetModel, questions: list[Question], options: Options
 def sampled(keys: list[int], target: TargetModel, options: Options) -> Choose:
     """Make the token choice of a batch: each row draws with the noise of its own key."""
     samplers = [
-        TokenSampler(SamplingOptions(options.temperature, seed=key), target.vocab_size, 0, target.device)
+        make_sampler(SamplingOptions(options.temperature, seed=key), target.vocab_size, 0, target.device)
         for key in keys
     ]
 

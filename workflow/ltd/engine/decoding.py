@@ -16,7 +16,7 @@ from ltd.engine.controllers import Controller
 from ltd.engine.draft_loop import make_draft_loop
 from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
-from ltd.engine.sampling import SamplingOptions, TokenSampler
+from ltd.engine.sampling import SamplingOptions, make_sampler
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import make_verification
 from ltd.errors import InputError
@@ -124,7 +124,7 @@ class _Loop:
         self.target, self.drafter, self.controller = target, drafter, controller
         self.last, self.limit, self.on_tokens = last, limit, on_tokens
         depth = drafter.max_depth if drafter is not None else 0
-        self.sampler = TokenSampler(options, target.vocab_size, depth, target.device)
+        self.sampler = make_sampler(options, target.vocab_size, depth, target.device)
         self.verification = make_verification(target, drafter, self.sampler)
         self.clock = PhaseClock(target.device)
         if drafter is not None:

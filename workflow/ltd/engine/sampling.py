@@ -1,8 +1,9 @@
 """Choosing the target's tokens, greedily or by sampling, and how much of a draft tree they follow.
 
-Sampling adds Gumbel noise to the processed logits and takes the maximum. The noise of an output position
-depends on (seed, position) alone, so every method emits the same tokens for the same seed, and a tree
-changes when a token is computed but never which one it is. A node is accepted when it is the token that the
+Sampling adds Gumbel noise to the processed logits and takes the maximum (on a CPU, the same without most of
+its work: `ltd.engine.compiled.sampling`). The noise of an output position depends on (seed, position) alone,
+so every method emits the same tokens for the same seed, and a tree changes when a token is computed but never
+which one it is. A node is accepted when it is the token that the
 target chose after its parent: exactly distribution-preserving for any tree that was built without looking
 at the noise.
 """
@@ -75,7 +76,7 @@ class TokenSampler:
     def __init__(
         self, options: SamplingOptions, vocab_size: int, max_depth: int, device: torch.device
     ) -> None:
-        self.options, self.device = options, device
+        self.options = options
         if options.temperature > 0:
             self._noise = torch.empty(max_depth + 1, vocab_size, device=device)
             self._position = [-1] * (max_depth + 1)  # the output position whose noise a row of the ring holds
@@ -101,16 +102,6 @@ class TokenSampler:
 
         logits [R, vocab] of the tree's rows; `position` is the root's, `levels` the tree's largest depth.
         """
-        if self.device.type == "cpu":
-            from ltd.engine.compiled.tree import accepted_path, greedy_path  # a GPU needs no Numba
-
-            tokens, parents = tree.tokens.numpy(), tree.parents.numpy()
-            if self.options.temperature == 0 and logits.dtype == torch.float32:
-                rows, chosen = greedy_path(tokens, parents, logits.numpy())
-                return torch.from_numpy(rows), torch.from_numpy(chosen)
-            chosen = self.choose(logits, position, tree.depths, levels)
-            rows = torch.from_numpy(accepted_path(tokens, parents, chosen.numpy()))
-            return rows, chosen.index_select(0, rows)
         chosen = self.choose(logits, position, tree.depths, levels)
         rows = accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
         return rows, chosen.index_select(0, rows)
@@ -119,6 +110,17 @@ class TokenSampler:
         if self._position[row] != position:
             fill_gumbel(self._noise[row], self._generator, noise_key(self.options.seed, position))
             self._position[row] = position
+
+
+def make_sampler(
+    options: SamplingOptions, vocab_size: int, max_depth: int, device: torch.device
+) -> TokenSampler:
+    """The sampler that suits a device; arguments as of `TokenSampler`."""
+    if device.type == "cpu":
+        from ltd.engine.compiled.sampling import CompiledSampler  # a GPU needs no Numba
+
+        return CompiledSampler(options, vocab_size)
+    return TokenSampler(options, vocab_size, max_depth, device)
 
 
 def accepted_mask(tokens: Tensor, parents: Tensor, ancestors: Tensor, chosen: Tensor) -> Tensor:

@@ -1,19 +1,18 @@
-"""Verification, compiled: selecting a tree, the pass over it and, if greedy, what follows are a call each.
+"""Verification, compiled: selecting a tree, the pass over it, sampling and what follows are a call each.
 
 After a pass has streamed the weights, a call finds nothing of itself in the processor's caches and takes
 several times what it takes in a loop: the fewer, the better.
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ltd.engine.compiled.arithmetic import kernel
 from ltd.engine.compiled.attention import causal, make_cache
 from ltd.engine.compiled.drafting import CompiledDrafter, defer_rows
 from ltd.engine.compiled.forward import keep_rows
+from ltd.engine.compiled.sampling import CompiledSampler
 from ltd.engine.compiled.tree import accepted_path
-from ltd.engine.sampling import TokenSampler
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import Verification
 
@@ -25,7 +24,9 @@ class CompiledVerification(Verification):
     rows; `keep` takes back what is too much.
     """
 
-    def __init__(self, target: TargetModel, drafter: CompiledDrafter | None, sampler: TokenSampler) -> None:
+    def __init__(
+        self, target: TargetModel, drafter: CompiledDrafter | None, sampler: CompiledSampler
+    ) -> None:
         super().__init__(target, drafter, sampler)
         self._forward, self._greedy = target.forward, sampler.options.temperature == 0
         rows = 1 if drafter is None else target.max_tree + 1
@@ -81,11 +82,12 @@ class CompiledVerification(Verification):
         self._alone[0][0] = self._tokens[count - 1]
 
     def _sampled(self, position: int) -> np.ndarray:
-        logits = torch.from_numpy(self._passed[0])[:, : self._forward.vocab_size]
         if self._tree is None:
-            return self.sampler.choose(logits, position).numpy()
-        depths = torch.from_numpy(self._tree[1])
-        return self.sampler.choose(logits, position, depths, self.drafter.state.depth).numpy()
+            tokens, depths, _ = self._alone
+            parents = depths  # of the root both are 0
+        else:
+            tokens, _, parents, _ = self._tree
+        return self.sampler.choose_on_path(tokens, parents, self._passed[0], position)
 
     def _settled(self, chosen: np.ndarray) -> list[int]:
         (tokens, _, parents, _), forward, drafter = self._tree, self._forward, self.drafter
@@ -103,8 +105,9 @@ def _settle(
 ):
     """Follow the target's tokens `chosen` [R] down a tree of tokens and parents [R]; how many they are.
 
-    The rows on the way move to the end of a sequence of `length` tokens; their taps [>= R, 3 * H] and the
-    tokens chosen there join the deferred rows from `first` on. The pool's scores are cleared.
+    What was chosen beside the way is not looked at. The rows on the way move to the end of a sequence of
+    `length` tokens; their taps [>= R, 3 * H] and the tokens chosen there join the deferred rows from `first`
+    on. The pool's scores are cleared.
     """
     rows = accepted_path(tokens, parents, chosen)
     keep_rows(keys, values, length, rows)
