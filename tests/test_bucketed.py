@@ -22,7 +22,7 @@ from ltd.engine.bucketed_verification import TreePasses
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.graphs import Passes, bucket, context_buckets, row_buckets
-from ltd.engine.sampling import SamplingOptions, make_sampler
+from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import make_verification
 from ltd.errors import InputError
@@ -140,7 +140,7 @@ def test_verification_sets_its_own_mode():
     drafter.prefill(taps, PROMPT)
     token = logits.argmax()[None]
     drafter.defer(taps[-1:], token)
-    verification = make_verification(fixed, drafter, make_sampler(SamplingOptions(), 23, 5, fixed.device))
+    verification = make_verification(fixed, drafter, SamplingOptions())
     verification.begin(token)
     expected = decode_autoregressive(fixed, PROMPT, max_new_tokens=9).tokens
     fixed.prefill(PROMPT)

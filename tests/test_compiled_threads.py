@@ -1,5 +1,8 @@
 """The compiled engine computes the same with any number of threads, also with more than there are cores."""
 
+from threading import Thread
+
+import numba
 import pytest
 import torch
 
@@ -30,3 +33,18 @@ def test_threads_share_the_work_and_change_nothing(held):
     alone, *shared = (passes(threads, **HOLDINGS[held]) for threads in (1, 2, 3))
     for results in shared:
         assert all(torch.equal(one, other) for one, other in zip(alone, results, strict=True))
+
+
+def test_other_threads_of_python_share_the_work_over_as_many():
+    torch.set_num_threads(1)
+    target, used = random_target("llama", compiled=True), []
+    target.prefill(PROMPT)
+
+    def answer():
+        target.prefill(PROMPT)
+        used.append(numba.get_num_threads())
+
+    streaming = Thread(target=answer)
+    streaming.start()
+    streaming.join()
+    assert used == [1] and numba.config.NUMBA_NUM_THREADS > 1

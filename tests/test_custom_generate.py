@@ -110,6 +110,7 @@ def test_a_criterion_may_answer_with_a_plain_bool(model, engine):
         ),
         ({"return_dict_in_generate": True, "output_scores": True}, "output_scores is not supported"),
         ({"token_type_ids": torch.zeros(1, 4)}, "token_type_ids is not supported"),
+        ({"position_ids": torch.tensor([[1, 2, 3, 4]])}, "position_ids other than 0, 1, 2"),
     ],
 )
 def test_what_is_not_computed_is_refused(model, engine, changes, message, monkeypatch):
@@ -184,6 +185,20 @@ def test_the_engine_follows_the_folder_of_the_head(model, tmp_path):
     os.utime(tmp_path / "draft/model.safetensors", (1, 1))
     model.generate(PROMPT, **engine)
     assert kept(model) is not first
+
+
+def test_the_hub_is_asked_once_for_a_head(model, tmp_path, monkeypatch):
+    asked = []
+
+    def local_folder(name):
+        asked.append(name)
+        return tmp_path / "draft"
+
+    monkeypatch.setattr("ltd.engine.kept_engine.local_folder", local_folder)
+    save_head(options(model)["draft"], tmp_path / "draft")
+    for _ in range(2):
+        assert model.generate(PROMPT, **options(model, draft="owner/head")).tolist() == own(model)
+    assert asked == ["owner/head"]
 
 
 def test_a_copy_of_the_model_begins_without_an_engine():

@@ -178,7 +178,8 @@ def test_generate_within_a_sliding_window():
     expected = model.generate(prompt, max_new_tokens=40, do_sample=False)
     found = model.generate(prompt, **engine, max_new_tokens=40, max_context=64)
     assert found.tolist() == expected.tolist()
-    assert model.generate(prompt, **engine, max_new_tokens=80, max_context=64).shape[1] == 65
+    with pytest.warns(UserWarning, match="answer cut after 61 tokens"):
+        assert model.generate(prompt, **engine, max_new_tokens=80, max_context=64).shape[1] == 65
 
 
 def test_generate_ignores_left_padding(target, folders):
@@ -289,6 +290,10 @@ def test_command_decodes_with_policies(experiment, capsys):
     ("arguments", "message"),
     [
         (["--depth", "2"], "depth, size: give both"),
+        (["--depth", "2", "--size", "300"], "size: 300 is not between 1 and 256"),
+        (["--depth", "2", "--size", "5", "--policies", "nowhere"], "has no --policies or --profile"),
+        (["--policies", "tests"], "beam: policies bring their own"),
+        (["--depth", "2", "--size", "5", "--max-new-tokens", "2048"], "ask for at most 2047"),
         ([], "no trained policies there"),
         (["--depth", "2", "--size", "5", "--draft", "nowhere"], "nowhere"),
         (

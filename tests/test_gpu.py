@@ -21,7 +21,7 @@ from ltd import devices
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.loading import make_drafter
-from ltd.engine.sampling import SamplingOptions, make_sampler
+from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import make_verification
 from ltd.rl.observations import ObservationSpec
@@ -216,8 +216,7 @@ def test_only_decisions_wait_for_the_gpu(tiled):
     drafter.prefill(taps, target.token_tensor(PROMPT))
     token = logits.argmax()[None]
     drafter.defer(taps[-1:], token)
-    sampler = make_sampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
-    verification = make_verification(target, drafter, sampler)
+    verification = make_verification(target, drafter, SamplingOptions())
     verification.begin(token)
     for position in range(1, 6):
         with nothing_waits():

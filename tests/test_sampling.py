@@ -5,22 +5,21 @@ import pytest
 import torch
 
 from engine_models import random_drafter, random_model, sequence_logits
-from ltd.engine.compiled.sampling import CompiledSampler, fill_noise
+from ltd.engine.compiled.sampling import CompiledSampler, fill_noise, sample_rows
 from ltd.engine.compiled.tree import accepted_path, greedy_path
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
+from ltd.engine.noise import gumbel_noise, noise_stream, signed, uniform_noise
 from ltd.engine.sampling import (
     SamplingOptions,
-    TokenSampler,
+    TensorSampler,
     accepted_mask,
     accepted_rows,
-    fill_gumbel,
-    make_sampler,
-    noise_key,
-    process_logits,
+    choose_tokens,
 )
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import DraftTree
+from ltd.errors import InputError
 
 VOCAB = 10
 DRAWS = 50_000
@@ -58,28 +57,26 @@ def random_process():
     return torch.randn(VOCAB, generator=generator), torch.randn(VOCAB, VOCAB, generator=generator)
 
 
-def drawn_noise(draws, positions):
-    """Gumbel noise [draws, positions, V] as the sampler of a GPU keys it: one seed a draw."""
-    noise, generator = torch.empty(draws, positions, VOCAB), torch.Generator()
-    for seed in range(draws):
-        for position in range(positions):
-            fill_gumbel(noise[seed, position], generator, noise_key(seed, position))
-    return noise
+def kept_logits(logits, options):
+    """What sampling may choose from, by the definitions: tokens that top-k and top-p leave out are -inf."""
+    logits = logits.float() / options.temperature
+    if options.top_k is not None and options.top_k < logits.shape[-1]:
+        threshold = logits.topk(options.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < threshold, float("-inf"))
+    if options.top_p is not None:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        probabilities = ordered.softmax(dim=-1)
+        beyond = probabilities.cumsum(dim=-1) - probabilities >= options.top_p
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), float("-inf"))
+    return logits
 
 
-def hashed_noise(seed, position, vocab):
-    """Gumbel noise [V] float64 of the compiled sampler, whose uniform numbers it makes without logarithms."""
-    uniform = np.empty(vocab, np.float32)
-    fill_noise(uniform, np.uint64(noise_key(seed, 0)), position)
-    return -np.log(-np.log1p(-uniform.astype(np.float64)))
-
-
-@pytest.fixture(scope="module", params=["generator", "hash"])
-def noise(request):
-    if request.param == "generator":
-        return drawn_noise(DRAWS, 2)
-    hashed = [[hashed_noise(seed, position, VOCAB) for position in range(2)] for seed in range(DRAWS)]
-    return torch.from_numpy(np.array(hashed, np.float32))
+@pytest.fixture(scope="module")
+def noise():
+    """Gumbel noise [DRAWS, 2, V] of two output positions: one seed a draw."""
+    streams = torch.tensor([signed(noise_stream(seed)) for seed in range(DRAWS)])
+    rows = [gumbel_noise(streams, torch.full_like(streams, position), VOCAB) for position in range(2)]
+    return torch.stack(rows, dim=1)
 
 
 def first_two(accept, chosen, second, noise):
@@ -189,25 +186,41 @@ def test_same_seed_same_tokens_other_seed_other_tokens(small_target):
     assert runs[0] == runs[1] != runs[2]
 
 
-@pytest.mark.parametrize("kind", ["generator", "hash"])
+CPU = torch.device("cpu")
+SAMPLERS = {
+    "compiled": lambda options, vocab: CompiledSampler(options, vocab),
+    "tensor": lambda options, vocab: TensorSampler(options, vocab, 4, CPU),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
 def test_noise_depends_on_position_and_seed_alone(kind):
-    options, cpu = SamplingOptions(temperature=1.0, seed=3), torch.device("cpu")
-    ahead, single = (
-        make_sampler(options, 500, 4, cpu) if kind == "hash" else TokenSampler(options, 500, 4, cpu)
-        for _ in range(2)
-    )
-    logits = torch.zeros(4, 500)
-    depths = torch.tensor([0, 1, 2, 2])
-    for position in (0, 1, 5, 3):
-        tokens = ahead.choose(logits, position, depths, levels=2)
-        assert tokens.tolist() == [single.choose(logits[:1], position + d).item() for d in depths.tolist()]
-    assert len({noise_key(seed, position) for seed in range(100) for position in range(100)}) == 10_000
+    options, logits = SamplingOptions(temperature=1.0, seed=3), torch.zeros(4, 500)
+    ahead, single = (SAMPLERS[kind](options, 500) for _ in range(2))
+    for position in (0, 1, 5, 3, 4, 30):
+        chosen = [single.choose(logits[:1], position + depth).item() for depth in range(4)]
+        chain = make_tree([0, 0, 1, 2], [0, *chosen[:3]])
+        rows, tokens = ahead.follow(logits, position, chain, levels=3)
+        assert rows.tolist() == [0, 1, 2, 3] and tokens.tolist() == chosen
+
+
+def test_every_seed_has_its_own_stream():
+    seeds = [*range(10_000), -1, 2**62, 2**63]
+    assert len({noise_stream(seed) for seed in seeds}) == len(seeds)
+
+
+@pytest.mark.parametrize(("stream", "position"), [(1234567, 0), (2**64 - 1, 3), (5, 2**20)])
+def test_kernel_and_tensors_hash_alike(stream, position):
+    noise = np.empty(1000, np.float32)
+    fill_noise(noise, np.uint64(stream), position)
+    expected = uniform_noise(torch.tensor([signed(stream)]), torch.tensor([position]), 1000)[0]
+    assert noise.tolist() == expected.tolist()
+    assert 0 < noise.min() < 0.01 and 0.99 < noise.max() <= 1
 
 
 def test_hashed_numbers_are_those_of_splitmix64():
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    noise = np.empty(5, np.float32)
-    fill_noise(noise, np.uint64(1234567), 0)
+    noise = uniform_noise(torch.tensor([1234567]), torch.tensor([0]), 5)[0]
     np.testing.assert_allclose(noise[1:], [number / 2**64 for number in published], rtol=1e-6)
 
 
@@ -216,59 +229,83 @@ TRUNCATIONS = [(None, None), (7, None), (None, 0.8), (40, 0.6), (1, None), (None
 
 @pytest.mark.parametrize(("top_k", "top_p"), TRUNCATIONS)
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 2.5])
-def test_compiled_sampling_is_the_gumbel_maximum_of_the_processed_logits(temperature, top_k, top_p):
-    options, vocab, rows = SamplingOptions(temperature, top_k, top_p, seed=5), 300, 400
+def test_sampled_is_the_gumbel_maximum_of_what_is_kept(temperature, top_k, top_p):
+    options, vocab, rows = SamplingOptions(temperature, top_k, top_p), 300, 400
     logits = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(2)) * 3
     logits = logits.round(decimals=1)  # many are tied
-    chosen = CompiledSampler(options, vocab).choose(logits, 7, torch.arange(rows))
-    noise = np.stack([hashed_noise(5, 7 + row, vocab) for row in range(rows)])
-    scores = process_logits(logits, options).double() + torch.from_numpy(noise)
+    streams, positions = torch.arange(rows), torch.full((rows,), 7)
+    noise = gumbel_noise(streams, positions, vocab)
+    scores = kept_logits(logits, options) + noise
     best = scores.max(dim=-1).values
-    assert (best - scores.gather(1, chosen[:, None])[:, 0] < 1e-4).all()
-    assert (chosen == scores.argmax(-1)).float().mean() > 0.99
+    for chosen in (
+        choose_tokens(logits, noise, options),
+        sample_rows(logits, streams.tolist(), positions.tolist(), options),
+    ):
+        assert (best - scores.gather(1, chosen[:, None])[:, 0] < 1e-4).all()
+        assert (chosen == scores.argmax(-1)).float().mean() > 0.99
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), TRUNCATIONS[:4])
-def test_compiled_sampling_has_the_exact_distribution(top_k, top_p):
-    options, draws, vocab = SamplingOptions(1.0, top_k, top_p, seed=1), 200_000, 50
+def test_sampling_has_the_exact_distribution(top_k, top_p):
+    options, draws, vocab = SamplingOptions(1.0, top_k, top_p), 200_000, 50
     logits = torch.randn(vocab, generator=torch.Generator().manual_seed(4)) * 2
-    tokens = CompiledSampler(options, vocab).choose(logits.expand(draws, -1), 0, torch.arange(draws))
-    counts = tokens.bincount(minlength=vocab)
-    exact = process_logits(logits, options).softmax(-1)
-    assert not counts[exact == 0].any()
-    assert chi_square_p(counts, exact) > LEVEL
-    assert chi_square_p(counts, logits.div(1.05).softmax(-1)) < 1e-6  # a rule that is slightly wrong
+    positions = torch.arange(draws)
+    noise = gumbel_noise(torch.tensor([1]), positions, vocab)
+    exact = kept_logits(logits, options).softmax(-1)
+    for tokens in (
+        choose_tokens(logits.expand(draws, -1), noise, options),
+        sample_rows(logits.expand(draws, -1), [1] * draws, positions.tolist(), options),
+    ):
+        counts = tokens.bincount(minlength=vocab)
+        assert not counts[exact == 0].any()
+        assert chi_square_p(counts, exact) > LEVEL
+        assert chi_square_p(counts, logits.div(1.05).softmax(-1)) < 1e-6  # a rule that is slightly wrong
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("options", [SamplingOptions(0.8, seed=2), SamplingOptions(1.0, 5, 0.9, seed=2)])
 @pytest.mark.parametrize("shape", TREES)
-def test_sampling_on_the_path_is_sampling_at_every_row(shape, options):
-    tree, sampler = make_tree(*TREES[shape]), CompiledSampler(options, VOCAB)
-    levels, lengths = int(tree.depths.max()), set()
+def test_sampling_on_the_path_is_sampling_at_every_row(shape, options, dtype):
+    tree, lengths = make_tree(*TREES[shape]), set()
+    compiled, tensor = (make(options, VOCAB) for make in SAMPLERS.values())
     for position in range(200):
-        logits = torch.randn(len(tree.tokens), VOCAB, generator=torch.Generator().manual_seed(position))
-        chosen = sampler.choose(logits, position, tree.depths, levels)
-        rows, tokens = sampler.follow(logits, position, tree, levels)
-        expected = accepted_rows(tree.tokens, tree.parents, tree.ancestors, chosen)
-        assert rows.tolist() == expected.tolist() and tokens.tolist() == chosen[expected].tolist()
+        generator = torch.Generator().manual_seed(position)
+        logits = torch.randn(len(tree.tokens), VOCAB, generator=generator).to(dtype)
+        places = zip(logits, (position + tree.depths).tolist(), strict=True)
+        chosen = [tensor.choose(row[None], place) for row, place in places]
+        expected = accepted_rows(tree.tokens, tree.parents, tree.ancestors, torch.cat(chosen))
+        for sampler in (compiled, tensor):
+            rows, tokens = sampler.follow(logits, position, tree, int(tree.depths.max()))
+            assert rows.tolist() == expected.tolist()
+            assert tokens.tolist() == [chosen[row].item() for row in rows.tolist()]
         lengths.add(len(rows))
     assert len(lengths) > 1
 
 
-def test_what_is_no_number_is_the_likeliest_token_or_the_first():
-    logits = torch.tensor([[1.0, float("-inf"), 2.0, float("-inf")], [float("nan")] * 4])
-    for temperature in (1e-30, 1e-50):
-        chosen = CompiledSampler(SamplingOptions(temperature, None, 0.9), 4).choose(logits, 0)
-        assert chosen.tolist() == [2, 0]
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("temperature", [1e-30, 1.0])
+def test_what_is_no_number_ends_in_a_token(kind, temperature):
+    nan, inf = float("nan"), float("inf")
+    sampler = SAMPLERS[kind](SamplingOptions(temperature, 3, 0.9), 4)
+    for row in ([1.0, -inf, 9.0, -inf], [nan] * 4, [-inf] * 4, [1.0, nan, 2.0, 0.0], [0.0, inf, 1.0, 2.0]):
+        assert 0 <= sampler.choose(torch.tensor([row]), 0).item() < 4
+    assert sampler.choose(torch.tensor([[1.0, -inf, 90.0, -inf]]), 0).item() == 2
+
+
+@pytest.mark.parametrize("options", [{"seed": 1.5}, {"top_k": 5.0}, {"top_k": 0}, {"temperature": -1.0}])
+def test_options_that_cannot_be_are_refused(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        SamplingOptions(**options)
+    assert type(SamplingOptions(seed=np.int64(7)).seed) is int
 
 
 def test_top_k_and_top_p_keep_what_they_say():
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
     kept = [
-        process_logits(logits, SamplingOptions(temperature=1.0, top_k=k, top_p=p)).isfinite().tolist()
+        kept_logits(logits, SamplingOptions(temperature=1.0, top_k=k, top_p=p)).isfinite().tolist()
         for k, p in [(2, None), (None, 0.65), (None, 0.4), (3, 0.9), (9, 1.0), (None, 1e-9)]
     ]
     assert [sum(row) for row in kept] == [2, 2, 1, 3, 4, 1]
     assert all(row == sorted(row, reverse=True) for row in kept)
-    halved = process_logits(logits, SamplingOptions(temperature=0.5))
+    halved = kept_logits(logits, SamplingOptions(temperature=0.5))
     torch.testing.assert_close(halved.softmax(-1), torch.tensor([0.16, 0.09, 0.04, 0.01]) / 0.3)

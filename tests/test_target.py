@@ -279,6 +279,13 @@ def test_models_that_ignore_masks_or_positions_are_refused(make, ignored):
         TargetModel(model, lean=False).prefill(PROMPT)
 
 
+def test_attention_without_masks_of_trees_is_refused():
+    model = random_gpt2()
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(InputError, match="'flash_attention_2' takes no masks of trees; load the model with"):
+        TargetModel(model).prefill(PROMPT)
+
+
 def test_other_architectures_go_through_their_own_forward():
     target = TargetModel(random_gpt2(), max_context=64, max_tree=32)
     tree = random_tree(target)

@@ -8,6 +8,8 @@ import torch
 
 from engine_models import random_drafter, random_target
 from ltd.engine.compiled.verification import CompiledVerification
+from ltd.engine.lookup_drafting import LookupDrafter
+from ltd.engine.ngrams import NgramModel
 from ltd.engine.sampling import SamplingOptions, make_sampler
 from ltd.engine.verification import Verification, make_verification
 from ltd.errors import InputError
@@ -16,7 +18,11 @@ PROMPT = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
 VOCAB = BEAM = 12
 EVERY_PAIR = (2, BEAM + BEAM * BEAM)  # depth and size of a tree that holds whatever comes next
 CYCLES = [(0, 1), (1, 1), (3, 9), (0, 1), (4, 30), EVERY_PAIR, (5, 3), (0, 1), (4, 90)]
-SAMPLING = [SamplingOptions(), SamplingOptions(temperature=0.9, top_k=6, seed=3)]
+SAMPLING = [
+    SamplingOptions(),
+    SamplingOptions(temperature=0.9, top_k=6, seed=3),
+    SamplingOptions(temperature=1.1, top_k=9, top_p=0.8, seed=4),
+]
 
 
 def begin(kind, options):
@@ -77,28 +83,35 @@ def test_compiled_cycles_leave_what_the_generic_ones_leave(options, most):
 
 
 @pytest.mark.parametrize(
-    ("context", "width", "said"),
-    [(16, None, "made for contexts of 16 tokens"), (None, 8, "reads 24 numbers a token")],
+    ("context", "width", "added", "said"),
+    [
+        (16, None, 0, "made for contexts of 16 tokens"),
+        (None, 8, 0, "reads 24 numbers a token"),
+        (None, None, 1, "made for a vocabulary of 12 tokens, the target has 13"),
+    ],
 )
-def test_a_drafter_made_for_another_target_is_refused(context, width, said):
-    target = random_target("llama", vocab=VOCAB, compiled=True)
-    drafter = random_drafter(target, beam=2, compiled=True)
+def test_a_drafter_made_for_another_target_is_refused(context, width, added, said):
+    target = random_target("llama", vocab=VOCAB + added, compiled=True)
+    drafter = random_drafter(random_target("llama", vocab=VOCAB, compiled=True), beam=2, compiled=True)
     if context:
         drafter.max_context = context
     if width:
         drafter.head.config = dataclasses.replace(drafter.head.config, target_hidden_size=width)
-    sampler = make_sampler(SamplingOptions(), target.vocab_size, drafter.max_depth, target.device)
     with pytest.raises(InputError, match=said):
-        make_verification(target, drafter, sampler)
+        make_verification(target, drafter, SamplingOptions())
+
+
+def test_a_look_up_of_other_tokens_is_refused():
+    with pytest.raises(InputError, match="made for a vocabulary of 99 tokens"):
+        make_verification(random_target(vocab=VOCAB), LookupDrafter(NgramModel(99)), SamplingOptions())
 
 
 def test_each_engine_has_its_verification():
     for compiled, kind in ((True, CompiledVerification), (False, Verification)):
         target = random_target(compiled=compiled)
-        sampler = make_sampler(SAMPLING[0], target.vocab_size, 5, target.device)
-        suited = (None, random_drafter(target, compiled=True))
-        assert all(type(make_verification(target, drafter, sampler)) is kind for drafter in suited)
-        assert type(make_verification(target, random_drafter(target), sampler)) is Verification
+        suited, options = (None, random_drafter(target, compiled=True)), SAMPLING[0]
+        assert all(type(make_verification(target, drafter, options)) is kind for drafter in suited)
+        assert type(make_verification(target, random_drafter(target), options)) is Verification
 
 
 def test_compiled_caches_refuse_rows_beyond_their_slots():

@@ -32,7 +32,7 @@ from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import make_drafter, random_head, tapped_for
 from ltd.engine.model_loading import random_model
-from ltd.engine.sampling import SamplingOptions, make_sampler
+from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import Verification, make_verification
 from ltd.errors import InputError
@@ -186,9 +186,7 @@ class EngineBenchmark:
 
 def begin_verification(target: TargetModel, drafter: Drafter | None, token: Tensor) -> Verification:
     """What greedy decoding verifies with, behind a prefill whose newest token is `token` [1]."""
-    depth = drafter.max_depth if drafter is not None else 0
-    sampler = make_sampler(SamplingOptions(), target.vocab_size, depth, target.device)
-    verification = make_verification(target, drafter, sampler)
+    verification = make_verification(target, drafter, SamplingOptions())
     verification.begin(token)
     return verification
 

@@ -15,14 +15,15 @@ import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from ltd.devices import set_threads
+from ltd.engine.context_limits import longest_context
 from ltd.engine.controllers import Controller, StaticController, tree_for
 from ltd.engine.custom_generate import ltd_generate
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
 from ltd.engine.loading import load_engine
-from ltd.engine.model_loading import load_tokenizer
+from ltd.engine.model_loading import load_tokenizer, read_config
 from ltd.engine.sampling import SamplingOptions
-from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
+from ltd.engine.target import DEFAULT_CONTEXT, DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.options import StageOptions, option, parse_options
 from ltd.replay.latency import LatencyProfile
@@ -32,6 +33,7 @@ from ltd.texts.prompts import OWN_FORMAT, ChatFormat, chat_format, render
 __all__ = ["Decoder", "GenerateOptions", "ltd_generate", "main"]
 
 WARM_UP_TOKENS = 8
+BEAM = 10  # of a fixed depth and size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class GenerateOptions(StageOptions):
     )
     depth: int | None = option(None, "fixed draft depth instead of policies; needs --size")
     size: int | None = option(None, "fixed number of verified nodes instead of policies; needs --depth")
-    beam: int = option(10, "beam of a fixed depth and size; policies bring their own")
+    beam: int | None = option(None, "beam of a fixed depth and size, none: 10; policies bring their own")
     max_new_tokens: int = option(256, "largest number of tokens of the answer")
     temperature: float = option(0.0, "0 is greedy")
     top_k: int | None = option(None, "sample among the k most probable tokens")
@@ -140,13 +142,32 @@ def choose_controller(options: GenerateOptions) -> tuple[Controller, int, int]:
     if (options.depth is None) != (options.size is None):
         raise InputError("depth, size: give both for a fixed setting, or neither for the trained policies")
     if options.depth is not None:
-        return StaticController(options.depth, options.size), options.beam, max(options.depth, 1)
+        if options.policies or options.profile:
+            raise InputError(
+                "depth, size: a fixed setting has no --policies or --profile; give one or the other"
+            )
+        if not 1 <= options.size <= DEFAULT_TREE:
+            raise InputError(f"size: {options.size} is not between 1 and {DEFAULT_TREE}")
+        beam = BEAM if options.beam is None else options.beam
+        return StaticController(options.depth, options.size), beam, max(options.depth, 1)
     folder = options.policies or options.experiment / "policies" / "ltd" / "best"
     if not folder.is_dir():
         raise InputError(f"{folder}: no trained policies there; give --policies, or --depth and --size")
+    if options.beam is not None:
+        raise InputError("beam: policies bring their own; give it beside --depth and --size alone")
     machine = None if options.profile is None else LatencyProfile.load(options.profile)
     controller = PolicyController.load(folder, profile=machine)
     return controller, *tree_for(controller, None, None)
+
+
+def check_room(target: str | Path, prompt: int, new: int) -> None:
+    """Raise InputError when a target has no room for so many tokens of a prompt and its answer."""
+    longest = longest_context(read_config(target).get_text_config().to_dict(), DEFAULT_TREE)
+    if longest is not None and prompt + new - 1 > longest:
+        raise InputError(
+            f"max_new_tokens: {new} after a prompt of {prompt} tokens are more than the {longest} that "
+            f"{target} can hold; ask for at most {max(0, longest - prompt + 1)}"
+        )
 
 
 def generate(options: GenerateOptions) -> None:
@@ -161,20 +182,22 @@ def generate(options: GenerateOptions) -> None:
     if options.target is None and not name.is_dir():
         raise InputError(f"{name}: no target was trained there; give the experiment's own as --target")
     prompt = encode(load_tokenizer(name), options.prompt, form)
+    check_room(name, len(prompt), options.max_new_tokens)
     decoder = Decoder.load(
         name,
         options.draft or options.experiment / "draft",
         controller,
         beam=beam,
         max_depth=max_depth,
-        max_context=len(prompt) + options.max_new_tokens,
+        max_context=len(prompt) + options.max_new_tokens - 1,  # nobody asks what follows the last token
         device=options.device,
         dtype=options.dtype,
         quantisation=options.quantisation,
     )
     settings |= {"max_new_tokens": options.max_new_tokens, "seed": options.seed}
     target, drafter = decoder.target, decoder.drafter
-    decode(target, drafter, controller, prompt, **settings | {"max_new_tokens": WARM_UP_TOKENS})
+    warm_up = min(WARM_UP_TOKENS, options.max_new_tokens)
+    decode(target, drafter, controller, prompt, **settings | {"max_new_tokens": warm_up})
     streamer = TextStreamer(target.tokenizer, skip_special_tokens=True)
     result = decode(
         target,

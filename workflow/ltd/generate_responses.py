@@ -23,7 +23,7 @@ from ltd.devices import multiplies_bfloat16
 from ltd.engine.context_limits import longest_context
 from ltd.engine.memory import GIB, batch_bytes
 from ltd.engine.model_loading import free_memory
-from ltd.engine.sampling import SamplingOptions, make_sampler
+from ltd.engine.sampling import SamplingOptions, sample_each
 from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import discard, file_hash
@@ -138,7 +138,7 @@ def answer_part(target: TargetModel, questions: list[Question], options: Options
     def choose(turn: int, members: list[int]) -> Choose:
         if options.temperature == 0:
             return greedy
-        return sampled([questions[index].seed_key(turn, options.seed) for index in members], target, options)
+        return sampled([questions[index].seed_key(turn, options.seed) for index in members], options)
 
     answers = answer_conversations(
         target.model,
@@ -157,16 +157,12 @@ def answer_part(target: TargetModel, questions: list[Question], options: Options
     )
 
 
-def sampled(keys: list[int], target: TargetModel, options: Options) -> Choose:
+def sampled(keys: list[int], options: Options) -> Choose:
     """Make the token choice of a batch: each row draws with the noise of its own key."""
-    samplers = [
-        make_sampler(SamplingOptions(options.temperature, seed=key), target.vocab_size, 0, target.device)
-        for key in keys
-    ]
+    sampling = SamplingOptions(options.temperature)
 
     def choose(logits: Tensor, position: int, rows: Tensor) -> Tensor:
-        drawn = [samplers[row].choose(logits[i : i + 1], position) for i, row in enumerate(rows.tolist())]
-        return torch.cat(drawn)
+        return sample_each(logits, [keys[row] for row in rows.tolist()], position, sampling)
 
     return choose
 

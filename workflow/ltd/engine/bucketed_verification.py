@@ -12,7 +12,7 @@ from torch import Tensor
 from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.bucketed_forward import BucketedForward
 from ltd.engine.graphs import Passes, bucket
-from ltd.engine.sampling import TokenSampler, padded_accepted_rows
+from ltd.engine.sampling import Sampler, padded_accepted_rows
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import DraftTree
 from ltd.engine.verification import Verification
@@ -87,7 +87,7 @@ class TreePasses:
 class BucketedVerification(Verification):
     """Same interface and results as `Verification`, for a bucketed target and a bucketed drafter."""
 
-    def __init__(self, target: TargetModel, drafter: BucketedDrafter, sampler: TokenSampler) -> None:
+    def __init__(self, target: TargetModel, drafter: BucketedDrafter, sampler: Sampler) -> None:
         super().__init__(target, drafter, sampler)
         if drafter.tree_passes is None or drafter.tree_passes.forward is not target.forward:
             drafter.tree_passes = TreePasses(target.forward, drafter)

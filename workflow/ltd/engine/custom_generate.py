@@ -166,6 +166,13 @@ def _check_inputs(input_ids: Tensor, prepared: dict[str, Any], config: Generatio
         raise InputError(
             "ltd_generate: past_key_values holds tokens that input_ids lacks; give all of them as input_ids"
         )
+    if (positions := prepared.get("position_ids")) is not None:
+        seen = slice(None) if mask is None else mask[0].bool()
+        counted = positions[0, -input_ids.shape[1] :][seen]
+        if counted.tolist() != list(range(len(counted))):
+            raise InputError(
+                "ltd_generate: position_ids other than 0, 1, 2, ... are not supported; leave them out"
+            )
 
 
 def _end_tokens(criteria: StoppingCriteriaList) -> list[int]:

@@ -5,6 +5,7 @@ Whatever the controller decides, the tokens are those of autoregressive decoding
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from ltd.engine.controllers import Controller
 from ltd.engine.draft_loop import make_draft_loop
 from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
-from ltd.engine.sampling import SamplingOptions, make_sampler
+from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import make_verification
 from ltd.errors import InputError
@@ -91,8 +92,8 @@ def decode(
     eos_ids None means the target's own; on_tokens receives the new ids of every cycle; stop sees all ids so
     far after each and ends the answer by returning True. Without drafter and controller every step is plain.
     The same seed, the same noise at every place of the answer, whatever the prompt: another answer takes
-    another seed. Raises InputError for one of the two alone, prompts that do not fit, tokens out of the
-    vocabulary, batches, and sampling options out of range.
+    another seed. Warns where the context cut an answer. Raises InputError for one of the two alone, prompts
+    that do not fit, tokens out of the vocabulary, batches, and sampling options out of range.
     """
     if (drafter is None) != (controller is None):
         raise InputError("decode: a drafter needs a controller and a controller a drafter; give both or none")
@@ -104,8 +105,14 @@ def decode(
     ends = frozenset(target.eos_ids if eos_ids is None else eos_ids)
     last = _last_token_rule(ends, stop)
     limit = min(max_new_tokens, target.max_context - len(prompt) + 1)
-    loop = _Loop(target, drafter, controller, options, last, limit, on_tokens)
-    return loop.run(prompt)
+    result = _Loop(target, drafter, controller, options, last, limit, on_tokens).run(prompt)
+    if len(result.tokens) == limit < max_new_tokens and not last(result.tokens):
+        warnings.warn(
+            f"answer cut after {limit} tokens: with its prompt of {len(prompt)} it fills the context of "
+            f"{target.max_context}; a larger max_context holds more, as far as the model has positions",
+            stacklevel=2,
+        )
+    return result
 
 
 class _Loop:
@@ -123,9 +130,7 @@ class _Loop:
     ) -> None:
         self.target, self.drafter, self.controller = target, drafter, controller
         self.last, self.limit, self.on_tokens = last, limit, on_tokens
-        depth = drafter.max_depth if drafter is not None else 0
-        self.sampler = make_sampler(options, target.vocab_size, depth, target.device)
-        self.verification = make_verification(target, drafter, self.sampler)
+        self.verification = make_verification(target, drafter, options)
         self.clock = PhaseClock(target.device)
         if drafter is not None:
             self.draft_loop = make_draft_loop(drafter, controller, self.clock)
@@ -137,7 +142,7 @@ class _Loop:
         logits, taps = self.target.prefill(prompt)
         if self.drafter is not None:
             self.drafter.prefill(taps, prompt)
-        token = self.sampler.choose(logits[None], 0)
+        token = self.verification.sampler.choose(logits[None], 0)
         self.done = False
         self._emit(token.tolist())
         self.verification.begin(token)
@@ -179,7 +184,8 @@ class _Loop:
         depth, size = self.draft_loop()
         if depth and not 1 <= size <= self.target.max_tree:
             raise InputError(
-                f"controller {self.controller.name}: size {size} is not between 1 and {self.target.max_tree}"
+                f"controller {self.controller.name}: size {size} is not between 1 and "
+                f"{self.target.max_tree}; choose one that is, or make the target with a larger max_tree"
             )
         return depth, size
 

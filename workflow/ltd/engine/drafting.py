@@ -23,8 +23,8 @@ MOST_PREFIX_ROWS = 64
 class Drafter:
     """Drafts one tree at a time for one sequence of at most `max_context` tokens.
 
-    `state` (a `DraftState`) shows the tree so far. Raises InputError for a beam or depth below 1, and for a
-    beam wider than the draft vocabulary.
+    `state` (a `DraftState`) shows the tree so far; `vocab_size` is the target's. Raises InputError for a beam
+    or depth below 1, and for a beam wider than the draft vocabulary.
     """
 
     drafts_in_one_call = False  # see `ltd.engine.draft_loop`
@@ -44,6 +44,7 @@ class Drafter:
                 "(the draft vocabulary) and max_depth of at least 1"
             )
         self.head, self.beam, self.max_depth, self.max_context = head, beam, max_depth, max_context
+        self.vocab_size = head.config.vocab_size
         self.device = head.embed_tokens.weight.device
         with torch.inference_mode():
             self._make_pool()

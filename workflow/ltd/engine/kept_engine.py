@@ -32,6 +32,14 @@ class Keeper:
         self.engine: Engine | None = None
         self.made_from: Any = None
         self.context = 0
+        self._folders: dict[str, Path] = {}
+
+    def folder(self, draft: str | Path) -> Path:
+        """The folder of a head; the hub is asked once for each."""
+        name = str(draft)
+        if name not in self._folders or not self._folders[name].is_dir():
+            self._folders[name] = local_folder(draft)
+        return self._folders[name]
 
     def __reduce__(self) -> tuple:
         return Keeper, ()  # a copy of the model, or a file of it, begins without an engine
@@ -74,6 +82,8 @@ def _engine(
     needed: int,
     max_context: int | None,
 ) -> Engine:
+    if not isinstance(draft, Eagle3Head):
+        draft = keeper.folder(draft)
     asked, needed = (model.device, model.dtype, *tree, max_context), max_context or needed
     if keeper.made_from != (asked, _edition(draft), _fingerprint(modules)) or keeper.context < needed:
         # The old engine goes first: with two of them fused and packed weights may not fit.
@@ -85,8 +95,8 @@ def _engine(
     return keeper.engine
 
 
-def _make(model: nn.Module, draft: str | Path | Eagle3Head, tree: tuple[int, int], context: int) -> Engine:
-    head = draft if isinstance(draft, Eagle3Head) else load_head(local_folder(draft), model)
+def _make(model: nn.Module, draft: Path | Eagle3Head, tree: tuple[int, int], context: int) -> Engine:
+    head = draft if isinstance(draft, Eagle3Head) else load_head(draft, model)
     target = TargetModel(model, tap_layers=head.config.tap_layers, max_context=context)
     beam, max_depth = tree
     drafter = make_drafter(head, beam=beam, max_depth=max_depth, max_context=target.max_context)
@@ -101,11 +111,11 @@ def roomy_context(model: nn.Module, needed: int) -> int:
     return max(needed, roomy if longest is None else min(roomy, longest))
 
 
-def _edition(draft: str | Path | Eagle3Head) -> Any:
+def _edition(draft: Path | Eagle3Head) -> Any:
     """What changes when the head does."""
     if isinstance(draft, Eagle3Head):
         return draft, _fingerprint(_modules(draft))
-    folder = local_folder(draft).resolve()
+    folder = draft.resolve()
     return folder, sorted((file.name, file.stat().st_mtime_ns) for file in folder.glob("*"))
 
 

@@ -49,6 +49,7 @@ class LookupDrafter:
                 "vocabulary) and max_depth of at least 1"
             )
         self.model, self.beam, self.max_depth = model, beam, max_depth
+        self.vocab_size = model.vocab_size
         self.device = device or torch.device("cpu")
         nodes = pool_size(beam, max_depth)
         self._scores = np.full(nodes, -np.inf, dtype=np.float32)

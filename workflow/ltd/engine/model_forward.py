@@ -21,7 +21,13 @@ class ModelForward:
         self.model, self.tap_layers = model, tuple(tap_layers)
         self.device, self.dtype = model.device, model.dtype
         self.last_position = model.config.get_text_config().max_position_embeddings - 1
-        self.additive_mask = model.config._attn_implementation == "eager"
+        attention = model.config._attn_implementation
+        if attention not in ("eager", "sdpa"):
+            raise InputError(
+                f"target: attention {attention!r} takes no masks of trees; load the model with "
+                'attn_implementation="sdpa"'
+            )
+        self.additive_mask = attention == "eager"
         self.reset()
         self._check()
         self.reset()
@@ -55,12 +61,14 @@ class ModelForward:
 
     def keep(self, rows: Tensor, tree_rows: int) -> None:
         """Make rows [m] of the last verified tree part of the sequence and drop the others."""
-        kept = torch.cat([torch.arange(self._length, device=self.device), rows + self._length])
+        begin, end = self._length, self._length + len(rows)
         for layer in self.cache.layers:
-            here = kept.to(layer.keys.device)  # a model spread over GPUs has its cache spread, too
-            layer.keys = layer.keys.index_select(2, here)
-            layer.values = layer.values.index_select(2, here)
-        self._length += len(rows)
+            kept = (rows + begin).to(layer.keys.device)  # a model spread over GPUs has its cache spread, too
+            for name in ("keys", "values"):
+                cached = getattr(layer, name)
+                cached[:, :, begin:end] = cached.index_select(2, kept)
+                setattr(layer, name, cached[:, :, :end])
+        self._length = end
 
     def _run(
         self, tokens: Tensor, positions: Tensor, attends: Tensor, last_only: bool

@@ -4,7 +4,8 @@ from torch import Tensor
 
 from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.drafting import Drafter
-from ltd.engine.sampling import TokenSampler
+from ltd.engine.lookup_drafting import LookupDrafter
+from ltd.engine.sampling import Sampler, SamplingOptions, make_sampler
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import DraftTree
 from ltd.errors import InputError
@@ -16,7 +17,7 @@ class Verification:
     It changes target and drafter, which may be None where there are plain steps alone.
     """
 
-    def __init__(self, target: TargetModel, drafter: Drafter | None, sampler: TokenSampler) -> None:
+    def __init__(self, target: TargetModel, drafter: Drafter | None, sampler: Sampler) -> None:
         self.target, self.drafter, self.sampler = target, drafter, sampler
         self._tree: DraftTree | None = None
 
@@ -60,13 +61,15 @@ class Verification:
         self._token = tokens[-1:]
 
 
-def make_verification(target: TargetModel, drafter: Drafter | None, sampler: TokenSampler) -> Verification:
+def make_verification(target: TargetModel, drafter: Drafter | None, options: SamplingOptions) -> Verification:
     """The verification that suits how target and drafter compute.
 
     Raises InputError when the drafter was made for another target: kernels would write beyond their arrays.
     """
-    if isinstance(drafter, Drafter):
+    if drafter is not None:
         _check_fit(target, drafter)
+    depth = 0 if drafter is None else drafter.max_depth
+    sampler = make_sampler(options, target.vocab_size, depth, target.device)
     if target.is_compiled:
         from ltd.engine.compiled.drafting import CompiledDrafter  # a GPU needs no Numba
         from ltd.engine.compiled.verification import CompiledVerification
@@ -80,7 +83,14 @@ def make_verification(target: TargetModel, drafter: Drafter | None, sampler: Tok
     return Verification(target, drafter, sampler)
 
 
-def _check_fit(target: TargetModel, drafter: Drafter) -> None:
+def _check_fit(target: TargetModel, drafter: Drafter | LookupDrafter) -> None:
+    if drafter.vocab_size != target.vocab_size:
+        raise InputError(
+            f"drafter: made for a vocabulary of {drafter.vocab_size} tokens, the target has "
+            f"{target.vocab_size}; use one made for this target as it is now"
+        )
+    if isinstance(drafter, LookupDrafter):
+        return
     if drafter.max_context < target.max_context:
         raise InputError(
             f"drafter: made for contexts of {drafter.max_context} tokens, the target's are up to "

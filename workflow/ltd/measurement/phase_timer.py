@@ -26,7 +26,7 @@ from ltd.engine.decoding import CycleRecord, decode, decode_autoregressive
 from ltd.engine.draft_loop import DraftLoop, make_draft_loop
 from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
-from ltd.engine.sampling import SamplingOptions, make_sampler
+from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import pool_size
 from ltd.engine.verification import make_verification
@@ -100,10 +100,7 @@ class PhaseTimer:
         self.target, self.drafter, self.text = target, drafter, text
         self.watch = Stopwatch(target.device)
         self.temperature = temperature
-        sampler = make_sampler(
-            SamplingOptions(temperature), target.vocab_size, drafter.max_depth, target.device
-        )
-        self.verification = make_verification(target, drafter, sampler)
+        self.verification = make_verification(target, drafter, SamplingOptions(temperature))
         self.seed, self.random = seed, np.random.default_rng(seed)
         self.policies = untrained_policies(drafter, sizes, policy_network, self.random)
         self.loops = [make_draft_loop(drafter, pair, PhaseClock(target.device)) for pair in self.policies]

@@ -14,7 +14,7 @@ import torch
 
 from ltd.devices import synchronise
 from ltd.engine.drafting import Drafter
-from ltd.engine.sampling import SamplingOptions, make_sampler
+from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import make_verification
 from ltd.errors import InputError
@@ -40,9 +40,7 @@ class LiveDecoder:
         self._limit, self._emitted, self.ended = len(answer.answer), emitted, False
         self.context = self.target.token_tensor(answer.tokens[: answer.prompt_length + emitted])
         options = SamplingOptions(self.temperature, seed=answer.seed_key)
-        sizes = self.target.vocab_size, self.drafter.max_depth
-        sampler = make_sampler(options, *sizes, self.target.device)
-        self._verification = make_verification(self.target, self.drafter, sampler)
+        self._verification = make_verification(self.target, self.drafter, options)
         self._read()
 
     def _read(self) -> None:

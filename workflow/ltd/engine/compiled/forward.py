@@ -14,7 +14,7 @@ from ltd.engine.compiled.arithmetic import copy, kernel, normalise_rows
 from ltd.engine.compiled.attention import Window, causal, check_slots, make_cache, move_slot
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
 from ltd.engine.compiled.number_types import LANES
-from ltd.engine.compiled.threads import share_threads
+from ltd.engine.compiled.threads import share_threads, use_threads
 from ltd.engine.compiled.tree import largest
 from ltd.engine.compiled.weights import holding, in_float, layer_weights, matrix, stacked, vector
 
@@ -74,7 +74,8 @@ class CompiledForward:
         self.reset()
 
     def reset(self) -> None:
-        """Start an empty sequence."""
+        """Start an empty sequence, decoded by the thread of Python that asks for it."""
+        use_threads(len(self.work.scores))
         self.length = 0
 
     def append(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,35 +1,34 @@
 """Sampling, compiled: an exponential race for the tokens of the rows that an answer reaches, and no others.
 
 Every token has a waiting time, an exponential number divided by its probability, and the first one wins: with
-just that probability. It is the Gumbel maximum of `ltd.engine.sampling` without its logarithms, since a token
-that cannot win even with the shortest time that its noise allows needs none. The noise is a hash of (stream,
-output position, token), so that nothing is drawn ahead, and nothing kept.
+just that probability. It is the Gumbel maximum of `ltd.engine.sampling`, with the same noise, without its
+logarithms: a token that cannot win even with the shortest time that its noise allows needs none.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltd.engine import noise as hashing
 from ltd.engine.compiled.arithmetic import AS_WRITTEN, exponential, kernel
 from ltd.engine.compiled.tree import accepted_path, child_of, greedy_path, largest
-from ltd.engine.sampling import SamplingOptions, TokenSampler, noise_key
+from ltd.engine.noise import noise_stream
+from ltd.engine.sampling import SamplingOptions
 from ltd.engine.tree import DraftTree
 
-# SplitMix64: the step of its counter, the shifts and factors of its finaliser.
-STEP = np.uint64(0x9E3779B97F4A7C15)
-SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
-FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-# Every output position has room for 2^32 tokens; of a number's bits the first 53 are used.
-POSITION_SHIFT, UNUSED_BITS = np.uint64(32), np.uint64(11)
-SMALLEST = np.float32(2**-53)
+STEP = np.uint64(hashing.STEP)
+SHIFTS = tuple(map(np.uint64, hashing.SHIFTS))
+FACTORS = tuple(map(np.uint64, hashing.FACTORS))
+POSITION_SHIFT, UNUSED_BITS = np.uint64(hashing.POSITION_SHIFT), np.uint64(hashing.UNUSED_BITS)
+SMALLEST = np.float32(hashing.SMALLEST)
 
 
 @kernel
 def fill_noise(noise, stream, position):
-    """Numbers in (0, 1] for the tokens [vocab] of an output position: number `position * 2^32 + token` of the
-    SplitMix64 generator that starts at `stream`, a uint64.
-    """
+    """As `ltd.engine.noise.uniform_noise` for one output position, [vocab]; stream is a uint64."""
     state = stream + STEP * (np.uint64(position) << POSITION_SHIFT)
     for token in range(len(noise)):
         mixed = state + STEP * np.uint64(token)
@@ -55,10 +54,31 @@ def first_arrival(weights, noise, likeliest):
 
 
 @kernel
+def kth_largest(numbers, best):
+    """The smallest of the len(best) largest numbers [>= len(best)]; best [k] is written over: a heap whose
+    first entry is the smallest.
+    """
+    for place in range(len(best)):
+        best[place] = -np.inf
+    for i in range(len(numbers)):
+        if numbers[i] > best[0]:
+            place, child = 0, 1
+            while child < len(best):
+                if child + 1 < len(best) and best[child + 1] < best[child]:
+                    child += 1
+                if best[child] >= numbers[i]:
+                    break
+                best[place] = best[child]
+                place, child = child, 2 * child + 1
+            best[place] = numbers[i]
+    return best[0]
+
+
+@kernel
 def leave_out_unlikely(weights, logits, top_k):
     """Weights [vocab] of tokens whose logits are not among the `top_k` largest become zero; ties stay."""
     if top_k < len(logits):
-        threshold = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]
+        threshold = kth_largest(logits, np.empty(top_k, np.float32))
         for token in range(len(logits)):
             if logits[token] < threshold:
                 weights[token] = 0
@@ -106,13 +126,20 @@ def sampled_token(logits, position, stream, temperature, top_k, top_p, weights, 
 
 
 @kernel
-def sampled_rows(logits, vocab_size, positions, stream, temperature, top_k, top_p):
-    """Tokens [R] after rows of logits [R, >= vocab_size], each at its output position [R]."""
+def sampled_rows(logits, vocab_size, positions, streams, temperature, top_k, top_p):
+    """Tokens [R] after rows of logits [R, >= vocab_size], each at its output position, of its stream, [R]."""
     weights, noise = np.empty(vocab_size, np.float32), np.empty(vocab_size, np.float32)
     chosen = np.empty(len(logits), np.int64)
     for row in range(len(logits)):
         chosen[row] = sampled_token(
-            logits[row, :vocab_size], positions[row], stream, temperature, top_k, top_p, weights, noise
+            logits[row, :vocab_size],
+            positions[row],
+            streams[row],
+            temperature,
+            top_k,
+            top_p,
+            weights,
+            noise,
         )
     return chosen
 
@@ -133,37 +160,53 @@ def sampled_path(tokens, parents, logits, vocab_size, position, stream, temperat
     return chosen
 
 
-class CompiledSampler(TokenSampler):
-    """Same interface as `TokenSampler` on a CPU, the same distribution, and noise of its own."""
+def sample_rows(
+    logits: Tensor, streams: Sequence[int], positions: Sequence[int], options: SamplingOptions
+) -> Tensor:
+    """Sampled tokens [R] after rows of logits [R, vocab], each of a stream (`noise_stream`), in the place of
+    the options' seed, and at an output position.
+    """
+    vocab_size = logits.shape[1]
+    where = np.asarray(positions, np.int64), np.asarray(streams, np.uint64)
+    return torch.from_numpy(
+        sampled_rows(logits.float().numpy(), vocab_size, *where, *kept(options, vocab_size))
+    )
+
+
+def kept(options: SamplingOptions, vocab_size: int) -> tuple[np.float32, int, np.float32]:
+    """temperature, top_k and top_p for the kernels."""
+    top_k = vocab_size if options.top_k is None else min(options.top_k, vocab_size)
+    top_p = 1.0 if options.top_p is None else options.top_p
+    return np.float32(options.temperature), top_k, np.float32(top_p)
+
+
+class CompiledSampler:
+    """A `ltd.engine.sampling.Sampler` on a CPU."""
 
     def __init__(self, options: SamplingOptions, vocab_size: int) -> None:
         self.options, self.vocab_size = options, vocab_size
         if options.temperature > 0:
-            top_k = vocab_size if options.top_k is None else options.top_k
-            top_p = 1.0 if options.top_p is None else options.top_p
-            stream, temperature = np.uint64(noise_key(options.seed, 0)), np.float32(options.temperature)
-            self._rule = stream, temperature, top_k, np.float32(top_p)
+            self._stream = noise_stream(options.seed)
+            self._rule = np.uint64(self._stream), *kept(options, vocab_size)
             if not sampled_path.signatures:
                 self._meet_kernels()
 
-    def choose(self, logits: Tensor, position: int, depths: Tensor | None = None, levels: int = 0) -> Tensor:
-        """Tokens [R] after rows of logits [R, vocab]; see `TokenSampler.choose`."""
+    def choose(self, logits: Tensor, position: int) -> Tensor:
+        """See `Sampler.choose`."""
         if self.options.temperature == 0:
             return logits.argmax(dim=-1)
-        ahead = np.zeros(len(logits), np.int64) if depths is None else depths.numpy()
-        return torch.from_numpy(
-            sampled_rows(logits.float().numpy(), self.vocab_size, ahead + position, *self._rule)
-        )
+        return sample_rows(logits, [self._stream], [position], self.options)
 
     def follow(self, logits: Tensor, position: int, tree: DraftTree, levels: int) -> tuple[Tensor, Tensor]:
-        """Rows [m] of a verified tree, and the tokens chosen there; see `TokenSampler.follow`."""
-        tokens, parents = tree.tokens.numpy(), tree.parents.numpy()
-        if self.options.temperature > 0:
-            chosen = self.choose_on_path(tokens, parents, logits.float().numpy(), position)
-            rows = accepted_path(tokens, parents, chosen)
-            return torch.from_numpy(rows), torch.from_numpy(chosen[rows])
-        rows, chosen = greedy_path(tokens, parents, logits.float().numpy())
-        return torch.from_numpy(rows), torch.from_numpy(chosen)
+        """See `Sampler.follow`."""
+        tokens, parents, rows = tree.tokens.numpy(), tree.parents.numpy(), logits.float().numpy()
+        if self.options.temperature == 0:
+            path, chosen = greedy_path(tokens, parents, rows)
+        else:
+            at_rows = self.choose_on_path(tokens, parents, rows, position)
+            path = accepted_path(tokens, parents, at_rows)
+            chosen = at_rows[path]
+        return torch.from_numpy(path), torch.from_numpy(chosen)
 
     def choose_on_path(self, tokens: NDArray, parents: NDArray, logits: NDArray, position: int) -> NDArray:
         """Sample at the rows of a tree, tokens and parents [R], that the answer reaches.
@@ -174,7 +217,6 @@ class CompiledSampler(TokenSampler):
 
     def _meet_kernels(self) -> None:
         """Compile now, so that it is not done while time is taken."""
-        alone = np.zeros(1, np.int64)
-        logits = np.zeros((1, self.vocab_size), np.float32)
+        alone, logits = np.zeros(1, np.int64), np.zeros((1, self.vocab_size), np.float32)
         self.choose_on_path(alone, alone, logits, 0)
-        sampled_rows(logits, self.vocab_size, alone, *self._rule)
+        self.choose(torch.from_numpy(logits), 0)
