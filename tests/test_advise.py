@@ -170,6 +170,20 @@ def test_says_when_speculation_does_not_pay(tmp_path):
     assert "Leave it off" in advise(AdviseOptions(experiment=tmp_path))
 
 
+@pytest.mark.parametrize(("faster", "pays"), [(1.2, True), (0.9, False)])
+def test_says_when_speculation_pays_with_the_trained_policies_alone(tmp_path, monkeypatch, faster, pays):
+    write_experiment(tmp_path, verify_slope=4.0)
+
+    def policies(options, evidence):
+        plain = static_grid(evidence.measuring, evidence.profile, [0], [1]).setting(0, 1)
+        return dataclasses.replace(plain, seconds=plain.seconds / faster)
+
+    monkeypatch.setattr("ltd.advise.replay_policies", policies)
+    text = advise(AdviseOptions(experiment=tmp_path))
+    assert "Speculation does not pay: " in text and ("Leave it off" in text) != pays
+    assert ("With the trained policies it pays on this engine: 1.20x [1.20, 1.20]." in text) == pays
+
+
 def test_without_test_traces_it_says_so(experiment):
     (experiment.experiment / "traces" / "test-t0-w4.safetensors").unlink()
     assert "that also chose the settings" in advise(experiment)

@@ -15,7 +15,7 @@ SPEEDS = {
     "ltd:iteration-0": 1.6,
     "ltd": 1.6,
 }
-SPREAD = pd.Series(dict.fromkeys((*TASKS, MEAN_TASK), 0.01))
+LIMITS = pd.Series(dict.fromkeys((*TASKS, MEAN_TASK), 0.01))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def runs():
 
 
 def test_every_method_is_compared_with_the_policies_and_the_grid(runs):
-    pairs = judge_pairs(runs, SPREAD, 0)
+    pairs = judge_pairs(runs, LIMITS, 0)
     others = {"eagle3_grid", "ddd", "svip", "ltd:iteration-0"}
     assert set(pairs) == {("ltd", name) for name in others} | {
         (name, "eagle3_grid") for name in {*others, "ltd"} - {"eagle3_grid"}
@@ -35,19 +35,19 @@ def test_every_method_is_compared_with_the_policies_and_the_grid(runs):
 
 
 def test_sentences_group_the_methods_by_verdict(runs):
-    ours, static = pair_sentences(judge_pairs(runs, SPREAD, 0))
+    ours, static = pair_sentences(judge_pairs(runs, LIMITS, 0))
     faster, tie = ours.split("; a tie: ")
     assert faster.startswith("ltd over each other method: significantly faster: ")
     assert all(f"{name} (" in faster for name in ("eagle3_grid", "ddd", "svip"))
     assert tie.startswith("ltd:iteration-0 (1.0") or tie.startswith("ltd:iteration-0 (0.99")
     assert static.split("significantly slower: ")[1].startswith("svip (0.9")
-    # Where the clock is noisier than the difference, interval or not, nothing is significant.
-    noisy = pair_sentences(judge_pairs(runs, SPREAD + 0.5, 0))
+    # Where timing is noisier than the difference, interval or not, nothing is significant.
+    noisy = pair_sentences(judge_pairs(runs, LIMITS + 0.5, 0))
     assert not any("significantly" in sentence for sentence in noisy)
 
 
 def test_table_has_a_row_a_method_with_its_interval(runs):
-    pairs = judge_pairs(runs, SPREAD, 0)
+    pairs = judge_pairs(runs, LIMITS, 0)
     table = pair_rows(pairs).set_index("method")
     assert list(table.index) == ["eagle3_grid", "ddd", "svip", "ltd:iteration-0"]
     row = pairs["ltd", "ddd"].loc[MEAN_TASK]
@@ -59,6 +59,13 @@ def test_table_has_a_row_a_method_with_its_interval(runs):
 
 
 def test_without_policies_the_grid_remains(runs):
-    pairs = judge_pairs(runs[~runs["method"].str.startswith("ltd")], SPREAD, 0)
+    pairs = judge_pairs(runs[~runs["method"].str.startswith("ltd")], LIMITS, 0)
     assert set(pairs) == {("ddd", "eagle3_grid"), ("svip", "eagle3_grid")}
     assert len(pair_sentences(pairs)) == 1
+    # Nothing is compared with the grid itself, so that its row would be blank.
+    assert list(pair_rows(pairs)["method"]) == ["ddd", "svip"]
+
+
+def test_a_grid_that_was_not_decoded_has_no_row(runs):
+    pairs = judge_pairs(runs[runs["method"] != "eagle3_grid"], LIMITS, 0)
+    assert list(pair_rows(pairs)["method"]) == ["ddd", "svip", "ltd:iteration-0"]

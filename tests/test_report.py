@@ -2,25 +2,28 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from ltd.errors import InputError
 from ltd.files import write_json
-from ltd.measurement.clock_noise import clock_noise
-from ltd.measurement.summary import MEAN_TASK
-from ltd.overview import overview_row
-from ltd.report import ReportOptions, draw, outcome, plane, report
+from ltd.measurement.clock_noise import clock_noise, repeatability_limits
+from ltd.measurement.summary import MEAN_TASK, PHASES, summarise
+from ltd.overview import overview_rows, overview_text
+from ltd.report import ReportOptions, draw, outcome, plane, report, summary_text
 from ltd.reporting import findings
+from ltd.reporting.figures import composition_figure
 from ltd.reporting.paper_results import main_table
-from ltd.reporting.results import Results
+from ltd.reporting.results import Results, read_chains
 from ltd.reporting.stage_costs import stage_costs
 from ltd.reporting.text import write_report
 from ltd.reporting.training_figures import read_chain
 from ltd.tracking import StageRun
-from report_files import MACHINE, write_experiment
+from report_files import MACHINE, measured_and_replayed, write_experiment
 
 TABLES = ("summary", "runs", "cycles")
 
@@ -99,7 +102,28 @@ def test_the_report_says_what_kind_of_answers_were_learned_from(with_sampling, t
     write_experiment(tmp_path, sampled=True, learned_at=0.7)
     sampled = write_report(Results.load(tmp_path), tmp_path, set())
     assert "greedy answers" not in sampled
-    assert sampled.count("answers sampled at temperature 0.7") == 3
+    assert sampled.count("answers sampled at temperature 0.7") == 4
+    assert "where nothing else is said" in sampled and "that temperature was not decoded." in sampled
+    assert "where nothing else is said" not in greedy
+
+
+def test_where_methods_learned_from_sampled_answers_that_temperature_is_ranked_too(tmp_path):
+    write_experiment(tmp_path, sampled=True, learned_at=1.0)
+    results = Results.load(tmp_path)
+    assert "that temperature has a section of its own." in write_report(results, tmp_path, set())
+    text = summary_text(results)
+    assert text.startswith("Policies, grid and baselines have learned from answers sampled at temperature 1.")
+    greedy, _, sampled = text.partition("\n\nTemperature 1:\n\n")
+    assert "\n\nTemperature 0:\n\n" in greedy
+    for part, speedup in ((greedy, 1.6), (sampled, 1.2)):
+        row = next(line.split() for line in part.splitlines() if line.split()[:1] == ["ltd"])
+        assert float(row[1]) == pytest.approx(speedup, abs=0.03) and "A/A: rows that differ" in part
+    rows = overview_rows("own", results, "a/b", "c/d")
+    assert [row["temperature"] for row in rows] == [0.0, 1.0]
+    assert [row["over_grid"] for row in rows] == pytest.approx([1.6 / 1.4, 1.0], rel=0.02)
+    overview = overview_text(pd.DataFrame(rows))
+    assert "ltd is faster than the best static setting on 1 of 2: own." in overview
+    assert "on 1 of 2: own (temperature 1)." in overview
 
 
 def test_every_figure_and_the_overview_are_of_greedy_decoding(experiment, with_sampling):
@@ -108,7 +132,9 @@ def test_every_figure_and_the_overview_are_of_greedy_decoding(experiment, with_s
         pd.testing.assert_frame_equal(getattr(alone, name), getattr(both, name))
     assert both.temperatures == [0.0, 1.0] and both.sampled[0].temperature == 1.0
     names = ("default", "a/b", "c/d")
-    assert overview_row(names[0], alone, *names[1:]) == overview_row(names[0], both, *names[1:])
+    (row,) = overview_rows(names[0], alone, *names[1:])
+    assert overview_rows(names[0], both, *names[1:]) == [row]
+    assert not any(line.startswith("Temperature") for line in summary_text(both).splitlines())
 
 
 def test_parent_run_gets_every_task_and_temperature(with_sampling):
@@ -171,7 +197,8 @@ def test_the_machine_is_that_of_the_benchmark(tmp_path):
     assert "Machine: another processor (cpu), 2 threads, bfloat16" in text
     assert "are for another machine: a processor (cpu), 2 threads, float32." in text
     assert "7 prompts are of an earlier run" in text
-    assert overview_row("x", results, "t", "h")["machine"] == "another processor, bfloat16, 2 threads"
+    (row,) = overview_rows("x", results, "t", "h")
+    assert row["machine"] == "another processor, bfloat16, 2 threads"
 
 
 def test_iterations_that_were_not_chosen_from_do_not_count(tmp_path):
@@ -187,6 +214,16 @@ def test_iterations_that_were_not_chosen_from_do_not_count(tmp_path):
     assert read_chain(chain) is None
 
 
+def test_chains_that_an_earlier_configuration_trained_are_not_shown(tmp_path):
+    write_experiment(tmp_path)
+    policies = tmp_path / "policies"
+    for name, traces in (("default", "a"), ("paper-full", "a"), ("stale", "b"), ("conditioned", "a")):
+        shutil.copytree(policies / "ltd", policies / name)
+        description = {"size": {"trained_on": {"traces": traces, "profile": "c"}}}
+        write_json(policies / name / "best" / "policy.json", description)
+    assert [chain.name for chain in read_chains(policies)] == ["default", "ltd", "paper-full"]
+
+
 def test_a_missing_benchmark_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match=r"benchmark\.json: no such file"):
         report(ReportOptions(experiment=tmp_path, output=tmp_path / "report"), StageRun())
@@ -198,12 +235,37 @@ def test_the_noise_stands_under_the_main_table_and_in_the_summary(experiment):
     )
     sentence = findings.noise_sentence(noise)
     largest = noise[noise["task"] == MEAN_TASK].nlargest(1, "spread").iloc[0]
-    assert f"up to {100 * largest['spread']:.1f}% apart in the mean ({largest['pair']})" in sentence
-    chat = noise.loc[noise["task"] == "chat", "spread"].max()
-    assert f"by task up to: chat {100 * chat:.1f}%" in sentence
+    limits = repeatability_limits(noise, ["chat"])
+    assert f"lie within {100 * limits[MEAN_TASK]:.1f}% of each other in 95 of 100 cases in the" in sentence
+    assert f"by task within: chat {100 * limits['chat']:.1f}%" in sentence
+    assert f"found in the mean is {largest['pair']}, {100 * largest['spread']:.1f}%." in sentence
     text = (experiment / "report" / "report.md").read_text()
     assert text.split("## Main table")[1].split("## Tasks")[0].count(sentence) == 1
     assert (experiment / "report" / "summary.txt").read_text().endswith(f"\n\n{sentence}\n")
+    listed = text.split("A/A spread between rows")[1].splitlines()[0]
+    assert f"{largest['pair']} {100 * largest['spread']:.1f}%" in listed
+
+
+def test_time_per_token_is_of_every_task_and_then_their_mean():
+    runs, cycles, _ = measured_and_replayed()
+    for task, tokens, times in (("chat", 4, 2), ("maths", 1, 3)):
+        rows = (cycles["method"] == "ltd") & (cycles["task"] == task)
+        cycles.loc[rows, "tokens"] *= tokens
+        cycles.loc[rows, list(PHASES)] *= times
+    figure = composition_figure(summarise(runs.assign(lossless=True), cycles))
+    methods = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    bars = [[bar.get_width() for bar in bars] for bars in figure.axes[0].containers]
+    sums = cycles.groupby(["method", "task"])[["tokens", *PHASES]].sum()
+    per_token = sums[list(PHASES)].div(sums["tokens"], axis=0).drop("stdlib", level="task")
+    expected = per_token.groupby("method").mean().loc[methods]
+    np.testing.assert_allclose(np.array(bars).T, expected)
+
+
+def test_speedups_of_other_prompts_are_not_in_the_legend_of_the_plane(experiment):
+    figure = draw(Results.load(experiment))["tradeoff"]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "oracle" in labels and sum("x" in label for label in labels) == 1
+    assert "validation prompts, all tasks" in figure.axes[1].get_ylabel()
 
 
 def test_every_task_stands_beside_the_papers(experiment):

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ltd.errors import InputError
 from ltd.measurement.summary import PHASES
+from ltd.reporting.answer_page import Walk, WalkedCycle, page
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
 from ltd.walk_answer import Key, WalkAnswerOptions, choose_prompt, methods_to_show, pieces, walk_answer
@@ -168,6 +169,16 @@ def test_its_numbers_are_of_all_repeats(text):
     assert "4 cycles for 19 tokens" in text and "2.40x plain decoding" in text
     # Repeats took 5 and 10 ms.
     assert "<td>1</td><td>4</td><td>4</td><td>4</td><td>5</td><td>7.5</td>" in text
+
+
+def test_the_mean_size_is_that_of_drafted_trees():
+    plain = WalkedCycle(depth=0, size=0, accepted=0, tokens=1, milliseconds=1.0, text="a")
+    drafted = WalkedCycle(depth=4, size=6, accepted=1, tokens=2, milliseconds=2.0, text="bc")
+    walk = Walk("ltd", "", [plain, drafted], 1.0, 1.0)
+    found = page("title", "rule", "prompt", [walk], lossless=True)
+    assert "mean depth 2.0" in found and "mean size of a drafted tree 6.0" in found
+    alone = page("title", "rule", "prompt", [Walk("ltd", "", [plain], 1.0, 1.0)], lossless=True)
+    assert "mean size of a drafted tree 0.0" in alone
 
 
 def test_a_prompt_without_its_answer_is_an_error(options, tmp_path):

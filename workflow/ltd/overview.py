@@ -17,14 +17,14 @@ from ltd.measurement.summary import GREEDY, MEAN_TASK
 from ltd.methods import BASELINE, GRID, ORACLE
 from ltd.options import option, parse_options
 from ltd.reporting.findings import LEARNED, bullet_list, judged, markdown
-from ltd.reporting.results import Results
+from ltd.reporting.results import Decoded, Results
 
-FORMATS = dict.fromkeys(("grid", "ltd", "oracle"), ".2f") | {"tokens/s": ".0f"}
+FORMATS = dict.fromkeys(("grid", "ltd", "oracle"), ".2f") | {"tokens/s": ".0f", "temperature": "g"}
 INTRODUCTION = (
     "Speedups are ratios of tokens per second over autoregressive decoding on the same engine and machine, "
-    "means of the tasks, greedy. `grid` is the best static setting, `over grid` what the learned policies "
-    "gain over it, with 95% intervals from paired resampling of prompts; the clairvoyant `oracle` is "
-    "replayed."
+    "means of the tasks. `grid` is the best static setting, `over grid` what the learned policies gain over "
+    "it, with 95% intervals from paired resampling of prompts; the clairvoyant `oracle` is replayed. An "
+    "experiment that learned from sampled answers has a row at their temperature too, where it decoded there."
 )
 
 
@@ -43,7 +43,11 @@ def overview(options: OverviewOptions) -> None:
     if not len(options.experiments) == len(options.targets) == len(options.heads):
         raise InputError("overview: experiments, targets and heads differ in number; give one of each")
     named = zip(options.experiments, options.targets, options.heads, strict=True)
-    rows = [overview_row(folder.name, Results.load(folder), target, head) for folder, target, head in named]
+    rows = [
+        row
+        for folder, target, head in named
+        for row in overview_rows(folder.name, Results.load(folder), target, head)
+    ]
     table = pd.DataFrame(rows)
     with atomic_path(options.output / "overview.csv") as temporary:
         table.to_csv(temporary, index=False)
@@ -51,24 +55,31 @@ def overview(options: OverviewOptions) -> None:
         temporary.write_text(overview_text(table), encoding="utf-8")
 
 
-def overview_row(experiment: str, results: Results, target: str, head: str) -> dict[str, Any]:
-    """One experiment in numbers; a method that it did not decode with has none."""
-    mean = results.summary[results.summary["task"] == MEAN_TASK].set_index(["source", "method"])
-    machine, best = results.machine, results.facts["grid"]
+def overview_rows(experiment: str, results: Results, target: str, head: str) -> list[dict[str, Any]]:
+    """One experiment in numbers, a row a temperature at which its methods are ranked."""
+    machine = results.machine
+    names = {
+        "experiment": experiment,
+        "target": target,
+        "head": head,
+        "machine": f"{machine['device']}, {machine['dtype']}, {machine['threads']} threads",
+    }
+    return [names | _numbers(decoded) for decoded in results.ranked]
+
+
+def _numbers(decoded: Decoded) -> dict[str, Any]:
+    """One temperature in numbers; a method that was not decoded with has none."""
+    summary, best = decoded.summary, decoded.facts["grid"]
+    mean = summary[summary["task"] == MEAN_TASK].set_index(["source", "method"])
 
     def number(source: str, method: str, column: str = "speedup") -> float:
         return float(mean[column].get((source, method), float("nan")))
 
     over = {"ratio": float("nan"), "low": float("nan"), "high": float("nan"), "word": ""}
-    if {LEARNED, GRID} <= set(results.runs["method"]):
-        over = judged(results.runs, LEARNED, GRID, results.spread, results.facts["seed"]).loc[MEAN_TASK]
-    measured = results.summary[results.summary["source"] == "measured"]
+    if {LEARNED, GRID} <= set(decoded.runs["method"]):
+        over = judged(decoded.runs, LEARNED, GRID, decoded.limits, decoded.facts["seed"]).loc[MEAN_TASK]
     return {
-        "experiment": experiment,
-        "target": target,
-        "head": head,
-        "machine": f"{machine['device']}, {machine['dtype']}, {machine['threads']} threads",
-        "temperature": GREEDY,
+        "temperature": decoded.temperature,
         "tokens_per_second": number("measured", BASELINE, "tokens_per_second"),
         "grid_depth": best["depth"],
         "grid_size": best["size"],
@@ -81,7 +92,7 @@ def overview_row(experiment: str, results: Results, target: str, head: str) -> d
         "over_grid_high": over["high"],
         "over_grid_word": over["word"],
         "oracle": number("replay", ORACLE),
-        "lossless": bool(measured["lossless"].all()),
+        "lossless": bool(summary.loc[summary["source"] == "measured", "lossless"].all()),
     }
 
 
@@ -93,6 +104,7 @@ def overview_text(table: pd.DataFrame) -> str:
             "target": table["target"],
             "head": table["head"],
             "machine": table["machine"],
+            "temperature": table["temperature"],
             "tokens/s": table["tokens_per_second"],
             "grid": table["grid"],
             "of depth, size": [f"{row.grid_depth}, {row.grid_size}" for row in table.itertuples()],
@@ -113,13 +125,19 @@ def verdicts(table: pd.DataFrame) -> list[str]:
     groups = {
         "ltd is faster than the best static setting": compared[faster],
         "ltd is slower than the best static setting": compared[slower],
-        "no significant difference between ltd and the best static setting": compared[~faster & ~slower],
+        "no difference beyond the intervals and the timing noise between ltd and the best static setting": (
+            compared[~faster & ~slower]
+        ),
     }
     return [
-        f"{sentence} on {len(rows)} of {len(compared)}: {', '.join(rows['experiment'])}."
+        f"{sentence} on {len(rows)} of {len(compared)}: {', '.join(map(_named, rows.itertuples()))}."
         for sentence, rows in groups.items()
         if len(rows)
     ]
+
+
+def _named(row: Any) -> str:
+    return row.experiment + (f" (temperature {row.temperature:g})" if row.temperature != GREEDY else "")
 
 
 def _interval(row: Any) -> str:

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from ltd.errors import InputError
 from ltd.files import atomic_path
-from ltd.measurement.summary import MEAN_TASK, gap_shares, metric_label
+from ltd.measurement.summary import GREEDY, gap_shares, metric_label
 from ltd.methods import ORACLE
 from ltd.options import StageOptions, option, run_stage
-from ltd.reporting import ablations, figures, findings, training_figures, transfer
+from ltd.reporting import ablations, figures, findings, sampling, training_figures, transfer
 from ltd.reporting.provenance import provenance
 from ltd.reporting.results import Results
 from ltd.reporting.speedup_figure import speedup_figure
@@ -46,13 +46,27 @@ def report(options: ReportOptions, run: StageRun) -> None:
     sections = ablations.sections(shown) + transfer.sections(moves)
     sources = provenance(run.finished_stages())
     text = write_report(results, options.experiment, set(drawn), sections, sources)
-    main_table = findings.main_rows(results.summary).round(2).to_string(index=False)
-    shown_last = f"{main_table}\n\n{findings.noise_sentence(results.noise)}"
-    for name, content in (("report.md", text), ("summary.txt", shown_last)):
+    for name, content in (("report.md", text), ("summary.txt", summary_text(results))):
         with atomic_path(options.output / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
     run.artifact(options.output / "report.md")
     run.outcome(outcome(results), options.output)
+
+
+def summary_text(results: Results) -> str:
+    """The main table and what in it is a tie; where methods have learned from sampled answers, named with its
+    temperature and followed by the same at theirs, where that was decoded.
+    """
+    sampled = results.learned_at != GREEDY
+    parts = []
+    if sampled:
+        answers = sampling.answers_learned_from(results)
+        parts.append(f"Policies, grid and baselines have learned from {answers}.")
+    for decoded in results.ranked:
+        parts += [f"Temperature {decoded.temperature:g}:"] * sampled
+        parts.append(findings.main_rows(decoded.summary).round(2).to_string(index=False))
+        parts.append(findings.noise_sentence(decoded.noise))
+    return "\n\n".join(parts)
 
 
 def outcome(results: Results) -> dict[str, float]:
@@ -82,12 +96,10 @@ def draw(results: Results) -> dict[str, Figure]:
     }
     learned = cycles[cycles["method"] == findings.LEARNED]
     if len(learned):
-        bound = summary[(summary["method"] == ORACLE) & (summary["task"] == MEAN_TASK)]
-        speedup = bound["speedup"].iloc[0] if len(bound) else None
-        oracle = results.oracle if len(bound) else None
+        oracle = results.oracle if ORACLE in set(summary["method"]) else None
         # A shallow draft may have fewer nodes than the policy asks for.
         verified = learned.assign(size=learned["verified"])
-        drawn["tradeoff"] = figures.tradeoff_figure(plane(results.grid), verified, oracle, speedup)
+        drawn["tradeoff"] = figures.tradeoff_figure(plane(results.grid), verified, oracle)
         drawn["choices"] = figures.choices_figure(learned, findings.LEARNED)
     if results.head is not None and "best" in results.head:
         drawn["acceptance"] = training_figures.acceptance_figure(results.head)

@@ -19,7 +19,8 @@ from ltd.errors import InputError
 from ltd.methods import BASELINE, ORACLE
 
 MEAN_TASK = "mean"
-# Policies are trained and the grid is chosen here; other temperatures stand beside it.
+# Always decoded, and what tables are of where nothing else is said; policies and grid may be learned at
+# another temperature (`traces.temperature`).
 GREEDY = 0.0
 # The paper's four test tasks; means are over these. Beside tasks that are not built in, they are over all.
 HEADLINE_TASKS = ("chat", "maths", "instructions", "qa")

@@ -130,13 +130,21 @@ def _verdict(table: pd.DataFrame, static: str) -> str:
     losses = f" It loses on {losing}." if losing else ""
     if row["low"] > 1:
         return f"Speculation pays: {shown} the plain speed with the best static setting.{losses}"
+    learned = _policies_pay(table)
     if row["high"] < 1:
-        return (
-            f"Speculation does not pay: {shown} the plain speed with the best static setting. Leave it off."
-        )
+        rest = learned or " Leave it off."
+        return f"Speculation does not pay: {shown} the plain speed with the best static setting.{rest}"
     return (
-        f"No significant gain from speculation: {shown} the plain speed with the best static setting.{losses}"
+        f"No significant gain from speculation: {shown} the plain speed with the best static setting."
+        f"{losses}{learned}"
     )
+
+
+def _policies_pay(table: pd.DataFrame) -> str:
+    """Say by how much the trained policies beat plain decoding; nothing where they are absent or do not."""
+    if ("policies", MEAN_TASK) not in table.index or table.loc[("policies", MEAN_TASK), "low"] <= 1:
+        return ""
+    return f"\nWith the trained policies it pays on this engine: {_with_interval(table, 'policies')}."
 
 
 def _engines(advice: Advice, table: pd.DataFrame) -> str:

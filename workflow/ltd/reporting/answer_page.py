@@ -104,12 +104,13 @@ def _legend() -> str:
 def _section(walk: Walk, longest: float) -> str:
     cycles = walk.cycles
     count, tokens = len(cycles), sum(cycle.tokens for cycle in cycles)
-    means = [sum(values) / max(count, 1) for values in zip(*((c.depth, c.size) for c in cycles), strict=True)]
-    depth, size = means or (0.0, 0.0)
+    sizes = [cycle.size for cycle in cycles if cycle.depth]  # a plain step has none
+    depth = sum(cycle.depth for cycle in cycles) / max(count, 1)
+    size = sum(sizes) / max(len(sizes), 1)
     return f"""<section>
 <h3>{escape(walk.method)}</h3>
 <p>{count} cycles for {tokens} tokens ({tokens / max(count, 1):.2f} a cycle); mean depth {depth:.1f},
-mean size {size:.1f}; {walk.tokens_per_second:.0f} tokens/s on this answer,
+mean size of a drafted tree {size:.1f}; {walk.tokens_per_second:.0f} tokens/s on this answer,
 {walk.speedup:.2f}x plain decoding.</p>
 <div class="strip">{_strip(walk, longest)}</div>
 <p class="text">{escape(walk.first)}{"".join(map(_span, range(count), cycles))}</p>

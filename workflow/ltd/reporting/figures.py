@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ltd.files import atomic_path
-from ltd.measurement.summary import HEADLINE_TASKS, MEAN_TASK
+from ltd.measurement.summary import HEADLINE_TASKS, MEAN_TASK, headline_tasks
 
 INK = "#1a1a1a"
 STYLE = {
@@ -150,9 +150,7 @@ def _band(axes: Axes, table: dict[str, Any], index: int, look: dict[str, Any]) -
     )
 
 
-def tradeoff_figure(
-    grid: pd.DataFrame, policy: pd.DataFrame, oracle: pd.DataFrame | None, oracle_speedup: float | None
-) -> Figure:
+def tradeoff_figure(grid: pd.DataFrame, policy: pd.DataFrame, oracle: pd.DataFrame | None) -> Figure:
     """The plane of static settings, shaded by replayed speedup, and where the methods work on it.
 
     `grid`: depth, size, speedup. `policy` and `oracle`: depth and size of single cycles; the area of a mark
@@ -163,7 +161,8 @@ def tradeoff_figure(
     table = grid[grid["depth"] > 0].pivot(index="depth", columns="size", values="speedup")
     sizes, depths = table.columns.to_numpy(float), table.index.to_numpy(float)
     image = axes.pcolormesh(_edges(sizes), _edges(depths), table, cmap="Greys_r", rasterized=True)
-    figure.colorbar(image, ax=axes, label="static setting: replayed speedup over autoregressive")
+    label = "static setting: replayed speedup over autoregressive\n(validation prompts, all tasks together)"
+    figure.colorbar(image, ax=axes, label=label)
     if min(table.shape) > 1:  # a line needs a plane
         contours = axes.contour(
             sizes, depths, table, levels=[1.0], colors="#ffffff", linewidths=1, linestyles="--"
@@ -172,7 +171,7 @@ def tradeoff_figure(
     best = grid.loc[grid["speedup"].idxmax()]
     _cloud(axes, policy, "#d55e00", "s", "ltd", shift=-0.15)
     if oracle is not None:
-        _cloud(axes, oracle, "#56b4e9", "o", f"oracle: {oracle_speedup:.2f}x", shift=0.15)
+        _cloud(axes, oracle, "#56b4e9", "o", "oracle", shift=0.15)
     label = f"best static ({best['depth']:.0f}, {best['size']:.0f}): {best['speedup']:.2f}x"
     look = {"marker": "*", "s": 200, "color": "#ffffff", "edgecolor": INK, "linewidth": 1.2, "zorder": 4}
     axes.scatter(best["size"], best["depth"], label=label, **look)
@@ -225,15 +224,23 @@ def ordered_tasks(tasks: pd.Series) -> list[str]:
 
 
 def composition_figure(summary: pd.DataFrame) -> Figure:
-    """Milliseconds per emitted token by phase, mean of the tasks, one bar a measured method."""
-    rows = summary[(summary["task"] == MEAN_TASK) & (summary["source"] == "measured")]
+    """Milliseconds per emitted token by phase, mean of the tasks, one bar a measured method.
+
+    The mean is of the quotients by task: mean milliseconds over mean tokens would weigh a task by its
+    acceptance length.
+    """
+    measured = summary[(summary["task"] != MEAN_TASK) & (summary["source"] == "measured")]
+    measured = measured.dropna(subset="acceptance_length")
+    measured = measured[measured["task"].isin(headline_tasks(list(measured["task"])))]
+    per_token = measured[list(PHASE_LABELS)].div(measured["acceptance_length"], axis=0)
+    rows = per_token.groupby(measured["method"], sort=False).mean()
     figure = Figure(figsize=(6.5, 0.6 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(rows))
     for index, (column, label) in enumerate(PHASE_LABELS.items()):
-        values = (rows[column] / rows["acceptance_length"]).to_numpy()
+        values = rows[column].to_numpy()
         axes.barh(
-            rows["method"],
+            rows.index,
             values,
             left=left,
             color=shades(5)[index + 1],

@@ -1,6 +1,6 @@
 """Sentences and tables of the report, generated from the benchmark's numbers and nothing else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,9 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED
+from ltd.baselines import NAMES as RULES
+from ltd.baselines import PUBLISHED
+from ltd.measurement.clock_noise import repeatability_limits
 from ltd.measurement.summary import (
     GREEDY,
     MEAN_TASK,
@@ -94,12 +97,12 @@ def name(method: str, source: str) -> str:
 
 
 def findings(
-    summary: pd.DataFrame, runs: pd.DataFrame, spread: pd.Series, grid: dict[str, Any], seed: int
+    summary: pd.DataFrame, runs: pd.DataFrame, limits: pd.Series, grid: dict[str, Any], seed: int
 ) -> list[str]:
     """Return one sentence a finding.
 
-    `spread` is the A/A spread by task, a fraction: what differs by less is a tie whatever its interval says.
-    `grid` is the outcome of the grid search (grid.json).
+    `limits` are the repeatability limits by task (`ltd.measurement.clock_noise`), fractions: what differs by
+    less is a tie whatever its interval says. `grid` is the outcome of the grid search (grid.json).
     """
     mean = summary[summary["task"] == MEAN_TASK].set_index(["source", "method"])
     measured = mean.loc["measured"]
@@ -125,7 +128,7 @@ def findings(
         )
     if LOOKUP_LEARNED in measured.index:
         sentences.append(f"{LOOKUP_LEARNED} drafts by look-up, with policies of its own, untuned.")
-    sentences += verdicts(runs, spread, seed)
+    sentences += verdicts(runs, limits, seed)
     sentences += all_tasks(runs, seed)
     sentences += replayed(summary)
     if LEARNED in measured.index:
@@ -140,13 +143,13 @@ def kind_of_answers(temperature: float) -> str:
     return f"answers sampled at temperature {temperature:g}" if temperature else "greedy answers"
 
 
-def verdicts(runs: pd.DataFrame, spread: pd.Series, seed: int) -> list[str]:
+def verdicts(runs: pd.DataFrame, limits: pd.Series, seed: int) -> list[str]:
     """Compare the policies with what they must beat, a sentence a pair of methods that were both measured."""
     pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper"), (LOOKUP, GRID)]
     pairs.append((LOOKUP_LEARNED, LOOKUP))
     pairs += [(LEARNED, opponent) for opponent in OPPONENTS]
     decoded = set(runs["method"])
-    return [verdict(runs, *pair, spread, seed) for pair in pairs if set(pair) <= decoded]
+    return [verdict(runs, *pair, limits, seed) for pair in pairs if set(pair) <= decoded]
 
 
 def all_tasks(runs: pd.DataFrame, seed: int) -> list[str]:
@@ -158,26 +161,26 @@ def all_tasks(runs: pd.DataFrame, seed: int) -> list[str]:
     return [f"In the mean of all {len(tasks)} tasks {LEARNED} is {ratios[tasks].mean():.3f}x {GRID}."]
 
 
-def judged(runs: pd.DataFrame, method: str, baseline: str, spread: pd.Series, seed: int) -> pd.DataFrame:
+def judged(runs: pd.DataFrame, method: str, baseline: str, limits: pd.Series, seed: int) -> pd.DataFrame:
     """Compare two methods on every task and in the mean: columns ratio, low, high and word, by task.
 
-    `word` is faster or slower where the interval and the A/A `spread` of the same task allow it, else a tie.
+    `word` is faster or slower where the interval and the task's repeatability limit allow it, else a tie.
     """
     table = compare(runs, method, baseline, seed).set_index("task")
-    noise = spread.reindex(table.index)
-    faster = (table["low"] > 1) & (table["ratio"] > 1 + noise)
-    slower = (table["high"] < 1) & (table["ratio"] < 1 - noise)
+    limit = limits.reindex(table.index)
+    faster = (table["low"] > 1) & (table["ratio"] > 1 + limit)
+    slower = (table["high"] < 1) & (table["ratio"] < 1 - limit)
     return table.assign(word=np.select([faster, slower], ["faster", "slower"], "a tie"))
 
 
-def verdict(runs: pd.DataFrame, method: str, baseline: str, spread: pd.Series, seed: int) -> str:
+def verdict(runs: pd.DataFrame, method: str, baseline: str, limits: pd.Series, seed: int) -> str:
     """Say on which tasks `method` is significantly faster or slower than `baseline`, and where they tie."""
-    table = judged(runs, method, baseline, spread, seed)
+    table = judged(runs, method, baseline, limits, seed)
     mean = table.loc[MEAN_TASK]
     word = "significant"
     if mean["word"] == "a tie":
         within = mean["low"] <= 1 <= mean["high"]
-        word = "no significant difference" if within else "less than the clock's noise"
+        word = "no significant difference" if within else "less than the timing noise"
     tasks = [task for task in ordered_tasks(table.index.to_series()) if task != MEAN_TASK]
     parts = []
     for label in ("faster", "slower", "a tie"):
@@ -192,16 +195,18 @@ def verdict(runs: pd.DataFrame, method: str, baseline: str, spread: pd.Series, s
 
 
 def noise_sentence(noise: pd.DataFrame) -> str:
-    """Say how far A/A pairs lie apart, in the mean and on every task, and so what is called a tie."""
+    """Say how far timing noise alone takes rows apart, in the mean and by task: what is called a tie."""
     if noise.empty:
-        return "Everything was decoded once: nothing tells noise of the clock from a difference."
-    largest = noise.loc[noise.groupby("task")["spread"].idxmax()].set_index("task")
-    mean = largest.loc[MEAN_TASK]
+        return "Everything was decoded once: nothing tells timing noise from a difference."
+    limits = repeatability_limits(noise, noise["task"])
     tasks = [task for task in ordered_tasks(noise["task"]) if task != MEAN_TASK]
-    by_task = ", ".join(f"{task} {100 * largest.loc[task, 'spread']:.1f}%" for task in tasks)
+    by_task = ", ".join(f"{task} {100 * limits[task]:.1f}%" for task in tasks)
+    means = noise[noise["task"] == MEAN_TASK]
+    farthest = means.loc[means["spread"].idxmax()]
     return (
-        f"A/A: rows that differ in nothing would lie up to {100 * mean['spread']:.1f}% apart in the mean "
-        f"({mean['pair']}), by task up to: {by_task}. What differs by less is a tie."
+        f"A/A: rows that differ in nothing lie within {100 * limits[MEAN_TASK]:.1f}% of each other in 95 of "
+        f"100 cases in the mean, by task within: {by_task}. What differs by less is a tie. The farthest pair "
+        f"found in the mean is {farthest['pair']}, {100 * farthest['spread']:.1f}%."
     )
 
 
@@ -233,16 +238,25 @@ def replayed(summary: pd.DataFrame) -> list[str]:
         if others := [m for m in OPPONENTS if m in shares]:
             listed = ", ".join(f"{method} {100 * shares[method]:.0f}%" for method in others)
             sentences.append(f"Of the same gap its opponents close: {listed}.")
+    return sentences + replay_errors(summary)
+
+
+def replay_errors(summary: pd.DataFrame) -> list[str]:
+    """Say how far replayed speedups are from measured ones: in the mean of the tasks, where errors of single
+    tasks may cancel, and by task.
+    """
     error = simulation_error(summary)
-    error = error[(error["task"] == MEAN_TASK) & (error["method"] != BASELINE)]
-    if len(error):
-        worst = error.loc[error["error"].abs().idxmax()]
-        sentences.append(
-            "Replay predicts the measured speedups with a mean error of "
-            f"{100 * error['error'].abs().mean():.1f}%; the largest is {100 * worst['error']:+.1f}% "
-            f"({worst['method']})."
-        )
-    return sentences
+    error = error[error["method"] != BASELINE].dropna(subset="error")
+    means, tasks = error[error["task"] == MEAN_TASK], error[error["task"] != MEAN_TASK]
+    if means.empty:
+        return []
+    in_mean, on_task = (rows.loc[rows["error"].abs().idxmax()] for rows in (means, tasks))
+    return [
+        "Replay predicts the measured speedups in the mean of the tasks with a mean absolute error of "
+        f"{100 * means['error'].abs().mean():.1f}% over the methods (largest {100 * in_mean['error']:+.1f}%, "
+        f"{in_mean['method']}), on single tasks of {100 * tasks['error'].abs().mean():.1f}% over methods and "
+        f"tasks (largest {100 * on_task['error']:+.1f}%, {on_task['method']} on {on_task['task']})."
+    ]
 
 
 def simulation_rows(summary: pd.DataFrame) -> pd.DataFrame:
@@ -259,17 +273,37 @@ def simulation_rows(summary: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def papers_table(summary: pd.DataFrame, temperature: float) -> pd.DataFrame:
+    """The paper's table under our names: of a rule those of `<name>:published`, where it was decoded."""
+    paper, suffix = main_table(temperature), f":{PUBLISHED}"
+    decoded = [method for method in set(summary["method"]) if method.endswith(suffix)]
+    ours = {method.removesuffix(suffix): method for method in decoded}
+    return paper.assign(method=paper["method"].replace(ours))
+
+
+def constants_sentence(methods: Iterable[str]) -> list[str]:
+    """Say which of the rules beside the paper's have tuned constants; nothing where none has."""
+    tuned = [method for method in methods if method in RULES]
+    if not tuned:
+        return []
+    return [
+        f"The constants of {', '.join(tuned)} come from a search on validation prompts; those of the paper's "
+        "rules are fixed."
+    ]
+
+
 def paper_rows(summary: pd.DataFrame, temperature: float, column: str = "speedup") -> pd.DataFrame | None:
-    """Our means of `column` beside the paper's for its five models; None where the paper has no such table.
+    """Our means of `column` beside the paper's for its five models; None where the paper has no such table or
+    no method of it was decoded.
 
     `column` is `speedup` or `acceptance_length`.
     """
-    paper = main_table(temperature)
+    paper = papers_table(summary, temperature)
     paper = paper[paper["task"] == "mean"]
-    if paper.empty:
-        return None
     ours = shown_rows(summary)
     ours = ours[ours["task"].isin(papers_tasks(ours["task"])) & ours["method"].isin(set(paper["method"]))]
+    if ours.empty:
+        return None
     means = ours.groupby("method", sort=False)[column].mean().rename(THIS_RUN).to_frame()
     return means.join(paper.pivot(index="method", columns="model", values=column)).reset_index()
 
@@ -283,7 +317,7 @@ def papers_tasks(tasks: pd.Series) -> list[str]:
 
 def paper_task_rows(summary: pd.DataFrame, temperature: float) -> pd.DataFrame | None:
     """Ours beside the paper's by task, `speedup (acceptance length)`; None where the paper has no table."""
-    paper = main_table(temperature)
+    paper = papers_table(summary, temperature)
     paper = paper[paper["task"] != "mean"]
     ours = shown_rows(summary)
     # A task of the paper's own name goes before one that is an alias of it.

@@ -15,13 +15,13 @@ from ltd.reporting.findings import LEARNED, judged
 
 INTRODUCTION = (
     "Throughput over throughput, mean of the tasks, with 95% intervals from paired resampling of prompts; in "
-    "words what the interval and the A/A spread allow, and the same by task. Each interval is of its pair "
-    "alone, not corrected for the number of pairs."
+    "words what the interval and the timing noise (A/A) allow, and the same by task. Each interval is of its "
+    "pair alone, not corrected for the number of pairs."
 )
 Pairs = Mapping[tuple[str, str], pd.DataFrame]
 
 
-def judge_pairs(runs: pd.DataFrame, spread: pd.Series, seed: int) -> Pairs:
+def judge_pairs(runs: pd.DataFrame, limits: pd.Series, seed: int) -> Pairs:
     """`ltd.reporting.findings.judged` by (method, baseline): the policies over others, those over the grid.
 
     `runs` are measured, at one temperature; nothing of a method that was not decoded.
@@ -29,14 +29,15 @@ def judge_pairs(runs: pd.DataFrame, spread: pd.Series, seed: int) -> Pairs:
     decoded = [method for method in dict.fromkeys(runs["method"]) if method != BASELINE]
     pairs = [(LEARNED, method) for method in decoded if LEARNED in decoded and method != LEARNED]
     pairs += [(method, GRID) for method in decoded if GRID in decoded and method != GRID]
-    return {pair: judged(runs, *pair, spread, seed) for pair in dict.fromkeys(pairs)}
+    return {pair: judged(runs, *pair, limits, seed) for pair in dict.fromkeys(pairs)}
 
 
 def pair_rows(pairs: Pairs) -> pd.DataFrame:
     """One row a method: the policies over it, and it over the best static setting, in words by task too."""
     methods = dict.fromkeys(name for pair in pairs for name in pair if name not in (LEARNED, GRID))
     rows = []
-    for method in [GRID, *methods]:
+    first = [GRID] if (LEARNED, GRID) in pairs else []
+    for method in [*first, *methods]:
         ours, static = pairs.get((LEARNED, method)), pairs.get((method, GRID))
         rows.append(
             {

@@ -8,17 +8,19 @@ import pandas as pd
 
 from ltd.ablations.catalogue import LOOKUP_CHAIN
 from ltd.files import read_json
-from ltd.measurement.clock_noise import clock_noise, largest_by_task
+from ltd.measurement.clock_noise import clock_noise, repeatability_limits
 from ltd.measurement.summary import GREEDY, at_temperature
 from ltd.reporting.training_figures import Chain, read_chain
 
+# The chains that the report waits for (workflow/rules/report.smk).
+CHAINS = ("default", "paper", "ltd")
 # Not validated on the traces and times of the other chains: another drafter's, and one for made-up machines.
 NOT_COMPARED = {LOOKUP_CHAIN, "conditioned"}
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """The benchmark at a temperature above 0."""
+class Decoded:
+    """The benchmark at one temperature; `noise` is its A/A comparison (`ltd.measurement.clock_noise`)."""
 
     temperature: float
     summary: pd.DataFrame
@@ -27,18 +29,18 @@ class Sampled:
     noise: pd.DataFrame
 
     @property
-    def spread(self) -> pd.Series:
-        """The largest A/A spread at this temperature by task, as a fraction."""
-        return largest_by_task(self.noise, self.runs["task"])
+    def limits(self) -> pd.Series:
+        """Repeatability limits by task, as fractions: what differs by less is a tie."""
+        return repeatability_limits(self.noise, self.runs["task"])
 
 
 @dataclass(frozen=True)
 class Results:
     """What the report is made of, as read from the experiment's folder; None where there is no such file.
 
-    The tables and `facts` of the benchmark are those of greedy decoding, and so is `noise`, the A/A
-    comparison (`ltd.measurement.clock_noise`); other temperatures are in `sampled`. `profile` is the latency
-    profile that policies and grid were chosen with, `machine` the one measured during the benchmark.
+    The tables, `facts` and `noise` of the benchmark are those of greedy decoding; temperatures above 0 are in
+    `sampled`. `profile` is the latency profile that policies and grid were chosen with, `machine` the one
+    measured during the benchmark.
     """
 
     summary: pd.DataFrame
@@ -47,7 +49,7 @@ class Results:
     oracle: pd.DataFrame
     facts: dict[str, Any]
     noise: pd.DataFrame
-    sampled: list[Sampled]
+    sampled: list[Decoded]
     grid: dict[str, Any]
     profile: dict[str, Any]
     machine: dict[str, Any]
@@ -61,8 +63,6 @@ class Results:
     def load(cls, experiment: Path) -> "Results":
         """Read everything; raises InputError naming the first file that the report cannot do without."""
         benchmark = experiment / "benchmark"
-        folders = (path for path in (experiment / "policies").glob("*") if path.name not in NOT_COMPARED)
-        chains = [read_chain(path) for path in sorted(folders)]
         facts = read_json(benchmark / "benchmark.json")
         summary = pd.read_csv(benchmark / "summary.csv")
         runs, cycles, oracle = (
@@ -71,7 +71,7 @@ class Results:
         sampled = []
         for temperature, own in ((float(name), own) for name, own in facts["further"].items()):
             rows = [at_temperature(table, temperature) for table in (summary, runs, cycles)]
-            sampled.append(Sampled(temperature, *rows[:2], own, clock_noise(*rows[1:])))
+            sampled.append(Decoded(temperature, *rows[:2], own, clock_noise(*rows[1:])))
         return cls(
             facts=facts,
             grid=read_json(benchmark / "grid.json"),
@@ -87,7 +87,7 @@ class Results:
             target=_optional(experiment / "target" / "training.json"),
             tuning=_optional(experiment / "tuning" / "best.json"),
             paper_training=_optional(experiment / "policies" / "paper" / "best" / "settings.json"),
-            chains=[chain for chain in chains if chain is not None],
+            chains=read_chains(experiment / "policies"),
         )
 
     @property
@@ -101,9 +101,35 @@ class Results:
         return [GREEDY, *(part.temperature for part in self.sampled)]
 
     @property
-    def spread(self) -> pd.Series:
-        """The largest A/A spread of greedy decoding by task, as a fraction."""
-        return largest_by_task(self.noise, self.runs["task"])
+    def greedy(self) -> Decoded:
+        """The benchmark at temperature 0."""
+        return Decoded(GREEDY, self.summary, self.runs, self.facts, self.noise)
+
+    @property
+    def ranked(self) -> list[Decoded]:
+        """Where methods are ranked: at temperature 0 and, where it was decoded, at the one learned at."""
+        return [self.greedy, *(part for part in self.sampled if part.temperature == self.learned_at)]
+
+
+def read_chains(policies: Path) -> list[Chain]:
+    """Read the chains of the run, and others that were trained on the same files as `default`: a folder may
+    hold what an earlier configuration trained, on other traces or times.
+    """
+    trained_on = _trained_on(policies / "default")
+    folders = [
+        folder
+        for folder in sorted(policies.glob("*"))
+        if folder.name in CHAINS
+        or (folder.name not in NOT_COMPARED and trained_on and _trained_on(folder) == trained_on)
+    ]
+    chains = [read_chain(folder) for folder in folders]
+    return [chain for chain in chains if chain is not None]
+
+
+def _trained_on(chain: Path) -> dict[str, str] | None:
+    """Hashes of the files that the used policies of a chain were trained on; None where none is used."""
+    description = _optional(chain / "best" / "policy.json")
+    return description and description["size"]["trained_on"]
 
 
 def _optional(path: Path) -> dict[str, Any] | None:

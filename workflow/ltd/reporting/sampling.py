@@ -9,7 +9,7 @@ from ltd.methods import BASELINE
 from ltd.reporting import findings, pairs
 from ltd.reporting.figures import ordered_tasks
 from ltd.reporting.paper_results import MAIN_TABLES
-from ltd.reporting.results import Results, Sampled
+from ltd.reporting.results import Decoded, Results
 
 INTRODUCTION = (
     "The same methods on sampled answers. Policies and baselines are trained, and the static setting is "
@@ -32,7 +32,7 @@ def sections(results: Results) -> list[str]:
     return [part for sampled in results.sampled for part in _section(sampled, results)]
 
 
-def _section(sampled: Sampled, results: Results) -> list[str]:
+def _section(sampled: Decoded, results: Results) -> list[str]:
     summary, number = sampled.summary, MAIN_TABLES.get(sampled.temperature)
     lengths = acceptance_rows(summary)
     return [
@@ -53,14 +53,14 @@ def answers_learned_from(results: Results) -> str:
     return findings.kind_of_answers(results.learned_at)
 
 
-def sentences(sampled: Sampled, results: Results) -> list[str]:
+def sentences(sampled: Decoded, results: Results) -> list[str]:
     """Return one sentence a finding at this temperature."""
     summary = sampled.summary
     found = [
         findings.lossless(summary),
         *against_greedy(summary, results.summary),
-        *findings.verdicts(sampled.runs, sampled.spread, sampled.facts["seed"]),
-        *pairs.pair_sentences(pairs.judge_pairs(sampled.runs, sampled.spread, sampled.facts["seed"])),
+        *findings.verdicts(sampled.runs, sampled.limits, sampled.facts["seed"]),
+        *pairs.pair_sentences(pairs.judge_pairs(sampled.runs, sampled.limits, sampled.facts["seed"])),
         *findings.replayed(summary),
         findings.noise_sentence(sampled.noise),
     ]
@@ -104,7 +104,7 @@ def acceptance_rows(summary: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def _paper(sampled: Sampled) -> list[str]:
+def _paper(sampled: Decoded) -> list[str]:
     parts = []
     for label, column in (("speedups", "speedup"), ("acceptance lengths", "acceptance_length")):
         table = findings.paper_rows(sampled.summary, sampled.temperature, column)

@@ -41,9 +41,9 @@ def write_report(
     provenance: Sequence[str] = (),
 ) -> str:
     """Assemble report.md; `ablations` and `provenance` are sections that are ready."""
-    summary, facts = results.summary, results.facts
-    sentences = findings.findings(summary, results.runs, results.spread, results.grid, facts["seed"])
-    compared = pairs.judge_pairs(results.runs, results.spread, facts["seed"])
+    summary, facts, limits = results.summary, results.facts, results.greedy.limits
+    sentences = findings.findings(summary, results.runs, limits, results.grid, facts["seed"])
+    compared = pairs.judge_pairs(results.runs, limits, facts["seed"])
     sentences += pairs.pair_sentences(compared)
     if sentence := findings.paper_sentence(summary, GREEDY):
         sentences.append(sentence)
@@ -51,6 +51,7 @@ def write_report(
         sentences.append(findings.paper_training_sentence(results.paper_training))
     sections = [
         f"# Learning to Draft: {experiment.name}",
+        _learned_elsewhere(results),
         findings.bullet_list(sentences),
         "## Main table",
         f"{mean_over(ordered_tasks(results.runs['task']))} Speedups are ratios of tokens per second over "
@@ -58,7 +59,7 @@ def write_report(
         "resampling of prompts.",
         findings.markdown(findings.main_rows(summary), MAIN_FORMATS),
         findings.noise_sentence(results.noise),
-        _figure("composition", drawn, "Time per emitted token by phase."),
+        _figure("composition", drawn, "Time per emitted token by phase, mean of the tasks."),
         "## Tasks",
         findings.markdown(findings.task_rows(summary)),
         _figure(
@@ -95,6 +96,18 @@ def write_report(
     return "\n\n".join(section for section in sections if section)
 
 
+def _learned_elsewhere(results: Results) -> str:
+    """Say what temperature results are of, where methods have learned at another."""
+    if results.learned_at == GREEDY:
+        return ""
+    decoded = results.learned_at in results.temperatures
+    there = "has a section of its own" if decoded else "was not decoded"
+    return (
+        "Results are of temperature 0 where nothing else is said, while policies, grid and baselines have "
+        f"learned from {sampling.answers_learned_from(results)}: that temperature {there}."
+    )
+
+
 def _pairs(compared: pairs.Pairs) -> list[str]:
     if not compared:
         return []
@@ -124,10 +137,10 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
     """How far the clock, the replay and the profile can be trusted."""
     facts, errors = results.facts, results.profile["interpolation_error"]
     means = results.noise[results.noise["task"] == MEAN_TASK]
-    spreads = ", ".join(f"{row.pair} {100 * row.measured:.1f}%" for row in means.itertuples())
+    spreads = ", ".join(f"{row.pair} {100 * row.spread:.1f}%" for row in means.itertuples())
     sentences = [
-        "A/A spread in the mean (odd against even repeats of one method; two methods that are the same "
-        f"static tree): {spreads or 'no pair'}.",
+        "A/A spread between rows, in the mean (odd against even repeats of one method, scaled from halves to "
+        f"whole rows; two methods that are the same static tree): {spreads or 'no pair'}.",
         f"The phases of all cycles sum to the wall time within {100 * facts['clock_gap']:.2f}%.",
         _drift(facts["drift"]),
     ]
@@ -172,6 +185,7 @@ def _paper(results: Results) -> list[str]:
         "Mean speedups over autoregressive decoding; the columns of models are the paper's, on one A100 "
         f"({findings.SOURCE}). Other models, another engine and machine: compare the order of "
         "rows, not numbers.",
+        *findings.constants_sentence(table["method"]),
         findings.markdown(table, dict.fromkeys(table.columns[1:], ".2f")),
         *_paper_tasks(results),
     ]
