@@ -328,15 +328,22 @@ def test_command_says_what_is_wrong(folders, capsys, arguments, message):
     assert stopped.value.code == 2 and errors[-1].startswith("generate: ") and message in errors[-1]
 
 
-@pytest.mark.parametrize(("dtype", "context"), [("float32", 1100), ("bfloat16", 20)])
-def test_engine_benchmark_prints_every_phase(folders, capsys, monkeypatch, dtype, context):
+@pytest.mark.parametrize(
+    ("dtype", "context", "sampling", "said"),
+    [
+        ("float32", 1100, [], "greedy"),
+        ("bfloat16", 20, ["--temperature", "0.8", "--top-p", "0.9"], "temperature 0.8, top_p 0.9"),
+    ],
+)
+def test_engine_benchmark_prints_every_phase(folders, capsys, monkeypatch, dtype, context, sampling, said):
     # Its steps and verifications are those of decoding, which on a CPU takes another way than these.
     for name in ("step", "verify"):
         monkeypatch.delattr(TargetModel, name)
-    rounding, generate = [], GenerationMixin.generate
+    rounding, samples, generate = [], [], GenerationMixin.generate
 
     def watched(model, *args, **options):
         rounding.append(in_bfloat16(model))
+        samples.append(options["do_sample"] and (options["temperature"], options["top_k"], options["top_p"]))
         return generate(model, *args, **options)
 
     monkeypatch.setattr(GenerationMixin, "generate", watched)
@@ -344,7 +351,7 @@ def test_engine_benchmark_prints_every_phase(folders, capsys, monkeypatch, dtype
     sizes = {"rounds": 1, "repetitions": 2, "beam": 4, "depth": 2, "size": 3, "threads": 1}
     options = models | sizes | {"context": context}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    benchmark_engine([*flags, "--sizes", "1", "3"])
+    benchmark_engine([*flags, "--sizes", "1", "3", *sampling])
     table = capsys.readouterr().out
     for phase in (
         "draft prefix pass, 1 row",
@@ -360,7 +367,8 @@ def test_engine_benchmark_prints_every_phase(folders, capsys, monkeypatch, dtype
     numbers = r"\| -?[\d.]+ \| -?[\d.]+ \| -?[\d.]+ \| -?[1-9]\d* \|"
     for phase in ("transformers generate", "autoregressive step", "autoregressive step, float32 layers"):
         assert re.search(rf"\| {phase} {numbers}", table), phase
-    assert f", torch.{dtype}, 36 packed layers, context {context}" in table
+    assert f", torch.{dtype}, 36 packed layers, context {context}, {said}\n" in table
+    assert set(samples) == {(0.8, 0, 0.9) if sampling else False}
     assert re.search(r"copy bandwidth [\d.]+ GB/s: at least [\d.]+ ms a step", table)
     assert re.search(r"autoregressive step: -?[\d.]+x faster than transformers, [\d.]+x the bandwidth", table)
     assert "; rest of cycle of depth 1, size 1: " in table

@@ -7,14 +7,16 @@ Everything is measured round by round in one process, so that drift of the machi
 the table shows medians, and minima for a machine that is not quiet. Steps and verification are the passes
 that decoding makes (`ltd.engine.verification`), each tree drafted just before. Where a CPU holds the
 weights in 16 bits, steps over a float32 copy are timed, too; transformers computes in float32 there, without
-the roundings of `ltd.bfloat16`. Random weights serve as well for timing: give a shape instead of folders.
+the roundings of `ltd.bfloat16`. Whole cycles, plain ones too, and transformers are greedy unless a
+temperature is given, which shows what sampling costs. Random weights serve as well for timing: give a shape
+instead of folders.
 """
 
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -69,6 +71,13 @@ class EngineBenchmarkOptions(StageOptions):
     beam: int = option(10, "beam of the draft")
     depth: int = option(5, "draft depth of the whole cycles")
     size: int = option(16, "verification size of the whole cycles")
+    temperature: float = option(0.0, "of the whole cycles and of transformers; 0 is greedy")
+    top_k: int | None = option(None, "sample among the k most probable tokens")
+    top_p: float | None = option(None, "sample among the most probable tokens of this total probability")
+
+    def sampling(self) -> SamplingOptions:
+        """Raises InputError for what cannot be."""
+        return SamplingOptions(self.temperature, self.top_k, self.top_p, self.seed)
 
 
 class EngineBenchmark:
@@ -119,14 +128,19 @@ class EngineBenchmark:
 
     def _generate(self) -> None:
         """Prefill and first token measured apart: what remains is the cost of a token."""
-        tokens, ids = self.options.repetitions, self.prompt[None]
+        tokens, ids, options = self.options.repetitions, self.prompt[None], self.options
+        choice = {"do_sample": options.temperature > 0, "pad_token_id": 0}
+        if options.temperature > 0:
+            choice |= {
+                "temperature": options.temperature,
+                "top_k": options.top_k or 0,
+                "top_p": options.top_p,
+            }
         took = []
         for count in (1, tokens + 1):
             synchronise(self.target.device)
             started = time.perf_counter()
-            self.baseline.generate(
-                ids, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
-            ).tolist()
+            self.baseline.generate(ids, max_new_tokens=count, min_new_tokens=count, **choice).tolist()
             took.append(time.perf_counter() - started)
         self.milliseconds[BASELINE].append((took[1] - took[0]) * 1e3 / tokens)
 
@@ -170,6 +184,7 @@ class EngineBenchmark:
 
     def _cycles(self) -> None:
         limits = {"max_new_tokens": 2 * self.options.repetitions, "eos_ids": ()}
+        limits |= asdict(self.options.sampling())
         plain = decode_autoregressive(self.target, self.prompt, **limits)
         self._record("autoregressive cycle", plain)
         for depth, size in cycle_shapes(self.options):
@@ -231,7 +246,8 @@ def table(benchmark: EngineBenchmark, bandwidth: float) -> str:
     step = median(times["autoregressive step"])
     lines = [
         f"{device_name(target.device)}, {torch.get_num_threads()} threads, {target.number_type}, "
-        f"{target.packed_layers} packed layers, context {benchmark.options.context}",
+        f"{target.packed_layers} packed layers, context {benchmark.options.context}, "
+        f"{sampling_name(benchmark.options.sampling())}",
         f"weights {weight_bytes(target) / 1e6:.1f} MB, copy bandwidth {bandwidth / 1e9:.1f} GB/s: at least "
         f"{bound:.2f} ms a step",
         "",
@@ -253,10 +269,19 @@ def table(benchmark: EngineBenchmark, bandwidth: float) -> str:
     return "\n".join(lines)
 
 
+def sampling_name(options: SamplingOptions) -> str:
+    """How tokens of whole cycles are chosen, in words."""
+    if options.temperature == 0:
+        return "greedy"
+    limits = [f"{name} {value:g}" for name in ("top_k", "top_p") if (value := getattr(options, name))]
+    return ", ".join([f"temperature {options.temperature:g}", *limits])
+
+
 def benchmark_engine(options: EngineBenchmarkOptions) -> str:
     """Load or make the models, measure, and return the table; raises InputError for models that do not
     fit.
     """
+    options.sampling()  # before models are read
     device = resolve_device(options.device)
     torch.manual_seed(options.seed)
     if options.target is None and options.quantisation != "none":
