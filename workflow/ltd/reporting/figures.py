@@ -161,7 +161,7 @@ def tradeoff_figure(grid: pd.DataFrame, policy: pd.DataFrame, oracle: pd.DataFra
     table = grid[grid["depth"] > 0].pivot(index="depth", columns="size", values="speedup")
     sizes, depths = table.columns.to_numpy(float), table.index.to_numpy(float)
     image = axes.pcolormesh(_edges(sizes), _edges(depths), table, cmap="Greys_r", rasterized=True)
-    label = "static setting: replayed speedup over autoregressive\n(validation prompts, all tasks together)"
+    label = "static setting: replayed speedup\n(validation prompts, all tasks together)"
     figure.colorbar(image, ax=axes, label=label)
     if min(table.shape) > 1:  # a line needs a plane
         contours = axes.contour(
