@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from baseline_data import BEAM, DEPTH, LEVELS, data_of, depth_chosen, state_at, threshold_controller
+from baseline_data import BEAM, DEPTH, LEVELS, SIZES, data_of, depth_chosen, state_at, threshold_controller
 from ltd import devices
 from ltd.baselines import FITTED, PUBLISHED, c2t, classifier, ddd, disco, gammatune, specdecpp, svip
 from ltd.baselines.catalogue import BASELINES
@@ -16,6 +16,7 @@ from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.replay.traces import NO_RANK
 from ltd.rl.policies import PolicyNetwork
+from ltd.rl.replay_walk import ReplayWorld
 from synthetic import synthetic_profile, synthetic_traces
 
 
@@ -169,7 +170,7 @@ def test_classifiers_learn_nothing_past_the_end_of_an_answer(module, monkeypatch
     for left in (np.full(len(traces), DEPTH), np.ones(len(traces), int), np.zeros(len(traces), int)):
         cut = dataclasses.replace(traces, tokens_left=left.astype(np.int32))
         if module is c2t:
-            c2t.RULE.train(data_of(cut), DEPTH)
+            c2t.RULE.train(data_of(cut), DEPTH, SIZES[-1])
         else:
             module.train(data_of(cut), 4)
     assert counts[0] > counts[1] > counts[2] == 0
@@ -215,17 +216,25 @@ def test_published_variants_have_the_constants_of_the_papers(name):
     assert variant.settings == PUBLISHED_CONSTANTS[name]
 
 
-def test_c2t_learns_from_trees_of_the_depth_that_it_prunes(monkeypatch):
-    """The fitted variant from the deepest, since it may choose any depth; the published one from its own."""
-    deepest = []
+@pytest.mark.parametrize(("largest", "deepest"), [(8, 8), (24, 12)])
+def test_c2t_learns_from_the_trees_that_it_prunes(monkeypatch, largest, deepest):
+    """The fitted variant, which may choose any, from the deepest and largest; the published from its own."""
+    seen = []
 
-    def levels_seen(module, inputs, labels, *_):
-        deepest.append(round(10 * inputs(np.arange(len(labels)))[:, 1].max()))
+    def noted(module, inputs, labels, *_):
+        levels = 10 * inputs(np.arange(len(labels)))[:, 1]
+        seen.append((round(levels.max()), len(labels)))
 
-    monkeypatch.setattr(c2t, "train_network", levels_seen)
+    monkeypatch.setattr(c2t, "train_network", noted)
     traces = synthetic_traces(sequences=4, answer_tokens=(80, 120), beam=2, max_depth=12)
-    c2t.RULE.fit(dataclasses.replace(data_of(traces, synthetic_profile(2, 12)), sizes=(2, 8), thresholds=3))
-    assert deepest == [12, 8]
+    data = dataclasses.replace(data_of(traces), sizes=(2, largest), thresholds=3)
+    world = ReplayWorld(traces, synthetic_profile(2, 12), (1, max(largest, data.published_size)))
+    data = dataclasses.replace(data, world=world)
+    for depth, size in ((12, largest), (8, data.published_size)):
+        c2t.RULE.train(data, depth, size)
+    c2t.RULE.fit(data)
+    assert seen[2:] == seen[:2] and [level for level, _ in seen[:2]] == [deepest, 8]
+    assert (seen[0][1] > seen[1][1]) == (largest > data.published_size)
 
 
 def test_ddd_may_look_where_the_papers_do():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import shutil
 
 import pandas as pd
 import pytest
@@ -219,6 +220,21 @@ def test_the_garbage_collector_does_not_run_while_a_prompt_is_decoded(monkeypatc
 def test_impossible_settings_are_refused(options, change, complaint):
     with pytest.raises(InputError, match=complaint):
         check(dataclasses.replace(options, **change), LatencyProfile.load(options.profile))
+
+
+def test_models_of_other_traces_and_profiles_are_refused(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "decode_all", lambda *_: pytest.fail("decoded"))
+    options = dataclasses.replace(options, state=tmp_path / "state", output=tmp_path / "output")
+    for model in ("target", "draft"):
+        other = shutil.copytree(getattr(options, model), tmp_path / model)
+        (other / "note.txt").write_text("another")
+        with pytest.raises(InputError, match=rf"^{model}: {other} is \w+, but .* was recorded with \w+; dec"):
+            benchmark(dataclasses.replace(options, **{model: other}), StageRun())
+    profile = dataclasses.replace(LatencyProfile.load(options.profile), target_hash="other")
+    profile.save(tmp_path / "profile.json")
+    with pytest.raises(InputError, match="target_hash: other, but the traces were recorded with"):
+        benchmark(dataclasses.replace(options, profile=tmp_path / "profile.json"), StageRun())
+    assert not options.state.exists()
 
 
 def test_answers_that_decoding_does_not_reach_are_refused(options):

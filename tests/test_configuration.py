@@ -8,6 +8,9 @@ import pytest
 
 from checked_configuration import SCHEMA, complaint
 from ltd import configuration
+from ltd.files import read_json
+from ltd.rl.presets import PRESETS
+from synthetic import synthetic_profile
 
 
 def test_the_default_is_accepted(config):
@@ -120,7 +123,7 @@ def test_the_default_is_accepted(config):
             "rl",
             "paper_tasks",
             ["cod"],
-            "rl.paper_tasks: 'cod' is neither one of prompts.tasks nor built",
+            "rl.paper_tasks: 'cod' neither has prompts nor is built in; did you mean code?",
         ),
         (
             "prompts",
@@ -129,7 +132,7 @@ def test_the_default_is_accepted(config):
             "prompts.corpus: 0 leaves the target nothing to learn from; give some",
         ),
         ("transfer", "profiles", ["no.json"], "transfer.profiles: no.json: no such file, here or in"),
-        ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no prompts"),
+        ("rl", "train_tasks", ["poems"], "rl.train_tasks: 'poems' has no training prompts; code, chat,"),
         ("rl", "machines", 257, "rl.machines: 257 is more than rl.lanes 256; every machine needs a lane"),
         ("rl", "fixed_size", 39, "rl.fixed_size: 39 is more than 38, the largest of rl.sizes"),
         ("prompts", "path", "/no/such/folder", "prompts.path: /no/such/folder is not a folder"),
@@ -145,6 +148,48 @@ def test_wrong_value_is_named(config, block, key, value, said):
 def test_a_number_that_came_as_text_has_its_remedy(config, value, remedy):
     config["rl"]["learning_rate"] = value
     assert complaint(config).endswith("write it into a file for --configfile") is remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"machines": 8}, "rl.machines: 8, but rl.size_observation lacks 'machine'; add it as the last part"),
+        (
+            {"machines": 8, "size_observation": ["levels", "machine"]},
+            "rl.machines: 8, but rl.depth_observation lacks 'machine'",
+        ),
+        ({"depth_observation": ["levels", "machine"]}, "rl.machines: 0, but 'machine' is part of an obser"),
+    ],
+)
+def test_machines_are_for_policies_that_observe_them(config, changes, said):
+    config["rl"] |= changes
+    assert complaint(config).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"whole_answers": True, "rehearsal": 0},
+        {"lanes": 16, "rollout": 240, "minibatch": 48},
+        {
+            "machines": 200,
+            "size_observation": ["levels", "machine"],
+            "depth_observation": ["levels", "machine"],
+        },
+    ],
+)
+@pytest.mark.parametrize("preset", ["paper", "paper-short"])
+def test_a_block_that_goes_alone_goes_with_every_preset(config, changes, preset):
+    config["rl"] |= changes | {"paper_preset": preset}
+    configuration.check(config, SCHEMA)
+
+
+@pytest.mark.parametrize("preset", ["paper-short", "conditioned"])
+def test_what_a_preset_contradicts_stops_before_the_training(config, monkeypatch, preset):
+    monkeypatch.setitem(PRESETS, preset, {"lanes": 7})
+    said = complaint(config)
+    assert said.startswith("rl.rollout: 8192: expected a multiple of rl.lanes (7)")
+    assert said.endswith(f"(under the preset {preset!r} of rl/presets.py)")
 
 
 def test_missing_key_is_named(config):
@@ -191,7 +236,7 @@ def test_machines_have_names_of_their_own(config, tmp_path):
 @pytest.mark.parametrize("made_for", [{"beam": 3, "max_depth": 10}, {"beam": 2, "max_depth": 9}])
 def test_machines_of_the_report_have_the_trees_of_the_configuration(config, tmp_path, made_for):
     file = tmp_path / "other.json"
-    file.write_text(json.dumps(made_for))
+    synthetic_profile(**made_for).save(file)
     config["transfer"]["profiles"] = [str(file)]
     configuration.check(config, SCHEMA)
     config["transfer"]["in_report"] = True
@@ -199,8 +244,29 @@ def test_machines_of_the_report_have_the_trees_of_the_configuration(config, tmp_
         f"transfer.profiles: {file} has beam {made_for['beam']} and depth {made_for['max_depth']}, tree.beam "
         "is 2 and tree.max_depth 10; give a profile of such trees, or none"
     )
-    file.write_text(json.dumps({"beam": 2, "max_depth": 12}))
+    synthetic_profile(beam=2, max_depth=12).save(file)
     configuration.check(config, SCHEMA)
+
+
+def test_machines_of_the_report_have_the_sizes_of_the_configuration(config, tmp_path):
+    file = tmp_path / "small.json"
+    synthetic_profile(beam=2, max_depth=10, max_size=37).save(file)
+    config["transfer"] |= {"profiles": [str(file)], "in_report": True}
+    assert complaint(config) == (
+        f"transfer.profiles: {file} times trees of up to 37 nodes, but rl.sizes and grid.max_size go to 38; "
+        "give a profile of such trees, or none"
+    )
+
+
+def test_machines_of_the_report_can_be_read(config, tmp_path):
+    file = tmp_path / "old.json"
+    config["transfer"] |= {"profiles": [str(file)], "in_report": True}
+    synthetic_profile(beam=2, max_depth=10).save(file)
+    file.write_text(json.dumps(read_json(file) | {"version": 1}))
+    assert complaint(config).startswith(f"transfer.profiles: {file}: version: expected a latency profile of")
+    file.write_text("{")
+    assert complaint(config).startswith(f"transfer.profiles: {file}, line 1: not valid JSON")
+    assert complaint(config).endswith("(or leave it out)")
 
 
 BLOCKS = {

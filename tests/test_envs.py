@@ -72,6 +72,28 @@ def test_a_fixed_size_is_one_of_a_timed_range():
 
 
 @pytest.mark.parametrize("name", ["ltd/Depth-v0", "ltd/Size-v0"])
+@pytest.mark.parametrize("option", ["observations", "temperature"])
+def test_an_option_that_there_is_not_is_named(files, name, option):
+    """Also one of the other back end."""
+    with pytest.raises(InputError, match=f"^{option}: neither .* of the back end replay, which takes trac"):
+        gymnasium.make(name, **files, **{option: 0})
+
+
+def test_drawn_depths_cost_the_decisions_of_the_schedule():
+    """By depth, from 1 on; at the largest there is nothing to decide."""
+    for schedule, decisions in (({}, (1, 2, 3, 4, 5, 5)), ({"interval": 2}, (1, 1, 2, 2, 3, 3))):
+        env = gymnasium.make(
+            "ltd/Size-v0", traces=synthetic_traces(), profile=synthetic_profile(), sizes=SIZES, **schedule
+        )
+        met = set()
+        for seed in range(60):
+            env.reset(seed=seed)
+            walk = env.unwrapped._lane.walk
+            met.add((int(walk.depth[0]), int(walk.decisions[0])))
+        assert met == set(enumerate(decisions, start=1))
+
+
+@pytest.mark.parametrize("name", ["ltd/Depth-v0", "ltd/Size-v0"])
 def test_files_of_an_experiment_are_replayed(files, name):
     """As docs/environments.md opens them."""
     read = gymnasium.make(name, traces=str(files["traces"]), profile=str(files["profile"]))

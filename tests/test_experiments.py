@@ -108,9 +108,8 @@ def test_experiment_is_valid(name, layers):
     entries = dict(map(parse_entry, config["prompts"]["hub"]))
     assert set(entries) == set(config["prompts"]["tasks"])
     blocks = {key: value for key, value in config["prompts"].items()}
-    check(
-        Options(output=Path("out"), **{k: tuple(v) if isinstance(v, list) else v for k, v in blocks.items()})
-    )
+    listed = {key: tuple(value) if isinstance(value, list) else value for key, value in blocks.items()}
+    check(Options(split="test", output=Path("out"), **listed))
     assert len(entries) == (58 if layers else 5)
     # Hidden states are twenty times the rest of a trace: recorded where a method reads them alone.
     assert config["traces"]["features"] == ("specdecpp" in config["benchmark"]["methods"]) == (not layers)

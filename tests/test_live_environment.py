@@ -165,6 +165,8 @@ def test_gymnasium_accepts_the_live_environments(name, tmp_path_factory, worlds)
     [
         ({"backend": "dead"}, "backend: 'dead' is unknown; choose from replay, live"),
         ({"draft": None}, "draft: missing; the back end live needs target, draft, responses"),
+        ({"temprature": 1.0}, "temprature: neither .* of the back end live, which takes target, draft, resp"),
+        ({"traces": "train.safetensors"}, "traces: neither an option of this environment nor of the back"),
         ({"responses": Responses.from_sequences([])}, "responses: no answer of two tokens"),
         ({"profile": synthetic_profile(beam=4, max_depth=DEPTH)}, "beam: 4, but the drafter has 3"),
         ({"sizes": (1, 4000)}, "sizes: 4000 exceeds the largest tree"),

@@ -4,11 +4,13 @@ import json
 import os
 import re
 import subprocess
+from itertools import product
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from checked_configuration import saved_model
 from ltd.files import write_json
 from ltd.stage_jobs import JOBS, with_jobs
 from pipeline import ROOT, planned_rules, pretend_finished, snakemake
@@ -22,7 +24,7 @@ REPLAY = {"grid_search", "fit_baseline", "fit_opponent", *TUNE}
 DRAFT = {"train_draft", "profile_latency", "record_traces_of_split", *REPLAY}
 RESPONSES = {"generate_responses_of_split", *DRAFT}
 RERUN = {
-    "prepare_prompts": {"prepare_prompts", "train_target", *RESPONSES},
+    "prepare_prompts": {"prepare_prompts_of_split", "train_target", *RESPONSES},
     "train_target": {"train_target", *RESPONSES},
     "generate_responses": RESPONSES,
     "train_draft": DRAFT,
@@ -105,6 +107,26 @@ def test_changed_key_reruns_only_what_depends_on_it(finished, asking, tmp_path, 
     assert planned_rules(finished, config=[asking, tmp_path / "changed.yaml"]) == rerun
 
 
+def test_other_test_prompts_make_nothing_to_learn_from_again(finished, asking, tmp_path):
+    (tmp_path / "changed.yaml").write_text("prompts: {test: 5}")
+    planned = snakemake(finished, "--dry-run", config=[asking, tmp_path / "changed.yaml"])
+    rules = re.findall(r"^(?:local)?rule (\w+):", planned.stdout + planned.stderr, re.MULTILINE)
+    followed = ("prepare_prompts_of_split", "generate_responses_of_split", "record_traces_of_split")
+    assert [rules.count(rule) for rule in followed] == [1, 1, 1]
+    assert set(rules) == {*followed, *BENCHMARK}
+    assert "ltd.prepare_prompts --split test " in planned.stdout + planned.stderr
+
+
+def test_a_published_head_is_not_imported_again_for_other_threads(tmp_path):
+    head, changed = tmp_path / "head.yaml", tmp_path / "changed.yaml"
+    head.write_text(f"draft: {{path: {saved_model(tmp_path / 'head')}}}\n")
+    pretend_finished(tmp_path, config=[head])
+    changed.write_text("threads: 2")
+    not_asked_for = {"fit_baseline", "fit_opponent"}
+    planned = planned_rules(tmp_path, config=[head, changed])
+    assert planned == {"profile_latency", *REPLAY} - not_asked_for
+
+
 def test_what_a_preset_fixes_trains_the_papers_policies_not_again(finished, asking, tmp_path):
     (tmp_path / "changed.yaml").write_text("rl: {learning_rate: 0.0123}")
     planned = snakemake(finished, "--dry-run", config=[asking, tmp_path / "changed.yaml"])
@@ -154,8 +176,8 @@ def test_a_head_that_was_published_has_no_training_to_draw_where_it_is_reused(tm
     write_json(finished / "latency/profile.json", {"beam": 4, "max_depth": 4})
     write_json(finished / "benchmark/grid.json", {"grids": [{"temperature": 0.0}]})
     save_file({"entropy": np.zeros(1)}, finished / "traces/train-t0-w4.safetensors")
-    for task in ("chat", "maths"):
-        (finished / f"prompts/test/{task}.jsonl").write_text("{}\n" * 2)
+    for split, task in product(("train", "test"), ("chat", "maths")):
+        (finished / f"prompts/{split}/{task}.jsonl").write_text("{}\n" * 2)
     write_json(finished / "target/training.json", {})
     if trained:
         write_json(finished / "draft/training.json", {})
@@ -178,6 +200,8 @@ def test_prompts_of_ones_own_are_inputs(tmp_path):
     )
     pretend_finished(tmp_path, config=[file])
     assert not planned_rules(tmp_path, config=[file])
+    questions.write_text(questions.read_text().replace("riddle 7", "another one"))
     later = questions.stat().st_mtime + 3600
     os.utime(questions, (later, later))
-    assert {"prepare_prompts", "generate_responses_of_split"} <= planned_rules(tmp_path, config=[file])
+    followed = {"prepare_prompts_of_split", "generate_responses_of_split"}
+    assert followed <= planned_rules(tmp_path, config=[file])

@@ -1,5 +1,6 @@
 """A finished experiment asked again, with other prompts or methods: what it has made is not made again."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from ltd import configuration
+from ltd import configuration, made_with
 from ltd.errors import InputError
 from ltd.files import write_json, write_jsonl
 from pipeline import ROOT, planned_rules, snakemake
@@ -20,7 +21,7 @@ TAUGHT = ["code", "chat"]
 # What follows from the test prompts; everything else belongs to the finished experiment.
 TESTED = {
     "all",
-    "prepare_prompts",
+    "prepare_prompts_of_split",
     "generate_responses_of_split",
     "record_traces_of_split",
     "benchmark_at_temperature",
@@ -31,7 +32,7 @@ TESTED = {
 }
 COPIED = {"reuse_folder", "reuse_file"}
 # What finds out about the text rather than making it.
-MEASURED = TESTED - {"prepare_prompts", "generate_responses_of_split", "record_traces_of_split"}
+MEASURED = TESTED - {"prepare_prompts_of_split", "generate_responses_of_split", "record_traces_of_split"}
 
 
 def finished(folder, beam=4, max_depth=4, tasks=TAUGHT, prompts=2):
@@ -92,6 +93,16 @@ def again(tmp_path):
     return settings, tmp_path / "again.yaml"
 
 
+@pytest.fixture
+def kept(again, tmp_path, monkeypatch):
+    """The same, where the finished experiment's configuration was kept; the toy configuration itself."""
+    monkeypatch.chdir(tmp_path)
+    config = merged(ROOT / "tests/config.yaml", written(again))
+    finished_with = copy.deepcopy(config) | {"experiment": "smoke", "reuse": None}
+    made_with.keep(tmp_path / "results/smoke", finished_with)
+    return config
+
+
 def written(own):
     settings, file = own
     file.write_text(yaml.safe_dump(settings))
@@ -118,6 +129,14 @@ def test_traces_hold_what_is_asked_of_them(again, tmp_path, monkeypatch, key, ot
 
 def test_only_what_follows_from_the_test_prompts_is_planned(own, tmp_path):
     assert planned_rules(tmp_path, config=[written(own)]) == TESTED | COPIED
+    assert not (tmp_path / "results/other").exists()
+
+
+def test_a_run_keeps_what_it_was_made_with(own, tmp_path):
+    result = snakemake(tmp_path, "results/other/latency/profile.json", config=[written(own)])
+    assert result.returncode == 0, result.stdout + result.stderr
+    whole = merged(ROOT / "tests/config.yaml", written(own))
+    assert made_with.kept(tmp_path / "results/other") == whole
 
 
 def test_models_and_policies_are_copied_as_they_are(own, tmp_path):
@@ -125,9 +144,9 @@ def test_models_and_policies_are_copied_as_they_are(own, tmp_path):
     result = snakemake(tmp_path, *(f"results/other/{name}" for name in names), config=[written(own)])
     assert result.returncode == 0, result.stdout + result.stderr
     for name in names:
-        source, copy = (tmp_path / "results" / folder / name for folder in ("smoke", "other"))
+        source, copied = (tmp_path / "results" / folder / name for folder in ("smoke", "other"))
         found = "weights" if source.is_dir() else "."
-        assert (copy / found).read_text() == (source / found).read_text()
+        assert (copied / found).read_text() == (source / found).read_text()
 
 
 def test_a_policy_that_is_not_there_is_trained_from_the_finished_traces(own, tmp_path):
@@ -144,7 +163,7 @@ def test_all_prompts_are_test_prompts(own, tmp_path):
     assert result.returncode == 0, result.stderr
     for flags in ("--tasks mt-bench gsm8k", "--test-only mt-bench gsm8k", "--draft 0", "--corpus 0"):
         assert flags in result.stdout
-    assert "results/other/prompts/test/mt-bench.jsonl" in result.stdout
+    assert "--split test --output results/other/prompts/test " in result.stdout
     assert "results/other/prompts/train" not in result.stdout
 
 
@@ -164,11 +183,12 @@ def test_for_another_temperature_all_but_the_models_is_learned_anew(again, tmp_p
     planned = planned_rules(tmp_path, config=[written(again)])
     fitted = {"grid_search", "tune", "choose_policies", "fit_baseline", "fit_opponent"}
     assert fitted | {"generate_responses_of_split", "record_traces_of_split"} <= planned
-    assert not {"prepare_prompts", "train_target", "train_draft", "profile_latency"} & planned
+    assert not {"prepare_prompts_of_split", "train_target", "train_draft", "profile_latency"} & planned
     result = snakemake(tmp_path, "--dry-run", config=[written(again)])
     taken = {line.split()[-1] for line in result.stdout.splitlines() if "input: results/smoke/" in line}
-    folders = {name for name in taken if not Path(name).suffix}
-    assert folders == {"results/smoke/target", "results/smoke/draft"}
+    folders = {name.removeprefix("results/smoke/") for name in taken if not Path(name).suffix}
+    prompts = {f"prompts/{split}" for split in ("train", "validation", "test")}
+    assert folders == {"target", "draft", *prompts}
     assert not [name for name in taken if "t1" in name or "grid" in name or "tuning" in name]
 
 
@@ -176,16 +196,16 @@ def test_a_second_drafter_learns_from_the_answers_that_are_taken(again, tmp_path
     again[0]["benchmark"]["methods"] = ["autoregressive", "eagle3_grid", "lookup/ltd"]
     planned = planned_rules(tmp_path, config=[written(again)])
     assert {"fit_lookup", "record_lookup", "train_initial_policy"} <= planned
-    assert not {"prepare_prompts", "train_target", "train_draft", "tune"} & planned
+    assert not {"prepare_prompts_of_split", "train_target", "train_draft", "tune"} & planned
 
 
 def test_answers_are_copied_with_their_index(again, tmp_path):
-    names = ["prompts/test/chat.jsonl", "responses/test-t0.safetensors", "traces/test-t0-w4.safetensors"]
+    names = ["prompts/test", "responses/test-t0.safetensors", "traces/test-t0-w4.safetensors"]
     result = snakemake(tmp_path, *(f"results/again/{name}" for name in names), config=[written(again)])
     assert result.returncode == 0, result.stdout + result.stderr
-    for name in (*names, "responses/test-t0.json"):
-        source, copy = (tmp_path / "results" / folder / name for folder in ("smoke", "again"))
-        assert copy.read_bytes() == source.read_bytes()
+    for name in (*names[1:], "prompts/test/chat.jsonl", "responses/test-t0.json"):
+        source, copied = (tmp_path / "results" / folder / name for folder in ("smoke", "again"))
+        assert copied.read_bytes() == source.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -227,6 +247,129 @@ def test_what_does_not_fit_is_named(own, tmp_path, monkeypatch, over, said):
     assert str(refusal.value).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("block", "key", "value", "said"),
+    [
+        ("target", "path", "owner/model", 'target.path: "owner/model", but results/smoke was made with nul'),
+        ("draft", "path", "owner/head", 'draft.path: "owner/head", but results/smoke was made with null; us'),
+        ("target", "steps", 31, "target.steps: 31, but results/smoke was made with 30; use the same, or le"),
+        ("draft", "epochs", 3, "draft.epochs: 3, but results/smoke was made with 2; use the same, or leave"),
+        ("responses", "max_new_tokens", 64, "responses.max_new_tokens: 64, but results/smoke was made with"),
+        ("responses", "system", "Be brief.", 'responses.system: "Be brief.", but results/smoke was made wi'),
+        ("latency", "repetitions", 3, "latency.repetitions: 3, but results/smoke was made with 2; use the "),
+        ("rl", "reward", "time", 'rl.reward: "time", but results/smoke was made with "marginal"; use the s'),
+        ("grid", "max_size", 8, "grid.max_size: 8, but results/smoke was made with 16; use the same, or le"),
+        ("tune", "trials", 3, "tune.trials: 3, but results/smoke was made with 2; use the same, or leave `"),
+    ],
+)
+def test_what_was_made_otherwise_is_named(kept, block, key, value, said):
+    configuration.check(kept, SCHEMA)
+    kept[block][key] = value
+    with pytest.raises(InputError) as refusal:
+        configuration.check(kept, SCHEMA)
+    assert str(refusal.value).startswith(said)
+
+
+def test_another_seed_or_number_type_is_named(kept):
+    for key, value in (("seed", 1), ("dtype", "float32"), ("quantisation", "4bit")):
+        with pytest.raises(InputError, match=rf"^{key}: .*, but results/smoke was made with .*; use the"):
+            configuration.check(kept | {key: value}, SCHEMA)
+
+
+@pytest.mark.parametrize("block", ["baselines", "opponents"])
+def test_what_fits_rules_counts_where_some_were_fitted(kept, block):
+    key = {"baselines": "thresholds", "opponents": "fit_steps"}[block]
+    kept[block][key] += 1
+    configuration.check(kept, SCHEMA)
+    Path("results/smoke", block).mkdir()
+    with pytest.raises(InputError, match=rf"^{block}\.{key}: "):
+        configuration.check(kept, SCHEMA)
+
+
+def test_what_changes_nothing_that_is_taken_may_differ(kept):
+    kept["threads"] = 2
+    for block, key, value in (
+        ("prompts", "test", 5),
+        ("benchmark", "repeats", 3),
+        ("ablations", "run", ["rewards"]),
+        ("transfer", "slower_growth", [5]),
+        ("traces", "chunk", 7),
+        ("tune", "workers", 2),
+        ("draft", "feature_cache_gib", 1.0),
+        ("responses", "batch_size", 8),
+    ):
+        kept[block][key] = value
+    configuration.check(kept, SCHEMA)
+
+
+def test_for_another_temperature_what_is_learned_anew_may_be_learned_otherwise(kept):
+    kept["traces"]["temperature"] = 1
+    kept["benchmark"]["temperatures"] = [0, 1]
+    kept["rl"] |= {"train_tasks": [], "reward": "time"}
+    kept["tune"]["trials"] = 3
+    configuration.check(kept, SCHEMA)
+    kept["target"]["steps"] = 31
+    with pytest.raises(InputError, match=r"^target\.steps: 31, but results/smoke was made with 30"):
+        configuration.check(kept, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("train_tasks", r"rl\.train_tasks: 'maths' has no training prompts; chat, code have"),
+        ("paper_tasks", r"rl\.paper_tasks: 'math' neither has prompts nor is built in; did you mean maths\?"),
+    ],
+)
+def test_what_is_learned_anew_learns_from_tasks_that_there_are(kept, key, said):
+    kept["traces"]["temperature"] = 1
+    kept["benchmark"]["temperatures"] = [0, 1]
+    kept["rl"] |= {"train_tasks": [], key: ["maths" if key == "train_tasks" else "math"]}
+    with pytest.raises(InputError, match=f"^{said}$"):
+        configuration.check(kept, SCHEMA)
+
+
+@pytest.mark.parametrize("name", ["paper", "sampled"])
+def test_the_experiments_that_reuse_the_default_fit_it(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    made_with.keep(finished_default(tmp_path / "results/default"), merged())
+    configuration.check(merged(ROOT / f"workflow/experiments/{name}.yaml"), SCHEMA)
+
+
+def test_the_readmes_experiment_that_reuses_the_default_fits_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made_with.keep(finished_default(tmp_path / "results/default"), merged())
+    readme = (ROOT / "README.md").read_text()
+    (tmp_path / "rewards.yaml").write_text(readme.split("```yaml\n# rewards.yaml")[1].split("```")[0])
+    configuration.check(merged(tmp_path / "rewards.yaml"), SCHEMA)
+
+
+@pytest.mark.parametrize("split", ["draft", "train", "validation", "test"])
+def test_what_was_learned_from_is_not_asked(own, tmp_path, monkeypatch, split):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / f"results/smoke/prompts/{split}/code.jsonl", [{"turns": ["GSM8K:  what is 3?"]}])
+    own[0]["prompts"]["test"] = 6
+    config = merged(ROOT / "tests/config.yaml", written(own))
+    if split == "test":
+        configuration.check(config, SCHEMA)
+        return
+    with pytest.raises(InputError) as refusal:
+        configuration.check(config, SCHEMA)
+    assert str(refusal.value) == (
+        f"prompts.path: 'gsm8k: what is 3?' of gsm8k is in results/smoke/prompts/{split}/code.jsonl, too, "
+        "which was learned from; take such questions out, or leave prompts.path out, and its own test "
+        "prompts are decoded"
+    )
+
+
+def test_files_that_the_finished_experiment_was_made_with_are_its_own_prompts(again, tmp_path):
+    """Its configuration first, the new one's over it: the prompts are copied, not divided anew."""
+    again[0]["prompts"] |= {"path": "questions"}
+    again[0]["benchmark"]["temperatures"] = [0]
+    made = merged(ROOT / "tests/config.yaml", written(again)) | {"reuse": None}
+    made_with.keep(tmp_path / "results/smoke", made)
+    assert planned_rules(tmp_path, config=[written(again)]) == MEASURED | COPIED | {"reuse_responses"}
+
+
 def test_every_question_counts_as_a_test_prompt(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own[0]["prompts"]["test"] = own[0]["benchmark"]["prompts_per_task"] = 6
@@ -245,8 +388,8 @@ def test_all_of_the_papers_tables_come_from_the_finished_default(tmp_path):
     files = [ROOT / "config.yaml", ROOT / "workflow/experiments/paper.yaml"]
     planned = planned_rules(tmp_path, config=files)
     assert {"benchmark_at_temperature", "train_policy_round", "transfer_to_machine"} <= planned
-    made = {"prepare_prompts", "train_target", "train_draft", "profile_latency", "grid_search", "tune"}
-    assert not made & planned
+    models = {"prepare_prompts_of_split", "train_target", "train_draft"}
+    assert not {*models, "profile_latency", "grid_search", "tune"} & planned
 
 
 @pytest.mark.skipif(

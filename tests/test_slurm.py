@@ -38,7 +38,7 @@ def test_a_job_runs_on_slurm(tmp_path):
         pytest.skip(str(error))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--workflow-profile", str(PROFILE), "--slurm-status-command", "squeue"]
-    command += ["--seconds-between-status-checks", "5", "prepare_prompts"]
+    command += ["--seconds-between-status-checks", "5", "results/smoke/prompts/test"]
     command += ["--configfile", str(ROOT / "tests/config.yaml")]
     with cluster() as found:
         slurm = {key: value for key, value in found.items() if not key.startswith("MLFLOW")}
@@ -51,5 +51,7 @@ def test_a_job_runs_on_slurm(tmp_path):
             text=True,
         )
     # One core and the profile's memory and time: not those of profiles/default.
-    assert jobs.stdout.split() == ["COMPLETED", "1", "16000M", "2:00:00", "rule_prepare_prompts"]
-    assert (tmp_path / "results/smoke/prompts/summary.json").is_file()
+    *limits, comment = jobs.stdout.split()
+    assert limits == ["COMPLETED", "1", "16000M", "2:00:00"]
+    assert comment.startswith("rule_prepare_prompts_of_split")
+    assert (tmp_path / "results/smoke/prompts/test/chat.jsonl").is_file()

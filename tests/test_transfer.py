@@ -19,6 +19,7 @@ from ltd.rl.policy_settings import COMPACT, PolicySettings
 from ltd.rl.workshop_files import open_workshop
 from ltd.tracking import StageRun
 from ltd.transfer import TransferOptions, transfer
+from pipeline import planned_rules, snakemake
 from synthetic import synthetic_profile, synthetic_traces
 
 SETTINGS = PolicySettings(
@@ -138,6 +139,16 @@ def test_findings_say_where_there_is_no_difference():
     assert "attain 0.990 (0.970 to 1.010) of the throughput of those trained for it, no" in sentence
     assert "the moved ones 0.800 (0.750 to 0.850); retraining took 61 s (60 s of processor time)." in sentence
     assert "no significant" not in findings(move(0.98, 0.995))[0]
+
+
+def test_a_machine_of_other_trees_stops_the_plan(tmp_path):
+    """Also where the stage alone is asked for; the staircase has a beam of 2."""
+    planned = snakemake(tmp_path, "--dry-run", "transfer")
+    assert planned.returncode != 0
+    assert "config: transfer.profiles: workflow/profiles/gpu-staircase.json has beam 2" in planned.stderr
+    (tmp_path / "none.yaml").write_text("transfer: {profiles: []}\n")
+    rules = planned_rules(tmp_path, "transfer", config=["none.yaml"])
+    assert {"train_initial_policy", "transfer_to_machine"} <= rules
 
 
 def test_the_staircase_says_that_it_is_made_up():

@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -11,7 +11,7 @@ import pytest
 
 from ltd import tune
 from ltd.errors import InputError
-from ltd.rl.policy_settings import PolicySettings, with_overrides
+from ltd.rl.policy_settings import COMPACT, PolicySettings, with_overrides
 from ltd.rl.search_space import SPACE, as_settings, as_values
 from ltd.tracking import StageRun
 from synthetic import save_inputs, synthetic_profile, synthetic_traces
@@ -92,6 +92,59 @@ def test_study_starts_with_the_defaults_and_goes_on_where_it_stopped(options):
     # With nothing left to do, only the results are written again.
     tune.tune(replace(options, trials=3), StageRun())
     assert len(tune.open_study(options, base(options)).trials) == 4
+
+
+def test_the_defaults_are_tried_once_whichever_worker_comes_first(options):
+    defaults = as_values(base(options))
+    first = tune.open_study(replace(options, worker=1), base(options)).ask()
+    trials = tune.open_study(replace(options, worker=0), base(options)).trials
+    queued = [trial.number for trial in trials if trial.system_attrs.get("fixed_params") == defaults]
+    assert queued == [first.number]
+
+
+@dataclass(frozen=True)
+class Attained:
+    """What a trial is told of an iteration."""
+
+    speedup: float
+
+    def summary(self):
+        return {"speedup": self.speedup}
+
+
+def test_trials_that_fall_behind_are_pruned_and_count(options, monkeypatch):
+    attained = iter((2.0, 2.2, 1.0, 2.4))
+
+    def short_chain(shop, rounds, *, seed, start, after_iteration):
+        evaluation = Attained(next(attained))
+        after_iteration(0, evaluation)
+        return {}, [evaluation]
+
+    monkeypatch.setattr(tune, "train_chain", short_chain)
+    tune.tune(replace(options, trials=4), StageRun())
+    with (options.output / "trials.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["state"] for row in rows] == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
+    assert rows[2]["iteration_0"] == "1.0"
+    best = json.loads((options.output / "best.json").read_text())
+    assert (best["trials"], best["trial"], best["validation_speedup"]) == (4, 3, 2.4)
+
+
+def test_trials_are_on_the_measured_machine_which_they_do_not_observe(options, monkeypatch):
+    seen = (*COMPACT, "machine")
+    for_any = replace(base(options), machines=4, size_observation=seen, depth_observation=seen)
+    shops = []
+
+    def short_chain(shop, *_, **__):
+        shops.append(shop)
+        return {}, [Attained(1.0)]
+
+    monkeypatch.setattr(tune, "train_chain", short_chain)
+    study = tune.open_study(options, for_any)
+    study.optimize(tune.chain_objective(options, for_any), n_trials=1)
+    (shop,) = shops
+    assert shop.settings.machines == 0 and len(shop.training.family) == len(shop.validation.family) == 1
+    assert "machine" not in (*shop.settings.size_observation, *shop.settings.depth_observation)
 
 
 def test_other_settings_are_another_study(options):

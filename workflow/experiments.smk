@@ -2,7 +2,7 @@
 import sys
 from pathlib import Path
 
-from ltd import experiment_files, preflight
+from ltd import experiment_files, made_with, preflight
 from ltd.errors import InputError
 from ltd.options import command_line
 
@@ -83,6 +83,7 @@ def open_parent_run():
             preflight.check_models(settings)
         for experiment, settings in EXPERIMENTS.items():
             tracking.open_parent(Path("results") / experiment, settings)
+            made_with.keep(Path("results") / experiment, settings)
     except InputError as error:
         sys.exit(str(error))
 

@@ -32,6 +32,7 @@ from ltd.engine.lookup_folder import load_lookup
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, discard, file_hash, read_json, write_json
+from ltd.hub import identity
 from ltd.measurement.profile_rounds import ProfileRounds, drift, rounds_between
 from ltd.measurement.protocol import check_answers, schedule, select_prompts
 from ltd.measurement.reference_check import compare_with_transformers
@@ -50,6 +51,7 @@ from ltd.methods import check as check_methods
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.opponents.folders import load_opponent
 from ltd.options import StageOptions, option, run_stage
+from ltd.replay.dense_latency import check_together
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.static_grid import read_best
 from ltd.replay.traces import Traces
@@ -184,6 +186,20 @@ def check(options: BenchmarkOptions, profile: LatencyProfile) -> None:
             )
 
 
+def check_models(options: BenchmarkOptions, traces: Traces) -> None:
+    """Refuse traces of another target or head than those that decode.
+
+    For after they are loaded: only then is it known which commit of the hub a name means.
+    """
+    for model, name in (("target", options.target), ("draft", options.draft)):
+        found, recorded = identity(name), getattr(traces, f"{model}_hash")
+        if found != recorded:
+            raise InputError(
+                f"{model}: {name} is {found}, but {options.traces} was recorded with {recorded}; decode with "
+                "that one, or record and profile again"
+            )
+
+
 def decode_all(
     engine: Engine, prompts: list[Sequence], rounds: ProfileRounds, options: BenchmarkOptions, state: Path
 ) -> Iterator[list[dict[str, Any]]]:
@@ -301,12 +317,14 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
     """The stage: decode, tabulate, compare with replay and with transformers, write."""
     profile, traces = LatencyProfile.load(options.profile), Traces.load(options.traces)
     check(options, profile)
+    check_together(traces, profile)
     prompts = select_prompts(
         Responses.load(options.responses), options.test_tasks, options.prompts_per_task, options.seed
     )
     check_answers(prompts, options.max_new_tokens, options.responses)
     longest = max(prompt.prompt_length for prompt in prompts)
     engine = make_engine(options, profile, traces.temperature, longest)
+    check_models(options, traces)
     state = open_state(options)
     resumed = len(list(state.glob("[0-9]*.json")))
     rounds = rounds_between(

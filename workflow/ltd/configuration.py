@@ -11,11 +11,12 @@ from typing import Any
 import jsonschema
 import yaml
 
-from ltd import methods, option_checks, world
+from ltd import made_with, methods, option_checks, world
 from ltd.ablations import catalogue as ablations
 from ltd.checkpoint_files import check_chat_template, check_model_folder, check_safetensors
 from ltd.errors import InputError
 from ltd.files import read_json
+from ltd.rl.presets import PRESETS
 
 # Weights as transformers looks for them, and as the reader of Eagle3 heads does.
 HEAD_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -91,6 +92,7 @@ def check_reuse(config: Config) -> None:
     folder = Path(config["reuse"])
     if folder.resolve() == Path("results", config["experiment"]).resolve():
         raise InputError(f"reuse: {folder} is this experiment's own folder; give it another `experiment`")
+    made_with.check_models(config, folder)
     needed = ["draft", "latency/profile.json", "benchmark/grid.json", "prompts/train"]
     needed += ["target"] if config["target"]["path"] is None else []
     missing = [name for name in needed if not (folder / name).exists()]
@@ -101,7 +103,9 @@ def check_reuse(config: Config) -> None:
     for key, value in config["tree"].items():
         if made[key] != value:
             raise InputError(f"tree.{key}: {value}, but {folder} was made with {made[key]}; use the same")
-    if has_other_prompts(config) and learns_anew(config):
+    if not learns_anew(config):
+        made_with.check_fitted(config, folder)
+    elif has_other_prompts(config):
         raise InputError(
             f"traces.temperature: {config['traces']['temperature']:g}, but the policies of {folder} learned "
             f"at {temperature_of(folder):g}, and other prompts are test prompts alone; use the same"
@@ -134,8 +138,10 @@ def check_reused_traces(config: Config, folder: Path) -> None:
 
 def has_other_prompts(config: Config) -> bool:
     """Whether the prompts of this configuration are new to the finished experiment that `reuse` names."""
+    if config["reuse"] is None:
+        return False
     named = config["prompts"]["path"] is not None or bool(config["prompts"]["hub"])
-    return config["reuse"] is not None and named
+    return named and not made_with.has_prompts_of(config, Path(config["reuse"]))
 
 
 def check_reused_prompts(config: Config, folder: Path) -> None:
@@ -183,22 +189,32 @@ def check_blocks(config: Config) -> None:
         if target.path is None:
             option_checks.check_draft_of_target(draft, target.vocab_size, target.layers)
     option_checks.check_latency(SimpleNamespace(**config["latency"], **config["tree"]))
-    option_checks.check_policies(options("rl"))
+    check_chains(config["rl"])
     option_checks.check_baselines(options("baselines"))
     option_checks.check_opponents(options("opponents"))
+
+
+def check_chains(rl: Config) -> None:
+    """Check the block `rl`, alone and under every preset that a chain of policies puts over it."""
+    for preset in ("default", rl["paper_preset"], "conditioned"):
+        settings = SimpleNamespace(**rl | PRESETS[preset])
+        try:
+            option_checks.check_policies(settings)
+            option_checks.check_machine_part(settings)
+        except InputError as error:
+            if preset == "default":
+                raise
+            raise InputError(f"{error} (under the preset {preset!r} of rl/presets.py)") from error
 
 
 def check_values(config: Config) -> None:
     """Check what a schema cannot say: relations between keys."""
     tasks = config["prompts"]["tasks"]
-    # Training tasks are those of the experiment that is reused.
-    named = {} if config["reuse"] else {"rl": "train_tasks"}
-    for block, key in (named | {"benchmark": "test_tasks"}).items():
-        for task in config[block][key]:
-            if task not in tasks:
-                raise InputError(
-                    f"{block}.{key}: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
-                )
+    for task in config["benchmark"]["test_tasks"]:
+        if task not in tasks:
+            raise InputError(
+                f"benchmark.test_tasks: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
+            )
     check_target_training(config)
     check_draft_training(config)
     check_train_tasks(config)
@@ -294,8 +310,24 @@ def check_ablations(config: Config) -> None:
 
 def check_train_tasks(config: Config) -> None:
     """Check that what is trained or fitted on traces sees tasks that have training prompts."""
-    if config["reuse"]:
+    if config["reuse"] and not learns_anew(config):
         return
+    if not config["reuse"]:
+        check_test_only(config)
+    trainable = ablations.trainable_tasks(config)
+    for task in config["rl"]["train_tasks"]:
+        if task not in trainable:
+            raise InputError(f"rl.train_tasks: {task!r} has no training prompts; {', '.join(trainable)} have")
+    known = [*config["prompts"]["tasks"], *trainable, *world.TASKS]
+    for task in config["rl"]["paper_tasks"]:
+        if task not in known:
+            near = difflib.get_close_matches(task, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"name some of {', '.join(trainable)}, or none"
+            raise InputError(f"rl.paper_tasks: {task!r} neither has prompts nor is built in; {remedy}")
+
+
+def check_test_only(config: Config) -> None:
+    """Check that `prompts.test_only` leaves something to train on, and nothing of that."""
     test_only = set(config["prompts"]["test_only"])
     if test_only >= set(config["prompts"]["tasks"]):
         raise InputError("prompts.test_only: no task is left to train on; leave one out, or give `reuse`")
@@ -303,14 +335,6 @@ def check_train_tasks(config: Config) -> None:
         raise InputError(
             f"rl.train_tasks: {both[0]!r} is one of prompts.test_only, too; take it out of one of them"
         )
-    known = [*config["prompts"]["tasks"], *world.TASKS]
-    for task in config["rl"]["paper_tasks"]:
-        if task not in known:
-            near = difflib.get_close_matches(task, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else "name some of prompts.tasks, or none for all"
-            raise InputError(
-                f"rl.paper_tasks: {task!r} is neither one of prompts.tasks nor built in; {remedy}"
-            )
 
 
 def check_observations(config: Config) -> None:
@@ -330,16 +354,19 @@ def check_observations(config: Config) -> None:
 def check_prompt_files(config: Config) -> None:
     """Check that the files of `prompts.path` give every split prompts, and the benchmark enough."""
     prompts = config["prompts"]
-    if prompts["path"] is None:
+    copied = config["reuse"] and not has_other_prompts(config)
+    if prompts["path"] is None or copied:
         return
     # Brings transformers along: seconds that most starts can save.
-    from ltd.texts.prompts import SPLITS, file_prompts
+    from ltd.texts.prompts import SPLITS, check_unlearned, file_prompts
 
     counts = {split: prompts[split] for split in SPLITS if prompts[split]}
     # Beside models and policies of another experiment all prompts are test prompts.
     test_only = prompts["tasks"] if config["reuse"] else prompts["test_only"]
     splits = file_prompts(prompts["path"], prompts["tasks"], counts, test_only)
-    if config["target"]["path"] is None and not config["reuse"]:
+    if config["reuse"]:
+        check_unlearned(splits["test"], Path(config["reuse"], "prompts"), "prompts.path")
+    elif config["target"]["path"] is None:
         for task, conversations in splits.get("validation", {}).items():
             if any(len(row.reference) != len(row.turns) for row in conversations):
                 raise InputError(
@@ -360,9 +387,9 @@ def check_machines(config: Config, beside: Path) -> None:
     """Check that the machines of `transfer` are there, named apart, and fit the trees where reported."""
     names = {"measured", *(f"slower-{factor:g}" for factor in config["transfer"]["slower_growth"])}
     for path in config["transfer"]["profiles"]:
-        file = find_profile(path, beside)
+        find_profile(path, beside)
         if config["transfer"]["in_report"]:
-            check_machine(read_json(file), path, config["tree"])
+            check_machine(config, path, beside)
         name = Path(path).stem
         if name in names:
             raise InputError(
@@ -372,13 +399,26 @@ def check_machines(config: Config, beside: Path) -> None:
         names.add(name)
 
 
-def check_machine(profile: Config, path: str, tree: Config) -> None:
-    """Check that a profile of `transfer.profiles` is one of the draft trees that are compared on it."""
-    beam, depth = profile.get("beam"), profile.get("max_depth", 0)
-    if beam != tree["beam"] or depth < tree["max_depth"]:
+def check_machine(config: Config, path: str, beside: Path) -> None:
+    """Check that a profile of `transfer.profiles` is whole, and of all trees that are compared on it."""
+    # Brings torch along: seconds that a start without a transfer can save.
+    from ltd.replay.latency import LatencyProfile
+
+    try:
+        profile = LatencyProfile.load(find_profile(path, beside))
+    except InputError as error:
+        raise InputError(f"transfer.profiles: {error} (or leave it out)") from error
+    tree = config["tree"]
+    if profile.beam != tree["beam"] or profile.max_depth < tree["max_depth"]:
         raise InputError(
-            f"transfer.profiles: {path} has beam {beam} and depth {depth}, tree.beam is {tree['beam']} and "
-            f"tree.max_depth {tree['max_depth']}; give a profile of such trees, or none"
+            f"transfer.profiles: {path} has beam {profile.beam} and depth {profile.max_depth}, tree.beam is "
+            f"{tree['beam']} and tree.max_depth {tree['max_depth']}; give a profile of such trees, or none"
+        )
+    largest = max(config["rl"]["sizes"][-1], config["grid"]["max_size"])
+    if profile.max_size < largest:
+        raise InputError(
+            f"transfer.profiles: {path} times trees of up to {profile.max_size} nodes, but rl.sizes and "
+            f"grid.max_size go to {largest}; give a profile of such trees, or none"
         )
 
 

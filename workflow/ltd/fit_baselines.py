@@ -36,7 +36,9 @@ class FitBaselinesOptions(StageOptions):
         (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 38), "sizes to try, ascending; then all around the best"
     )
     thresholds: int = option(24, "thresholds to try, spread evenly over what occurs; then finer ones")
-    published_size: int = option(38, "size of `<name>:published`, and of the trees that c2t learns to prune")
+    published_size: int = option(
+        38, "size of `<name>:published`, and of the trees that `c2t:published` learns from"
+    )
     learning_rate: float = option(1e-4, "learning rate of the classifiers")
     batch_size: int = option(256, "samples of a gradient step of the classifiers")
     samples: int = option(50_000, "accepted draft tokens to learn from at most, and as many rejected ones")

@@ -106,6 +106,11 @@ def check_policies(settings: Any) -> None:
             f"rl.machines: {settings.machines} is more than rl.lanes {settings.lanes}; "
             "every machine needs a lane"
         )
+    if settings.machines and (blind := _without_machine(settings)):
+        raise InputError(
+            f"rl.machines: {settings.machines}, but rl.{blind[0]} lacks {MACHINE_PART!r}; add it as the last "
+            "part, or set rl.machines to 0"
+        )
     if settings.reward not in rewards.KINDS:
         raise InputError(f"rl.reward: {settings.reward!r} is unknown; choose from {', '.join(rewards.KINDS)}")
     if settings.rehearsal and settings.whole_answers:
@@ -115,6 +120,24 @@ def check_policies(settings: Any) -> None:
             f"rl.rollout: {settings.rollout}: expected a multiple of rl.lanes ({settings.lanes}) "
             f"and of rl.minibatch ({settings.minibatch})"
         )
+
+
+def check_machine_part(settings: Any) -> None:
+    """Of the block `rl`: what observes the machine must meet more than one.
+
+    Stages do not check it: opponents, which see what the policies do, are fitted on one machine.
+    """
+    if not settings.machines and len(_without_machine(settings)) < 2:
+        raise InputError(
+            f"rl.machines: 0, but {MACHINE_PART!r} is part of an observation; set it to 64, say, or leave "
+            "that part out"
+        )
+
+
+def _without_machine(settings: Any) -> list[str]:
+    """Names of the observations that do not show the machine."""
+    names = ("size_observation", "depth_observation")
+    return [name for name in names if MACHINE_PART not in getattr(settings, name)]
 
 
 def _check_observation(key: str, parts: list[str]) -> None:

@@ -1,9 +1,9 @@
-"""Write the prompts of every task in splits that share none of them.
+"""Write the prompts of every task of one split; no two splits share any of them.
 
 Without other sources they come from the built-in world, which also gives the text that the embedded target
-is trained on: <output>/corpus/<task>.jsonl. The splits are <output>/<split>/<task>.jsonl: draft (for the
-head), train (for the policies), validation and test, as far as there are any; one JSON object a line with
-`question_id`, `category`, `turns` and `reference`. <output>/summary.json counts them.
+is trained on, the split `corpus`. The others are draft (for the head), train (for the policies), validation
+and test. All are collected and compared, one is written: <output>/<task>.jsonl, one JSON object a line with
+`question_id`, `category`, `turns` and `reference`.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,21 @@ from typing import Any
 
 from ltd import world
 from ltd.errors import InputError
-from ltd.files import atomic_path, write_json, write_jsonl
+from ltd.files import atomic_path, write_jsonl
 from ltd.options import StageOptions, option, run_stage
 from ltd.texts.hub_prompts import hub_prompts
-from ltd.texts.prompts import SPLITS, Prompts, builtin_prompts, checked, file_prompts
+from ltd.texts.prompts import SPLITS, Prompts, builtin_prompts, check_unlearned, checked, file_prompts
 from ltd.tracking import StageRun
+
+CORPUS = "corpus"
+Tasks = dict[str, list[world.Conversation]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StageOptions):
-    """Which prompts, and how many."""
+    """Which prompts, and how many of every split."""
 
+    split: str = option(help="the split to write", choices=(*SPLITS, CORPUS))
     output: Path = option(help="folder to write")
     tasks: tuple[str, ...] = option(world.TASKS, "tasks; built in are code chat maths instructions qa stdlib")
     path: str | None = option(
@@ -37,25 +41,29 @@ class Options(StageOptions):
     validation: int = option(24, "validation prompts a task, at most")
     test: int = option(24, "test prompts a task, at most")
     corpus: int = option(2000, "built-in conversations a task to train the embedded target on; 0: none")
+    learned_from: Path | None = option(
+        None, "folder of a finished experiment's prompts: what it learned from must not be asked here"
+    )
 
 
 def prepare_prompts(options: Options, run: StageRun) -> None:
-    """Collect the prompts, check them, and write the splits; raises InputError before writing anything."""
+    """Collect the prompts, check them, and write the split; raises InputError before writing anything."""
     check(options)
-    prompts = {split: tasks for split, tasks in _collect(options).items() if tasks}
-    for split, tasks in prompts.items():
-        # As a whole: a task that is no longer wanted must not stay behind in the folder.
-        with atomic_path(options.output / split) as folder:
-            folder.mkdir(parents=True)
-            for task, conversations in tasks.items():
-                write_jsonl(folder / f"{task}.jsonl", [each.as_row() for each in conversations])
-    summary = summarise(prompts, _source(options))
-    write_json(options.output / "summary.json", summary)
-    run.artifact(options.output / "summary.json")
-    run.text(samples(prompts), "prompts.txt")
-    for split, tasks in prompts.items():
-        run.metrics({f"{split}.{task}": len(conversations) for task, conversations in tasks.items()})
-        print(f"{split}: " + ", ".join(f"{task} {len(rows)}" for task, rows in tasks.items()))
+    tasks = _collect(options).get(options.split)
+    if not tasks:
+        raise InputError(f"prompts.{options.split}: there are none; ask for some")
+    if options.learned_from is not None:
+        key = "prompts.hub" if options.path is None else "prompts.path"
+        check_unlearned(tasks, options.learned_from, key)
+    # As a whole: a task that is no longer wanted must not stay behind in the folder.
+    with atomic_path(options.output) as folder:
+        folder.mkdir()
+        for task, conversations in tasks.items():
+            write_jsonl(folder / f"{task}.jsonl", [each.as_row() for each in conversations])
+    run.json(summarise(tasks, _source(options)), "summary.json")
+    run.text(samples(tasks), "prompts.txt")
+    run.metrics({f"{options.split}.{task}": len(rows) for task, rows in tasks.items()})
+    print(f"{options.split}: " + ", ".join(f"{task} {len(rows)}" for task, rows in tasks.items()))
 
 
 def check(options: Options) -> None:
@@ -82,7 +90,7 @@ def _source(options: Options) -> str:
 
 def _collect(options: Options) -> Prompts:
     counts = {split: getattr(options, split) for split in SPLITS if getattr(options, split)}
-    corpus = {"corpus": options.corpus} if options.corpus else {}
+    corpus = {CORPUS: options.corpus} if options.corpus else {}
     if options.path is not None:
         prompts = file_prompts(options.path, options.tasks, counts, options.test_only)
     elif options.hub:
@@ -93,15 +101,9 @@ def _collect(options: Options) -> Prompts:
     return checked(prompts | builtin_prompts(world.TASKS, corpus, options.seed))
 
 
-def summarise(prompts: Prompts, source: str) -> dict[str, Any]:
-    """Counts and mean lengths (words) by split and task."""
-    return {
-        "source": source,
-        "splits": {
-            split: {task: _lengths(conversations) for task, conversations in tasks.items()}
-            for split, tasks in prompts.items()
-        },
-    }
+def summarise(tasks: Tasks, source: str) -> dict[str, Any]:
+    """Counts and mean lengths (words) by task."""
+    return {"source": source, "tasks": {task: _lengths(rows) for task, rows in tasks.items()}}
 
 
 def _lengths(conversations: list[world.Conversation]) -> dict[str, float]:
@@ -119,10 +121,10 @@ def _mean_words(texts: list[str]) -> float:
     return round(sum(len(text.split()) for text in texts) / max(len(texts), 1), 1)
 
 
-def samples(prompts: Prompts) -> str:
-    """The first test conversation of every task, to be read by a person."""
+def samples(tasks: Tasks) -> str:
+    """The first conversation of every task, to be read by a person."""
     blocks = []
-    for task, conversations in prompts["test"].items():
+    for task, conversations in tasks.items():
         lines = [f"[{task}]"]
         for index, turn in enumerate(conversations[0].turns):
             lines.append(f"user: {turn}")

@@ -7,6 +7,7 @@ that runs once a split, temperature or policy; forcing it would rerun none of th
 from collections.abc import Iterable
 
 JOBS = {
+    "prepare_prompts": ("prepare_prompts_of_split",),
     "generate_responses": ("generate_responses_of_split",),
     "record_traces": ("record_traces_of_split",),
     "train_policies": (

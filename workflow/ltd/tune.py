@@ -131,7 +131,8 @@ def open_study(options: TuneOptions, base: PolicySettings) -> optuna.Study:
         if trial.user_attrs.get(WORKER, unnumbered) == worker:
             study.enqueue_trial(trial.params)
             study.tell(trial.number, state=TrialState.FAIL)
-    if done == 0 and worker == 0 and (first := as_values(base)) is not None:
+    # By whichever worker comes first: the others may have begun before worker 0 is here.
+    if (first := as_values(base)) is not None:
         study.enqueue_trial(first, skip_if_exists=True)
     return study
 
@@ -151,7 +152,8 @@ def study_name(options: TuneOptions, base: PolicySettings) -> str:
 def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[optuna.Trial], float]:
     """The objective: validation speedup of a short chain, reported after every iteration."""
     paths = options.traces, options.validation_traces, options.profile
-    workshop = open_workshop(base, *paths, options.seed)
+    # On the measured machine alone: no observation of the space shows the machine.
+    workshop = open_workshop(replace(base, machines=0), *paths, options.seed)
     rehearsed: dict[tuple, Pair] = {}
 
     def objective(trial: optuna.Trial) -> float:

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ltd import configuration, preflight
+from ltd import configuration, made_with, preflight
 from ltd.ablations import catalogue as ablations
 from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
@@ -136,22 +136,35 @@ def program(module, processes):
     return f"python -m {several} {module}" if processes > 1 else f"python -m {module}"
 
 
-def prompt_files(split):
-    """Question files of a split; some tasks are only tested."""
-    left_out = config["prompts"]["test_only"] if split != "test" else []
-    tasks = [task for task in config["prompts"]["tasks"] if task not in left_out]
-    return expand(f"{RESULTS}/prompts/{split}/{{task}}.jsonl", task=tasks)
-
-
-def options_of_prompts():
+def prompts_block():
     """The prompts block; beside models and policies of another experiment all prompts are test prompts."""
     only_tested = {
         "test_only": config["prompts"]["tasks"],
         "draft": 0,
         "corpus": 0,
+        "learned_from": f"{config['reuse']}/prompts",
     }
     changed = only_tested if configuration.has_other_prompts(config) else {}
-    return f"{common_options(threads=None)} {command_line(config['prompts'] | changed)}"
+    return config["prompts"] | changed
+
+
+def other_counts(split):
+    """Counts of the prompts block that change nothing about a split; `draft` and `train` are drawn as one."""
+    own = ["draft", "train"] if split in ("draft", "train") else [split]
+    counts = ["draft", "train", "validation", "test", "corpus"]
+    return {key: prompts_block()[key] for key in counts if key not in own}
+
+
+def options_of_split(wildcards):
+    """The common options, and those of the prompts block that shape a split."""
+    others = other_counts(wildcards.split)
+    own = {key: value for key, value in prompts_block().items() if key not in others}
+    return f"{common_options(threads=None)} {command_line(own)}"
+
+
+def options_of_other_splits(wildcards, input):
+    """What is compared with a split, so that no prompt is in two; a function of the input, as in `effort`."""
+    return command_line(other_counts(wildcards.split))
 
 
 def target_name(wildcards):
@@ -302,6 +315,7 @@ def open_parent_run():
     try:
         preflight.check_models(config)
         tracking.open_parent(Path(RESULTS), config)
+        made_with.keep(Path(RESULTS), config)
     except InputError as error:
         sys.exit(str(error))
 
@@ -323,6 +337,17 @@ def print_outcome():
         print(f"report: {RESULTS}/report/report.md")
         server = os.environ.get("MLFLOW_TRACKING_URI")
         print(f"MLflow: {server or 'make ui, then http://127.0.0.1:5000'}")
+
+
+def profile_of_machine(wildcards):
+    """The machine to move to; a profile of `transfer.profiles` is looked into before any work is done."""
+    for path in config["transfer"]["profiles"]:
+        if Path(path).stem == wildcards.machine:
+            try:
+                configuration.check_machine(config, path, Path(workflow.basedir))
+            except InputError as error:
+                sys.exit(f"config: {error}")
+    return MACHINES[wildcards.machine]
 
 
 MACHINES = {

@@ -58,7 +58,10 @@ else:
                 leave_out=[
                     key for key in config["draft"] if key not in IMPORT_OPTIONS
                 ],
+                threads=None,
             ),
+            effort=effort(),
         shell:
             "python -m ltd.import_draft --target {params.target:q} --draft {params.draft:q}"
-            " --responses {input.responses} --output {output} {params.options} 2>&1 | tee {log}"
+            " --responses {input.responses} --output {output} {params.options} {params.effort} 2>&1"
+            " | tee {log}"

@@ -37,6 +37,10 @@ if configuration.learns_anew(config):
 else:
     FOLDERS = f"{MODELS}|{FITTED}"
     FILES += f"|{FITTED_FILES}"
+# Its own prompts again, with what the target answered and the head drafted.
+if not configuration.has_other_prompts(config):
+    FOLDERS += "|prompts/[^/]+"
+    FILES += r"|traces/test-t[^/]+\.safetensors"
 
 
 rule reuse_folder:
@@ -55,11 +59,9 @@ rule reuse_folder:
         "cp -r {input:q} {output:q} 2>&1 | tee {log}"
 
 
-# Its own prompts again, with what the target answered and the head drafted.
 if not configuration.has_other_prompts(config):
-    FILES += r"|prompts/.+|traces/test-t[^/]+\.safetensors"
 
-    ruleorder: reuse_file > prepare_prompts
+    ruleorder: reuse_folder > prepare_prompts_of_split
     ruleorder: reuse_file > record_traces_of_split
     ruleorder: reuse_responses > generate_responses_of_split
 

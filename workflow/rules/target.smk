@@ -1,8 +1,8 @@
 # The target model: trained from scratch in the embedded default, otherwise taken from `target.path`.
 rule train_target:
     input:
-        prompts=rules.prepare_prompts.output.prompts,
-        summary=rules.prepare_prompts.output.summary,
+        corpus=f"{RESULTS}/prompts/corpus",
+        validation=f"{RESULTS}/prompts/validation",
     output:
         directory(f"{RESULTS}/target"),
     log:
@@ -15,7 +15,7 @@ rule train_target:
     resources:
         gpu=1,
     params:
-        prompts=lambda wildcards, input: str(Path(input.summary).parent),
+        prompts=lambda wildcards, input: str(Path(input.corpus).parent),
         state=f"{RESULTS}/state/train_target",
         options=options("target", leave_out=["path"], threads=None),
         effort=effort(),
@@ -27,7 +27,7 @@ rule train_target:
 # The target's own answers: what the head learns from and what the traces follow.
 rule generate_responses_of_split:
     input:
-        prompts=lambda wildcards: prompt_files(wildcards.split),
+        prompts=PROMPTS,
         target=TARGET_FILES,
         template=config["responses"]["chat_template"] or [],
     output:
@@ -44,7 +44,6 @@ rule generate_responses_of_split:
         gpu=1,
     params:
         target=target_name,
-        prompts=lambda wildcards, input: str(Path(input.prompts[0]).parent),
         state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
         # A function: Snakemake would take braces in a system prompt for wildcards.
         options=lambda wildcards: options("responses", threads=None),
@@ -54,7 +53,7 @@ rule generate_responses_of_split:
             "--reduced-precision" if wildcards.split == "draft" else ""
         ),
     shell:
-        "python -m ltd.generate_responses --target {params.target:q} --prompts {params.prompts}"
+        "python -m ltd.generate_responses --target {params.target:q} --prompts {input.prompts}"
         " --output {output.tokens} --state {params.state} --temperature {wildcards.temperature}"
         " {params.precision} {params.options} {params.effort} 2>&1 | tee {log}"
 

@@ -25,7 +25,7 @@ rule transfer_to_machine:
         traces=trace_file("train"),
         validation=trace_file("validation"),
         test=trace_file("test"),
-        profile=lambda wildcards: MACHINES[wildcards.machine],
+        profile=profile_of_machine,
         policies=f"{RESULTS}/policies/default/best",
         conditioned=f"{RESULTS}/policies/conditioned/best",
     output:

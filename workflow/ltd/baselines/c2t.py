@@ -12,7 +12,7 @@ that would be a straw man.) The search chooses confidence, depth and largest siz
 confidence need not be those of the lowest scores: what counts is how many stay. Confident nodes beyond the
 best `max_size` do not count, as they would not be verified either; judging all 710 of a tree of beam 10 and
 depth 8 would take twelve times as long as judging 60. The published variant learns from trees of its own
-depth, as the comparison does; the fitted one, which may choose any, from the deepest.
+depth and size, as the comparison does; the fitted one, which may choose any, from the deepest and largest.
 """
 
 import itertools
@@ -131,11 +131,12 @@ class C2T:
     name = "c2t"
 
     def fit(self, data: FitData) -> dict[str, Variant]:
-        """Train on the best nodes of trees of the depth in question, then search the constants."""
+        """Train on the best nodes of trees of the depth and size in question, then search the constants."""
         deepest, published_depth = data.world.max_depth, min(PUBLISHED_DEPTH, data.world.max_depth)
-        network, published_network = (self.train(data, depth) for depth in (deepest, published_depth))
+        widest = max(data.sizes)
+        network = self.train(data, deepest, widest)
+        published_network = self.train(data, published_depth, data.published_size)
         world = data.world.with_networks({"size": network.weights})
-        widest = max(*data.sizes, data.published_size)
         confidence = {
             depth: recorded_confidence(network, world.traces, depth, widest)
             for depth in range(1, deepest + 1)
@@ -163,12 +164,12 @@ class C2T:
             PUBLISHED: self._variant(world, {published_depth: judged}, published, published_network),
         }
 
-    def train(self, data: FitData, depth: int) -> PolicyNetwork:
-        """Learn which of the nodes that the papers would verify in trees of `depth` are accepted."""
+    def train(self, data: FitData, depth: int, count: int) -> PolicyNetwork:
+        """Learn which of the `count` best nodes of trees of `depth` are accepted."""
         traces = data.traces
         pool = pool_size(traces.beam, depth)
         levels = level_of_nodes(traces.beam, pool)
-        order, inputs = best_nodes(traces.scores[:, :pool], levels, data.published_size)
+        order, inputs = best_nodes(traces.scores[:, :pool], levels, count)
         true = np.take_along_axis(np.asarray(traces.true_node), levels[order] - 1, axis=1)
         within = np.take_along_axis(known(traces), levels[order] - 1, axis=1)
         rows, labels = inputs[within], (order == true)[within]

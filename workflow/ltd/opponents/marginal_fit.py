@@ -1,4 +1,8 @@
-"""Fitting the marginal rule: calibration on all nodes, forecast by least squares, rate by iteration."""
+"""Fitting the marginal rule: calibration on all nodes, forecast by least squares, rate by iteration.
+
+A round fits the forecast at the present rate; the throughput that the rule then attains is the next rate. As
+with the other opponents, the round that does best on the validation traces is kept.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -32,7 +36,10 @@ class GrownTrees:
 
 
 def fit_marginal_rule(workshop: Workshop, rate: float) -> MarginalRule:
-    """Fit on the training traces; the rate begins at `rate` (tokens a second) and becomes the rule's own."""
+    """Fit on the training traces; keep the round that does best on the validation traces.
+
+    The rate begins at `rate` (tokens a second) and becomes the rule's own.
+    """
     world, settings = workshop.training, workshop.settings
     beam, depth = world.traces.beam, world.max_depth
     count = count_of_regressors(beam, len(settings.sizes))
@@ -50,18 +57,21 @@ def fit_marginal_rule(workshop: Workshop, rate: float) -> MarginalRule:
         rate,
         workshop.trained_on,
     )
-    trees = grow(world, rule)
+    validation = workshop.validation.with_networks(rule.weights)
+    trees, validation_trees = grow(world, rule), grow(validation, rule)
+    tried: list[tuple[float, MarginalRule]] = []
     weights = np.ones(len(world.traces))
     for _ in range(ROUNDS):
         rule = replace(rule, forecast=fit_forecast(rule, trees, world, weights))
         evaluation = decide(rule, trees, world).replay(world)
         still = abs(evaluation.throughput / rule.rate - 1) < STILL
         rule = replace(rule, rate=evaluation.throughput)
+        tried.append((decide(rule, validation_trees, validation).replay(validation).speedup, rule))
         weights = np.full(len(world.traces), OFF_POSITION)
         weights[evaluation.position] = 1.0
         if still:
             break
-    return rule
+    return max(tried, key=lambda outcome: outcome[0])[1]
 
 
 def cycle_seconds(world: ReplayWorld, settings: PolicySettings) -> NDArray:

@@ -34,6 +34,7 @@ from ltd.rl.worlds import World, observation_in
 from ltd.texts.responses import Responses
 
 NEEDED = {"replay": ("traces",), "live": ("target", "draft", "responses")}
+OPTIONAL = {"replay": (), "live": ("temperature", "device", "dtype", "quantisation")}
 
 
 def open_world(
@@ -43,10 +44,16 @@ def open_world(
 
     `replay` needs `traces`; `live` needs `target` (a folder, hub id or `TargetModel`), `draft` (a folder or
     `Drafter`) and `responses`, and takes `temperature` and the options device, dtype and quantisation of
-    `load_engine`. Raises InputError for an unknown back end or a missing source.
+    `load_engine`. Raises InputError for an unknown back end, a missing source or one that it does not take.
     """
     if backend not in NEEDED:
         raise InputError(f"backend: {backend!r} is unknown; choose from {', '.join(NEEDED)}")
+    known = (*NEEDED[backend], *OPTIONAL[backend])
+    if unknown := [name for name in sources if name not in known]:
+        raise InputError(
+            f"{unknown[0]}: neither an option of this environment nor of the back end {backend}, which takes "
+            f"{', '.join(known)}"
+        )
     missing = [name for name in NEEDED[backend] if sources.get(name) is None]
     if missing:
         raise InputError(f"{missing[0]}: missing; the back end {backend} needs {', '.join(NEEDED[backend])}")
@@ -153,9 +160,14 @@ class DepthEnv(_PolicyEnv):
 class SizeEnv(_PolicyEnv):
     """Choose a size for every draft, whose depth is fixed or, when None, drawn uniformly from 1 upwards."""
 
-    def __init__(self, *, depth: int | None = None, **common: Any) -> None:
-        """The other options are those of both environments."""
-        super().__init__(counterpart={"depth": depth}, **common)
+    def __init__(
+        self, *, depth: int | None = None, first_decision: int = 1, interval: int = 1, **common: Any
+    ) -> None:
+        """first_decision, interval: the schedule whose decisions a drawn depth costs; the other options are
+        those of both environments.
+        """
+        counterpart = {"depth": depth, "first_decision": first_decision, "interval": interval}
+        super().__init__(counterpart=counterpart, **common)
 
     def _build(
         self,
@@ -164,8 +176,10 @@ class SizeEnv(_PolicyEnv):
         reward: Reward,
         common: dict[str, Any],
         depth: int | None,
+        **schedule: int,
     ) -> PolicyVecEnv:
-        return SizeVecEnv(world, spec, reward, None if depth is None else FixedDepth(depth), **common)
+        fixed = None if depth is None else FixedDepth(depth)
+        return SizeVecEnv(world, spec, reward, fixed, **schedule, **common)
 
 
 # Live rewards are measured times: the same seed and actions need not give the same ones.

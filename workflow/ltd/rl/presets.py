@@ -9,6 +9,7 @@ from ltd.rl.policy_settings import OBSERVED, SettingsType
 PAPER: dict[str, Any] = {
     "reward": "throughput",
     "whole_answers": False,
+    "machines": 0,
     "first_decision": 1,
     "interval": 1,
     "size_observation": ("nodes", "depth", "length"),
@@ -36,10 +37,14 @@ PAPER: dict[str, Any] = {
 
 CONDITIONED: dict[str, Any] = {
     "machines": 64,
+    "whole_answers": False,
     "size_observation": (*OBSERVED, PART),
     "depth_observation": (*OBSERVED, PART),
     "size_network": (64, 64),
     "depth_network": (64, 64),
+    "lanes": 256,
+    "rollout": 8192,
+    "minibatch": 1024,
     "rehearsal": 800,
 }
 """Policies that observe the machine and train on a family of them: one pair for any machine."""

@@ -44,6 +44,8 @@ def as_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     settings = {name: value for name, value in values.items() if name not in ("observation", "network")}
     parts, layers = OBSERVATIONS[values["observation"]], NETWORKS[values["network"]]
     return settings | {
+        # None of these observations shows the machine.
+        "machines": 0,
         "size_observation": parts,
         "depth_observation": parts,
         "size_network": layers,

@@ -163,7 +163,7 @@ def in_hash_order(questions: Sequence[Conversation], task: str) -> list[Conversa
     """Questions of different texts, the first of each, in the order of a hash of their ids; first turns
     decide, for each turn is a prompt of its own.
     """
-    different = {world.normalised(question.turns[:1]): question for question in reversed(questions)}.values()
+    different = {_first_turn(question): question for question in reversed(questions)}.values()
     return sorted(different, key=lambda question: _order(task, question.question_id))
 
 
@@ -183,6 +183,29 @@ def checked(prompts: Prompts) -> Prompts:
         {split: [each for rows in tasks.values() for each in rows] for split, tasks in prompts.items()}
     )
     return prompts
+
+
+def check_unlearned(asked: Mapping[str, Sequence[Conversation]], finished: str | Path, key: str) -> None:
+    """Raise InputError if what a finished experiment made has learned from one of these prompts.
+
+    Args:
+        asked: test prompts by task; first turns decide, for each turn is a prompt of its own.
+        finished: that experiment's folder of prompts, <split>/<task>.jsonl; from `test` nothing learned.
+        key: where the prompts come from, `prompts.path` or `prompts.hub`.
+    """
+    files = sorted(file for file in Path(finished).glob("*/*.jsonl") if file.parent.name != "test")
+    learned = {_first_turn(question): file for file in files for question in read_questions(file)}
+    for task, conversations in asked.items():
+        for conversation in conversations:
+            if file := learned.get(_first_turn(conversation)):
+                raise InputError(
+                    f"{key}: {conversation.turns[0][:60]!r} of {task} is in {file}, too, which was learned "
+                    f"from; take such questions out, or leave {key} out, and its own test prompts are decoded"
+                )
+
+
+def _first_turn(conversation: Conversation) -> str:
+    return world.normalised(conversation.turns[:1])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""What an experiment was made with: its whole configuration, kept beside its results for those that reuse it.
+
+results/<experiment>/config.json is the merged configuration of the newest run there. An experiment that was
+made before there was such a file is taken over unchecked.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ltd.errors import InputError
+from ltd.files import read_json, write_json
+
+FILE = "config.json"
+# What changes how long something takes or how much memory, and not what comes of it.
+EFFORT = {
+    "target.checkpoint_every",
+    "draft.processes",
+    "draft.gradient_checkpointing",
+    "draft.feature_cache_gib",
+    "responses.batch_size",
+    "tune.workers",
+}
+# What a published head is read with; the rest of its block trains one.
+OF_A_PUBLISHED_HEAD = ("draft.rope_theta", "draft.probe_answers")
+# What is fitted only where somebody asks for it, each in a folder of the block's name.
+ASKED_FOR = ("baselines", "opponents")
+
+Config = dict[str, Any]
+
+
+def keep(experiment: Path, config: Config) -> None:
+    """Write the configuration of a run into the folder of its experiment, atomically."""
+    write_json(experiment / FILE, config)
+
+
+def kept(experiment: Path) -> Config:
+    """The configuration that an experiment was made with; empty where none was kept."""
+    file = experiment / FILE
+    return read_json(file) if file.is_file() else {}
+
+
+def has_prompts_of(config: Config, finished: Path) -> bool:
+    """Whether a configuration names the very prompts that a finished experiment was made with."""
+    ours, theirs = config["prompts"], kept(finished).get("prompts", {})
+    return all(key in theirs and ours[key] == theirs[key] for key in ("path", "hub", "tasks"))
+
+
+def check_models(config: Config, finished: Path) -> None:
+    """Check what shapes the models of a finished experiment, their answers and its latency profile.
+
+    Raises InputError that names the first key that differs.
+    """
+    # Which models these are comes first: of others, most keys differ.
+    keys = ["target.path", "draft.path", "seed", "dtype", "quantisation"]
+    if config["target"]["path"] is None:
+        keys += _keys_of(config, "target")
+    if config["draft"]["path"] is None:
+        keys += [key for key in _keys_of(config, "draft") if key not in OF_A_PUBLISHED_HEAD]
+    else:
+        keys += OF_A_PUBLISHED_HEAD
+    _compare([*keys, *_keys_of(config, "responses"), *_keys_of(config, "latency")], config, finished)
+
+
+def check_fitted(config: Config, finished: Path) -> None:
+    """Check what shapes all that a finished experiment fitted to its traces: grid, policies, study and rules.
+
+    Raises InputError that names the first key that differs.
+    """
+    blocks = ["grid", "rl", "tune", *(name for name in ASKED_FOR if (finished / name).is_dir())]
+    _compare([key for block in blocks for key in _keys_of(config, block)], config, finished)
+
+
+def _compare(keys: Iterable[str], config: Config, finished: Path) -> None:
+    """Refuse the first key whose value is not the kept one; one that was not kept is passed over."""
+    ours, theirs = _values(config), _values(kept(finished))
+    for key in keys:
+        if key in theirs and ours[key] != theirs[key]:
+            wanted, made = json.dumps(ours[key]), json.dumps(theirs[key])
+            raise InputError(
+                f"{key}: {wanted}, but {finished} was made with {made}; use the same, or leave `reuse` out"
+            )
+
+
+def _keys_of(config: Config, block: str) -> list[str]:
+    """Keys of a block that shape something, as `block.key`."""
+    return [name for key in config[block] if (name := f"{block}.{key}") not in EFFORT]
+
+
+def _values(config: Config) -> Config:
+    """A configuration by `block.key`, and by `key` where that is no block."""
+    flat: Config = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": each for key, each in value.items()}
+        else:
+            flat[name] = value
+    return flat
