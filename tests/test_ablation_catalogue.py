@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finished_experiment import finished_default
 from ltd import configuration
 from ltd.ablations import catalogue
 from ltd.ablations.catalogue import (
@@ -27,7 +28,6 @@ from ltd.tracking import StageRun
 from ltd.train_policy import TrainPolicyOptions, chain_settings, train_policy
 from pipeline import ROOT, snakemake
 from synthetic import save_inputs, synthetic_traces
-from test_reuse import finished_default
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from checked_configuration import saved_model
+from finished_experiment import finished
 from ltd import overview
 from ltd.files import write_jsonl
 from ltd.options import parse_options
 from pipeline import ROOT, snakemake
-from test_reuse import finished
 
 METHODS = yaml.safe_load((ROOT / "workflow/experiments/paper.yaml").read_text())["benchmark"]["methods"]
 EVERYTHING = {

@@ -23,7 +23,6 @@ from ltd.fit_opponents import (
     variations,
 )
 from ltd.opponents import NAMES, marginal_fit
-from ltd.opponents.calibration import calibrate, isotonic
 from ltd.opponents.decisions import Decisions
 from ltd.opponents.folders import load_opponent, load_rule, save_constant
 from ltd.opponents.marginal_fit import fit_forecast
@@ -236,38 +235,6 @@ def test_where_no_tree_pays_the_best_constant_is_plain_decoding(tmp_path):
     (tmp_path / "best_constant").mkdir()
     save_constant(tmp_path / "best_constant", 0, 1)
     assert load_opponent(tmp_path, "best_constant") is None
-
-
-def test_isotonic_regression_pools_what_descends():
-    assert isotonic(np.array([1.0, 3.0, 2.0, 4.0]), np.ones(4)).tolist() == [1, 2.5, 2.5, 4]
-    assert isotonic(np.array([3.0, 0.0, 1.0]), np.array([1.0, 2.0, 3.0])).tolist() == [1, 1, 1]
-
-
-def test_calibration_undoes_an_overconfident_draft():
-    """Where every log-probability is halved, its true chance is found from recorded outcomes alone."""
-    traces = synthetic_traces(seed=3, sequences=300)
-    honest = calibrate(traces)
-    distorted = calibrate(dataclasses.replace(traces, scores=traces.scores * np.float32(0.5)))
-    for place, chance in ((0, 0.5), (0, 0.8), (1, 0.2), (1, 0.3), (2, 0.1)):
-        assert honest.of_level(1, np.full((1, 3), np.log(chance)))[0, place] == pytest.approx(
-            chance, abs=0.05
-        )
-        halved = distorted.of_level(1, np.full((1, 3), np.log(chance) / 2))
-        assert halved[0, place] == pytest.approx(chance, abs=0.05)
-    assert (np.diff(honest.chances, axis=-1) >= 0).all()
-
-
-def test_calibration_knows_that_the_best_of_equals_is_better():
-    """All nodes of a level look alike, and only the first is ever right."""
-    traces = synthetic_traces(seed=3, sequences=40)
-    true_node = np.where(traces.true_node >= 0, np.array([0, 4, 20, 36, 52, 68]), -1).astype(np.int32)
-    scores = np.full_like(traces.scores, -2.0)
-    scores[:, [0, 4, 20, 36, 52, 68]] = -1.99
-    share = (true_node[:, 0] >= 0).mean()
-    chances = calibrate(dataclasses.replace(traces, scores=scores, true_node=true_node)).of_level(
-        1, np.full((1, 4), -2.0)
-    )
-    assert chances[0].tolist() == pytest.approx([share, 0, 0, 0], abs=1e-9)
 
 
 def test_the_rule_verifies_a_node_while_its_chance_pays_for_its_time(fitted):

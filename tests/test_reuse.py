@@ -1,6 +1,5 @@
 """A finished experiment asked again, with other prompts or methods: what it has made is not made again."""
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +7,15 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from finished_experiment import TAUGHT, finished, finished_default
 from ltd import configuration, made_with
 from ltd.errors import InputError
-from ltd.files import write_json, write_jsonl
+from ltd.files import write_jsonl
 from pipeline import ROOT, planned_rules, snakemake
 from test_experiments import merged
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 TASKS = ["mt-bench", "gsm8k"]
-# Those of the finished experiment.
-TAUGHT = ["code", "chat"]
 # What follows from the test prompts; everything else belongs to the finished experiment.
 TESTED = {
     "all",
@@ -33,35 +31,6 @@ TESTED = {
 COPIED = {"reuse_folder", "reuse_file"}
 # What finds out about the text rather than making it.
 MEASURED = TESTED - {"prepare_prompts_of_split", "generate_responses_of_split", "record_traces_of_split"}
-
-
-def finished(folder, beam=4, max_depth=4, tasks=TAUGHT, prompts=2):
-    """The files of a finished experiment, empty where only their names count."""
-    chains = [f"policies/{chain}" for chain in ("default", "paper", "ltd")]
-    parts = ("best", "initial/size", "initial/depth", "iteration-0", "iteration-1")
-    for name in ("target", "draft", *(f"{chain}/{part}" for chain in chains for part in parts)):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "weights").write_text(name)
-    for name in ("tuning/best.json", "tuning/trials.csv"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("{}")
-    write_json(folder / "benchmark/grid.json", {"grids": [{"temperature": 0.0}]})
-    for split in ("draft", "train", "validation", "test"):
-        for file in (f"traces/{split}-t0-w{beam}", f"responses/{split}-t0"):
-            (folder / file).parent.mkdir(exist_ok=True)
-            save_file({"entropy": np.zeros(1), "features": np.zeros(1)}, folder / f"{file}.safetensors")
-        write_json(folder / f"responses/{split}-t0.json", [split])
-        for task in tasks:
-            write_jsonl(folder / f"prompts/{split}/{task}.jsonl", [{"turns": ["Where?"]}] * prompts)
-    write_json(folder / "latency/profile.json", {"beam": beam, "max_depth": max_depth})
-    return folder
-
-
-def finished_default(folder):
-    """The same of the embedded default."""
-    config = merged(ROOT / "config.yaml")
-    prompts = config["prompts"]
-    return finished(folder, **config["tree"], tasks=prompts["tasks"], prompts=prompts["test"])
 
 
 @pytest.fixture
@@ -91,16 +60,6 @@ def again(tmp_path):
         "benchmark": {"test_tasks": TAUGHT, "prompts_per_task": 2},
     }
     return settings, tmp_path / "again.yaml"
-
-
-@pytest.fixture
-def kept(again, tmp_path, monkeypatch):
-    """The same, where the finished experiment's configuration was kept; the toy configuration itself."""
-    monkeypatch.chdir(tmp_path)
-    config = merged(ROOT / "tests/config.yaml", written(again))
-    finished_with = copy.deepcopy(config) | {"experiment": "smoke", "reuse": None}
-    made_with.keep(tmp_path / "results/smoke", finished_with)
-    return config
 
 
 def written(own):
@@ -245,102 +204,6 @@ def test_what_does_not_fit_is_named(own, tmp_path, monkeypatch, over, said):
     with pytest.raises(InputError) as refusal:
         configuration.check(config, SCHEMA)
     assert str(refusal.value).startswith(said)
-
-
-@pytest.mark.parametrize(
-    ("block", "key", "value", "said"),
-    [
-        ("target", "path", "owner/model", 'target.path: "owner/model", but results/smoke was made with nul'),
-        ("draft", "path", "owner/head", 'draft.path: "owner/head", but results/smoke was made with null; us'),
-        ("target", "steps", 31, "target.steps: 31, but results/smoke was made with 30; use the same, or le"),
-        ("draft", "epochs", 3, "draft.epochs: 3, but results/smoke was made with 2; use the same, or leave"),
-        ("responses", "max_new_tokens", 64, "responses.max_new_tokens: 64, but results/smoke was made with"),
-        ("responses", "system", "Be brief.", 'responses.system: "Be brief.", but results/smoke was made wi'),
-        ("latency", "repetitions", 3, "latency.repetitions: 3, but results/smoke was made with 2; use the "),
-        ("rl", "reward", "time", 'rl.reward: "time", but results/smoke was made with "marginal"; use the s'),
-        ("grid", "max_size", 8, "grid.max_size: 8, but results/smoke was made with 16; use the same, or le"),
-        ("tune", "trials", 3, "tune.trials: 3, but results/smoke was made with 2; use the same, or leave `"),
-    ],
-)
-def test_what_was_made_otherwise_is_named(kept, block, key, value, said):
-    configuration.check(kept, SCHEMA)
-    kept[block][key] = value
-    with pytest.raises(InputError) as refusal:
-        configuration.check(kept, SCHEMA)
-    assert str(refusal.value).startswith(said)
-
-
-def test_another_seed_or_number_type_is_named(kept):
-    for key, value in (("seed", 1), ("dtype", "float32"), ("quantisation", "4bit")):
-        with pytest.raises(InputError, match=rf"^{key}: .*, but results/smoke was made with .*; use the"):
-            configuration.check(kept | {key: value}, SCHEMA)
-
-
-@pytest.mark.parametrize("block", ["baselines", "opponents"])
-def test_what_fits_rules_counts_where_some_were_fitted(kept, block):
-    key = {"baselines": "thresholds", "opponents": "fit_steps"}[block]
-    kept[block][key] += 1
-    configuration.check(kept, SCHEMA)
-    Path("results/smoke", block).mkdir()
-    with pytest.raises(InputError, match=rf"^{block}\.{key}: "):
-        configuration.check(kept, SCHEMA)
-
-
-def test_what_changes_nothing_that_is_taken_may_differ(kept):
-    kept["threads"] = 2
-    for block, key, value in (
-        ("prompts", "test", 5),
-        ("benchmark", "repeats", 3),
-        ("ablations", "run", ["rewards"]),
-        ("transfer", "slower_growth", [5]),
-        ("traces", "chunk", 7),
-        ("tune", "workers", 2),
-        ("draft", "feature_cache_gib", 1.0),
-        ("responses", "batch_size", 8),
-    ):
-        kept[block][key] = value
-    configuration.check(kept, SCHEMA)
-
-
-def test_for_another_temperature_what_is_learned_anew_may_be_learned_otherwise(kept):
-    kept["traces"]["temperature"] = 1
-    kept["benchmark"]["temperatures"] = [0, 1]
-    kept["rl"] |= {"train_tasks": [], "reward": "time"}
-    kept["tune"]["trials"] = 3
-    configuration.check(kept, SCHEMA)
-    kept["target"]["steps"] = 31
-    with pytest.raises(InputError, match=r"^target\.steps: 31, but results/smoke was made with 30"):
-        configuration.check(kept, SCHEMA)
-
-
-@pytest.mark.parametrize(
-    ("key", "said"),
-    [
-        ("train_tasks", r"rl\.train_tasks: 'maths' has no training prompts; chat, code have"),
-        ("paper_tasks", r"rl\.paper_tasks: 'math' neither has prompts nor is built in; did you mean maths\?"),
-    ],
-)
-def test_what_is_learned_anew_learns_from_tasks_that_there_are(kept, key, said):
-    kept["traces"]["temperature"] = 1
-    kept["benchmark"]["temperatures"] = [0, 1]
-    kept["rl"] |= {"train_tasks": [], key: ["maths" if key == "train_tasks" else "math"]}
-    with pytest.raises(InputError, match=f"^{said}$"):
-        configuration.check(kept, SCHEMA)
-
-
-@pytest.mark.parametrize("name", ["paper", "sampled"])
-def test_the_experiments_that_reuse_the_default_fit_it(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    made_with.keep(finished_default(tmp_path / "results/default"), merged())
-    configuration.check(merged(ROOT / f"workflow/experiments/{name}.yaml"), SCHEMA)
-
-
-def test_the_readmes_experiment_that_reuses_the_default_fits_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    made_with.keep(finished_default(tmp_path / "results/default"), merged())
-    readme = (ROOT / "README.md").read_text()
-    (tmp_path / "rewards.yaml").write_text(readme.split("```yaml\n# rewards.yaml")[1].split("```")[0])
-    configuration.check(merged(tmp_path / "rewards.yaml"), SCHEMA)
 
 
 @pytest.mark.parametrize("split", ["draft", "train", "validation", "test"])

@@ -2,7 +2,7 @@
 
 For every prompt the methods run in an order of their own, two repeats shuffled together, so that a machine
 that speeds up or slows down does so for all alike, and the odd and the even repeats of one method form an
-A/A pair that shows the clock's noise. Between prompts the phases of a cycle are timed, for the replayed
+A/A pair that shows timing noise. Between prompts the phases of a cycle are timed, for the replayed
 rows beside the measured ones. Greedy answers, and sampled ones with the same seed, are the same tokens for
 every method: `lossless` in the summary says whether they were. One temperature is decoded at a time, that
 of the traces; `ltd.join_benchmark` puts several together.

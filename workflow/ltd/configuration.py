@@ -11,11 +11,10 @@ from typing import Any
 import jsonschema
 import yaml
 
-from ltd import made_with, methods, option_checks, world
+from ltd import methods, option_checks, reuse, world
 from ltd.ablations import catalogue as ablations
-from ltd.checkpoint_files import check_chat_template, check_model_folder, check_safetensors
+from ltd.checkpoint_files import check_chat_template, check_model_folder
 from ltd.errors import InputError
-from ltd.files import read_json
 from ltd.rl.presets import PRESETS
 
 # Weights as transformers looks for them, and as the reader of Eagle3 heads does.
@@ -37,7 +36,7 @@ def check(config: Config, schema_path: Path) -> None:
         schema_path: workflow/schemas/config.schema.yaml, which knows keys, types and ranges.
     """
     check_schema(config, yaml.safe_load(schema_path.read_text(encoding="utf-8")))
-    check_reuse(config)
+    reuse.check(config)
     check_blocks(config)
     check_values(config)
     check_prompt_files(config)
@@ -83,96 +82,6 @@ def _remedy_for_text(value: Any) -> str:
     """What to do about a number that came as text: Snakemake reads those inside `--config 'rl={...}'` so."""
     number = isinstance(value, str) and re.fullmatch(r"-?[\d.]+(e-?\d+)?", value)
     return "; inside a mapping --config gives text: write it into a file for --configfile" if number else ""
-
-
-def check_reuse(config: Config) -> None:
-    """Check the finished experiment that `reuse` names, and that this one fits it."""
-    if config["reuse"] is None:
-        return
-    folder = Path(config["reuse"])
-    if folder.resolve() == Path("results", config["experiment"]).resolve():
-        raise InputError(f"reuse: {folder} is this experiment's own folder; give it another `experiment`")
-    made_with.check_models(config, folder)
-    needed = ["draft", "latency/profile.json", "benchmark/grid.json", "prompts/train"]
-    needed += ["target"] if config["target"]["path"] is None else []
-    missing = [name for name in needed if not (folder / name).exists()]
-    if missing:
-        raise InputError(f"reuse: {folder} has no {missing[0]}; run that experiment to its end first")
-    check_reused_prompts(config, folder)
-    made = read_json(folder / "latency/profile.json")
-    for key, value in config["tree"].items():
-        if made[key] != value:
-            raise InputError(f"tree.{key}: {value}, but {folder} was made with {made[key]}; use the same")
-    if not learns_anew(config):
-        made_with.check_fitted(config, folder)
-    elif has_other_prompts(config):
-        raise InputError(
-            f"traces.temperature: {config['traces']['temperature']:g}, but the policies of {folder} learned "
-            f"at {temperature_of(folder):g}, and other prompts are test prompts alone; use the same"
-        )
-    check_reused_traces(config, folder)
-
-
-def temperature_of(finished: Path) -> float:
-    """The temperature of the answers that a finished experiment's grid and policies learned from."""
-    return read_json(finished / "benchmark/grid.json")["grids"][0]["temperature"]
-
-
-def learns_anew(config: Config) -> bool:
-    """Whether answers of another temperature are learned from than in the experiment that `reuse` names."""
-    return (
-        config["reuse"] is not None
-        and temperature_of(Path(config["reuse"])) != config["traces"]["temperature"]
-    )
-
-
-def check_reused_traces(config: Config, folder: Path) -> None:
-    """Check that the finished traces in `folder` hold what this experiment takes them to hold."""
-    name = f"train-t{config['traces']['temperature']:g}-w{config['tree']['beam']}.safetensors"
-    file = folder / "traces" / name
-    held = check_safetensors(file) if file.is_file() else {"entropy", "features"}
-    for key in ("entropy", "features"):
-        if config["traces"][key] and key not in held:
-            raise InputError(f"traces.{key}: true, but {file} was recorded without; use the same")
-
-
-def has_other_prompts(config: Config) -> bool:
-    """Whether the prompts of this configuration are new to the finished experiment that `reuse` names."""
-    if config["reuse"] is None:
-        return False
-    named = config["prompts"]["path"] is not None or bool(config["prompts"]["hub"])
-    return named and not made_with.has_prompts_of(config, Path(config["reuse"]))
-
-
-def check_reused_prompts(config: Config, folder: Path) -> None:
-    """Check what the benchmark needs of the prompts of the finished experiment in `folder`."""
-    if not has_other_prompts(config):
-        check_same_prompts(config["benchmark"], folder / "prompts/test")
-        return
-    learned = f"policies/{ablations.LOOKUP_POLICIES}"
-    for method, part in ((ablations.LOOKUP, "lookup"), (ablations.LOOKUP_LEARNED, learned)):
-        if method in config["benchmark"]["methods"] and not (folder / part).exists():
-            raise InputError(
-                f"benchmark.methods: {method} needs {folder / part}, which other prompts cannot make; "
-                "name the method in that experiment, and run that again"
-            )
-
-
-def check_same_prompts(benchmark: Config, folder: Path) -> None:
-    """Check that the test prompts in `folder`, <task>.jsonl, suffice for the block `benchmark`."""
-    for task in benchmark["test_tasks"]:
-        file = folder / f"{task}.jsonl"
-        if not file.is_file():
-            raise InputError(
-                f"benchmark.test_tasks: {task!r}, but there is no {file}; leave it out, or put other prompts "
-                "to that experiment with prompts.path"
-            )
-        found = len(file.read_text(encoding="utf-8").splitlines())
-        if found < benchmark["prompts_per_task"]:
-            raise InputError(
-                f"benchmark.prompts_per_task: {benchmark['prompts_per_task']} asked for, but {file} has "
-                f"{found}; lower it to that"
-            )
 
 
 def check_blocks(config: Config) -> None:
@@ -310,7 +219,7 @@ def check_ablations(config: Config) -> None:
 
 def check_train_tasks(config: Config) -> None:
     """Check that what is trained or fitted on traces sees tasks that have training prompts."""
-    if config["reuse"] and not learns_anew(config):
+    if config["reuse"] and not reuse.learns_anew(config):
         return
     if not config["reuse"]:
         check_test_only(config)
@@ -354,7 +263,7 @@ def check_observations(config: Config) -> None:
 def check_prompt_files(config: Config) -> None:
     """Check that the files of `prompts.path` give every split prompts, and the benchmark enough."""
     prompts = config["prompts"]
-    copied = config["reuse"] and not has_other_prompts(config)
+    copied = config["reuse"] and not reuse.has_other_prompts(config)
     if prompts["path"] is None or copied:
         return
     # Brings transformers along: seconds that most starts can save.

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ltd import configuration, made_with, preflight
+from ltd import configuration, made_with, preflight, reuse
 from ltd.ablations import catalogue as ablations
 from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
@@ -47,7 +47,7 @@ OUTCOME = f"{RESULTS}/report/report.md"
 REPLAYED = ["train", "validation", "test"]
 SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED
 # Nothing is left to learn where other prompts meet another experiment's models and policies.
-if configuration.has_other_prompts(config):
+if reuse.has_other_prompts(config):
     SPLITS = ["test"]
 ITERATIONS = range(config["rl"]["rounds"] + 1)
 # As file names have them; the first is 0.
@@ -144,7 +144,7 @@ def prompts_block():
         "corpus": 0,
         "learned_from": f"{config['reuse']}/prompts",
     }
-    changed = only_tested if configuration.has_other_prompts(config) else {}
+    changed = only_tested if reuse.has_other_prompts(config) else {}
     return config["prompts"] | changed
 
 

@@ -32,13 +32,13 @@ FILES = (
 FITTED_FILES = r"benchmark/grid\.json|tuning/(best\.json|trials\.csv)"
 
 
-if configuration.learns_anew(config):
+if reuse.learns_anew(config):
     FOLDERS = MODELS
 else:
     FOLDERS = f"{MODELS}|{FITTED}"
     FILES += f"|{FITTED_FILES}"
 # Its own prompts again, with what the target answered and the head drafted.
-if not configuration.has_other_prompts(config):
+if not reuse.has_other_prompts(config):
     FOLDERS += "|prompts/[^/]+"
     FILES += r"|traces/test-t[^/]+\.safetensors"
 
@@ -59,7 +59,7 @@ rule reuse_folder:
         "cp -r {input:q} {output:q} 2>&1 | tee {log}"
 
 
-if not configuration.has_other_prompts(config):
+if not reuse.has_other_prompts(config):
 
     ruleorder: reuse_folder > prepare_prompts_of_split
     ruleorder: reuse_file > record_traces_of_split

@@ -75,8 +75,8 @@ def choose_tokens(logits: Tensor, noise: Tensor, options: SamplingOptions) -> Te
     chosen = scores.argmax(dim=-1, keepdim=True)
     if options.top_p is None or options.top_p == 1:
         return chosen[:, 0]
-    # Sorting whole rows would take longer than a pass over the model. A token stays while the probability of
-    # the better ones has not reached top_p, so where the winner does not, nor does any token behind it.
+    # Without sorting. A token stays while the probability of the better ones has not reached top_p, so where
+    # the winner does not stay, no token behind it does.
     probabilities, tokens = logits.softmax(dim=-1), torch.arange(logits.shape[-1], device=logits.device)
     while True:
         own = logits.gather(-1, chosen)

@@ -169,12 +169,12 @@ def sample_rows(
     vocab_size = logits.shape[1]
     where = np.asarray(positions, np.int64), np.asarray(streams, np.uint64)
     return torch.from_numpy(
-        sampled_rows(logits.float().numpy(), vocab_size, *where, *kept(options, vocab_size))
+        sampled_rows(logits.float().numpy(), vocab_size, *where, *kernel_options(options, vocab_size))
     )
 
 
-def kept(options: SamplingOptions, vocab_size: int) -> tuple[np.float32, int, np.float32]:
-    """temperature, top_k and top_p for the kernels."""
+def kernel_options(options: SamplingOptions, vocab_size: int) -> tuple[np.float32, int, np.float32]:
+    """temperature, top_k and top_p as kernels take them."""
     top_k = vocab_size if options.top_k is None else min(options.top_k, vocab_size)
     top_p = 1.0 if options.top_p is None else options.top_p
     return np.float32(options.temperature), top_k, np.float32(top_p)
@@ -187,7 +187,7 @@ class CompiledSampler:
         self.options, self.vocab_size = options, vocab_size
         if options.temperature > 0:
             self._stream = noise_stream(options.seed)
-            self._rule = np.uint64(self._stream), *kept(options, vocab_size)
+            self._rule = np.uint64(self._stream), *kernel_options(options, vocab_size)
             if not sampled_path.signatures:
                 self._meet_kernels()
 
