@@ -158,6 +158,14 @@ def test_a_number_that_came_as_text_has_its_remedy(config, value, remedy):
             {"machines": 8, "size_observation": ["levels", "machine"]},
             "rl.machines: 8, but rl.depth_observation lacks 'machine'",
         ),
+        (
+            {
+                "machines": 8,
+                "size_observation": ["levels", "machine"],
+                "depth_observation": ["levels", "machine"],
+            },
+            "rl.reward: 'saving' is of one machine; choose 'marginal', or set rl.machines to 0",
+        ),
         ({"depth_observation": ["levels", "machine"]}, "rl.machines: 0, but 'machine' is part of an obser"),
     ],
 )
@@ -173,6 +181,7 @@ def test_machines_are_for_policies_that_observe_them(config, changes, said):
         {"lanes": 16, "rollout": 240, "minibatch": 48},
         {
             "machines": 200,
+            "reward": "marginal",
             "size_observation": ["levels", "machine"],
             "depth_observation": ["levels", "machine"],
         },

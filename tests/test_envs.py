@@ -79,6 +79,11 @@ def test_an_option_that_there_is_not_is_named(files, name, option):
         gymnasium.make(name, **files, **{option: 0})
 
 
+def test_saving_asks_for_a_pair(files):
+    with pytest.raises(InputError, match=r"^reward: 'saving' needs a pair of policies"):
+        gymnasium.make("ltd/Size-v0", **files, reward="saving")
+
+
 def test_drawn_depths_cost_the_decisions_of_the_schedule():
     """By depth, from 1 on; at the largest there is nothing to decide."""
     for schedule, decisions in (({}, (1, 2, 3, 4, 5, 5)), ({"interval": 2}, (1, 1, 2, 2, 3, 3))):
@@ -223,6 +228,12 @@ def test_rewards():
     expected = {"throughput": [1, 1], "acceptance": [4, 1], "time": [-4, -1], "marginal": [-2, -0.5]}
     for kind, value in expected.items():
         assert np.allclose(Reward(kind, 0.5, rate=1.5)(tokens, seconds), value), kind
+    saving = Reward("saving", 0.5, rate=1.5)
+    assert np.allclose(saving(tokens, seconds), expected["marginal"]), (
+        "until it is known what tokens are worth"
+    )
+    saving.worth = np.array([[0, 1.0, 1.0, 1.0, 3.0], [0, 0.5, 0.7, 0.8, 0.9]])
+    assert np.allclose(saving(tokens, seconds, positions=np.array([0, 1])), [1.5 * (3 - 2) / 0.5, 0])
     with pytest.raises(InputError, match="'speed' is unknown"):
         Reward("speed", 1.0)
 

@@ -29,6 +29,7 @@ MEASURED = synthetic_profile()
 FREE, DEAR = changed(MEASURED, Change(slower_growth=1e6, rest=1e-6)), synthetic_profile(verify_slope=5.0)
 OBSERVATION = (*COMPACT, "machine")
 SETTINGS = PolicySettings(
+    reward="marginal",
     sizes=SIZES,
     machines=2,
     size_observation=OBSERVATION,

@@ -43,7 +43,7 @@ def kept(tmp_path, monkeypatch):
         ("responses", "max_new_tokens", 64, "responses.max_new_tokens: 64, but results/smoke was made with"),
         ("responses", "system", "Be brief.", 'responses.system: "Be brief.", but results/smoke was made wi'),
         ("latency", "repetitions", 3, "latency.repetitions: 3, but results/smoke was made with 2; use the "),
-        ("rl", "reward", "time", 'rl.reward: "time", but results/smoke was made with "marginal"; use the s'),
+        ("rl", "reward", "time", 'rl.reward: "time", but results/smoke was made with "saving"; use the sam'),
         ("grid", "max_size", 8, "grid.max_size: 8, but results/smoke was made with 16; use the same, or le"),
         ("tune", "trials", 3, "tune.trials: 3, but results/smoke was made with 2; use the same, or leave `"),
     ],

@@ -28,7 +28,7 @@ from ltd.opponents.folders import load_opponent, load_rule, save_constant
 from ltd.opponents.marginal_fit import fit_forecast
 from ltd.opponents.marginal_rule import Growth, regressors
 from ltd.opponents.rule_controller import RuleController
-from ltd.opponents.stopping import going_on, time_to_go
+from ltd.opponents.stopping import going_on
 from ltd.opponents.supervised import soft_cross_entropy
 from ltd.replay.simulator import simulate
 from ltd.replay.traces import Traces, true_path_ranks
@@ -277,12 +277,6 @@ def test_value_of_going_on_follows_the_later_decisions():
     values = torch.tensor([[1.0, 0.0, 5.0, 2.0]])
     assert going_on(values, torch.tensor([[True, False, True]])).tolist() == [[-1.0, 2.0, -3.0]]
     assert going_on(values, torch.tensor([[True, True, False]])).tolist() == [[4.0, 5.0, -3.0]]
-
-
-def test_time_to_go_follows_the_cycles_to_the_end_of_the_answer():
-    """Two answers of three and two tokens; the first cycle of the first emits two."""
-    tokens, seconds = np.array([2, 1, 1, 1, 2]), np.array([1.0, 5.0, 3.0, 10.0, 7.0])
-    assert time_to_go(tokens, seconds, np.array([3, 2, 1, 2, 1]))[:5].tolist() == [4, 8, 3, 17, 7]
 
 
 def test_soft_labels_prefer_the_best_mean_to_the_most_frequent_best():

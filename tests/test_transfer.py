@@ -34,7 +34,9 @@ SETTINGS = PolicySettings(
     rounds=0,
 )
 OBSERVATION = (*COMPACT, "machine")
-CONDITIONED = replace(SETTINGS, machines=4, size_observation=OBSERVATION, depth_observation=OBSERVATION)
+CONDITIONED = replace(
+    SETTINGS, reward="marginal", machines=4, size_observation=OBSERVATION, depth_observation=OBSERVATION
+)
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,9 @@ def test_trials_that_fall_behind_are_pruned_and_count(options, monkeypatch):
 
 def test_trials_are_on_the_measured_machine_which_they_do_not_observe(options, monkeypatch):
     seen = (*COMPACT, "machine")
-    for_any = replace(base(options), machines=4, size_observation=seen, depth_observation=seen)
+    for_any = replace(
+        base(options), reward="marginal", machines=4, size_observation=seen, depth_observation=seen
+    )
     shops = []
 
     def short_chain(shop, *_, **__):

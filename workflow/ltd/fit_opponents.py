@@ -53,7 +53,7 @@ class FitOpponentsOptions(StageOptions, PolicyShape):
     fit_trials: int = option(4, "fits with different settings; the best on validation is kept")
     fit_rounds: int = option(5, "rounds of values and decisions; the best on validation is kept")
     fit_folds: int = option(2, "folds of the prompts for cross-fitting")
-    fit_steps: int = option(1200, "gradient steps of a network in the first round; half as many later")
+    fit_steps: int = option(3000, "gradient steps of a network in the first round; half as many later")
     fit_minibatch: int = option(1024, "drafts in a gradient step")
     fit_learning_rate: float = option(3e-3, "largest learning rate of the first round; half of it later")
 

@@ -111,6 +111,8 @@ def check_policies(settings: Any) -> None:
             f"rl.machines: {settings.machines}, but rl.{blind[0]} lacks {MACHINE_PART!r}; add it as the last "
             "part, or set rl.machines to 0"
         )
+    if settings.reward == "saving" and settings.machines:
+        raise InputError("rl.reward: 'saving' is of one machine; choose 'marginal', or set rl.machines to 0")
     if settings.reward not in rewards.KINDS:
         raise InputError(f"rl.reward: {settings.reward!r} is unknown; choose from {', '.join(rewards.KINDS)}")
     if settings.rehearsal and settings.whole_answers:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ltd.rl.choices import DepthChoice, SizeChoice
 from ltd.rl.evaluation import Evaluation, evaluate_choices
 from ltd.rl.replay_walk import ReplayWorld, Walk
 
@@ -24,9 +25,13 @@ class Decisions:
     sizes: np.ndarray
     asked: np.ndarray
 
+    def deciders(self) -> tuple[DepthChoice, SizeChoice]:
+        """Who decides so."""
+        return _DecidedDepth(self), _DecidedSize(self)
+
     def replay(self, world: ReplayWorld) -> Evaluation:
         """Walk all answers of the world with these decisions."""
-        return evaluate_choices(world, _DecidedDepth(self), _DecidedSize(self))
+        return evaluate_choices(world, *self.deciders())
 
 
 class _DecidedDepth:

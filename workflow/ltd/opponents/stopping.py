@@ -2,9 +2,7 @@
 
 In replay the outcome of every action is known at every position, and so is what comes after: the decisions
 as they are, followed from any position to the end of the answer, take a known time. The value of an action is
-the time that it and everything after it take less than the present decisions do. No token needs a price: a
-common one, as in Dinkelbach's method, pays too much for the tokens of an easy passage, which the next cycle
-would emit nearly as cheaply.
+the time that it and everything after it take less than the present decisions do (`ltd.rl.time_to_go`).
 
 A round fits the sizes first, then going on against stopping now; then the fitted decisions become the present
 ones. Everything is cross-fitted over prompts, and the first decisions are the best constant's.
@@ -15,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ltd.opponents.cross_fitting import CrossFitted, Effort, Loss, exported, prompt_folds
@@ -25,6 +22,7 @@ from ltd.rl.evaluation import Evaluation, evaluate
 from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_settings import asked_depths
 from ltd.rl.rehearsal import outcomes
+from ltd.rl.time_to_go import after, time_to_go
 
 # Weights of what the present decisions do not bring about: positions where no cycle starts, other depths.
 OFF_POSITION, OFF_DEPTH = 0.2, 0.1
@@ -177,9 +175,9 @@ class StoppingProblem:
         cells = np.arange(len(stop)), self.stops.numpy()[stop]
         size = self.sizes.numpy()[cells[0], np.maximum(cells[1] - 1, 0)]
         left = time_to_go(self.tokens[*cells, size], self.seconds[*cells, size], world.tokens_left)
-        after = left[np.arange(len(stop))[:, None, None] + self.tokens]
-        after[self.tokens >= world.tokens_left[:, None, None]] = 0
-        saved = (left[: len(stop), None, None] - self.seconds - after) / world.step_seconds
+        everywhere = np.arange(len(stop))[:, None, None]
+        rest = after(left, everywhere, self.tokens, world.tokens_left)
+        saved = (left[everywhere] - self.seconds - rest) / world.step_seconds
         return torch.from_numpy(saved.astype(np.float32))
 
     def weights(self) -> Tensor:
@@ -202,19 +200,6 @@ def first_stop(go_on: Tensor) -> Tensor:
     """Which stop a draft comes to, [N]; go_on bool [N, K], and stop K is the largest depth."""
     ended = torch.cat([~go_on, torch.ones(len(go_on), 1, dtype=torch.bool)], dim=1)
     return ended.int().argmax(dim=1)
-
-
-def time_to_go(tokens: NDArray, seconds: NDArray, tokens_left: NDArray) -> NDArray:
-    """Seconds to the end of its answer from every position, when cycles there emit `tokens` in `seconds`.
-
-    All [N]; returns float64 [N + longest cycle], zeros past the end.
-    """
-    left = np.zeros(len(tokens) + int(tokens.max()) + 1)
-    ends = tokens >= tokens_left
-    for position in range(len(tokens) - 1, -1, -1):
-        rest = 0.0 if ends[position] else left[position + tokens[position]]
-        left[position] = seconds[position] + rest
-    return left
 
 
 def going_on(stop_values: Tensor, go_on: Tensor) -> Tensor:

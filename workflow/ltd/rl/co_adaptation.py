@@ -23,6 +23,7 @@ from ltd.rl.ppo import NO_STATE, action_statistics, train
 from ltd.rl.rehearsal import rehearse
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
+from ltd.rl.time_to_go import tokens_worth
 from ltd.rl.training_state import State, Training
 from ltd.rl.vector_environment import DepthVecEnv, PolicyVecEnv, SizeVecEnv
 from ltd.rl.worlds import observation_in
@@ -92,6 +93,8 @@ class Workshop:
         reward = Reward(settings.reward, world.step_seconds)
         if len(previous) == len(KINDS):
             reward.attain(*evaluate_pair(world, previous).by_machine())
+            if reward.kind == "saving":
+                reward.worth = tokens_worth(world, *deciders(world, previous))
         common = {"lanes": settings.lanes, "whole_answers": settings.whole_answers, "seed": seed}
         common |= {"first_decision": settings.first_decision, "interval": settings.interval}
         if kind == "size":
@@ -210,6 +213,11 @@ def best_static(world: ReplayWorld) -> tuple[int, int]:
     """The fastest static depth (1 or more) and size among the world's sizes."""
     depths = range(1, world.max_depth + 1)
     return static_grid(world.traces, world.profile, depths, world.sizes).best()[:2]
+
+
+def deciders(world: ReplayWorld, pair: Pair) -> tuple[PolicyDepth, PolicySize]:
+    """A pair of policies as it decides in a replay."""
+    return PolicyDepth(pair["depth"].policy, world), PolicySize(pair["size"].policy, world)
 
 
 def evaluate_pair(world: ReplayWorld, pair: Pair) -> Evaluation:

@@ -106,6 +106,10 @@ class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
         sources: see `open_world`.
         """
         sizes = tuple(sizes)
+        if reward == "saving":
+            raise InputError(
+                "reward: 'saving' needs a pair of policies to save time against; choose 'marginal'"
+            )
         if counterpart.get("size", 0) > max(sizes):
             raise InputError(f"size: {counterpart['size']} is more than {max(sizes)}, the largest of sizes")
         world = open_world(backend, profile, sizes, **sources)

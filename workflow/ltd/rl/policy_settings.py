@@ -48,7 +48,7 @@ class PolicySettings(PolicyShape):
     """Everything that shapes the training of the policies."""
 
     rounds: int = option(3, "rounds of co-adaptation after the initial pair: size, depth, size, ...")
-    reward: str = option("marginal", "what a finished cycle is paid", choices=rewards.KINDS)
+    reward: str = option("saving", "what a finished cycle is paid", choices=rewards.KINDS)
     whole_answers: bool = option(False, "an episode is a whole answer instead of one cycle")
     machines: int = option(
         0, "machines drawn around the measured one to train on, for the observation part `machine`; 0: none"
@@ -69,7 +69,7 @@ class PolicySettings(PolicyShape):
     clip_range: float = option(0.2, "how far an update may move an action's probability ratio")
     validations: int = option(4, "checkpoints in a training; the best on the validation traces is kept")
     rehearsal: int = option(
-        1500, "gradient steps of the joint warm start before the initial trainings; 0: none"
+        4000, "gradient steps of the joint warm start before the initial trainings; 0: none"
     )
     fixed_size: int = option(0, "size during the first depth training; 0 takes the static grid's best")
 

@@ -36,6 +36,7 @@ PAPER: dict[str, Any] = {
 """The paper's section 4 and appendix; sizes and tasks come from config: they must suit machine and data."""
 
 CONDITIONED: dict[str, Any] = {
+    "reward": "marginal",
     "machines": 64,
     "whole_answers": False,
     "size_observation": (*OBSERVED, PART),

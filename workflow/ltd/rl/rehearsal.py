@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ltd.rl.choices import PolicyDepth, PolicySize
 from ltd.rl.machine import TYPICAL_PREFIX_ROWS
 from ltd.rl.observations import ObservationSpec
-from ltd.rl.policies import PolicyNetwork
+from ltd.rl.policies import CONTINUE, STOP, Policy, PolicyNetwork
 from ltd.rl.policy_settings import PolicySettings, asked_depths, decisions_up_to
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
+from ltd.rl.time_to_go import tokens_worth
 from ltd.rl.training_state import Training, export_network
 
 MINIBATCH = 256
@@ -30,6 +32,10 @@ ENTROPY_COEFFICIENTS = (0.2, 0.01)
 # Share of its weight that an earlier minibatch keeps in the throughput attained: a mean over some twenty of
 # them, over fifty where every machine of a family has but its share of each.
 MEMORY, MEMORY_OF_FAMILY = 0.95, 0.98
+# The critics, wider than the actors and only there to steady PPO, learn from one position in so many.
+CRITICS_STRIDE = 4
+# Steps after which what tokens are worth is found anew, by the most probable actions of the networks.
+WORTH_EVERY = 200
 # What a machine has attained before the first minibatch, in plain steps.
 FIRST_STEPS = 20
 
@@ -41,13 +47,14 @@ class Outcomes:
     observations: of the size policy [N, D, F] at depths 1 .. D, of the depth policy [N, K, G] where it is
     asked. tokens, seconds [N, 1 + D, A] of a plain step (the same for all sizes) and of depths 1 .. D with
     each size, decisions included. stops [K + 1]: the depths at which a cycle may stop, the largest last.
-    machines [N], an array: the machine of every position, by its place in the family.
+    positions, machines [N], arrays: the positions, and the machine of each by its place in the family.
     """
 
     observations: dict[str, Tensor]
     tokens: Tensor
     seconds: Tensor
     stops: Tensor
+    positions: np.ndarray
     machines: np.ndarray
 
 
@@ -81,6 +88,7 @@ def outcomes(
         _tensor(world.table.tokens(*cells)),
         _tensor(seconds),
         torch.from_numpy(np.append(asked, world.max_depth)),
+        positions[:, 0],
         machines[:, 0],
     )
 
@@ -109,7 +117,9 @@ def rehearse(
     family = len(world.family)
     memory, first_steps = (MEMORY, 0) if family == 1 else (MEMORY_OF_FAMILY, FIRST_STEPS)
     tokens, seconds = np.full(family, first_steps), np.full(family, first_steps * world.step_seconds)
-    for coefficient in tqdm(entropy.tolist(), desc="rehearsal", unit="step", leave=False):
+    for step, coefficient in enumerate(tqdm(entropy.tolist(), desc="rehearsal", unit="step", leave=False)):
+        if reward.kind == "saving" and step and step % WORTH_EVERY == 0:
+            reward.worth = tokens_worth(world, *_deciders(world, specs, settings, actors))
         positions = rng.integers(len(world.traces), size=MINIBATCH)
         machines = rng.integers(family, size=MINIBATCH) if family > 1 else None
         batch = outcomes(world, specs, settings, positions, machines)
@@ -123,6 +133,20 @@ def rehearse(
         tokens, seconds = memory * tokens + met[0], memory * seconds + met[1]
         reward.attain(tokens, seconds)
     return {kind: Training(_export(actors[kind]), _export(critics[kind])) for kind in specs}
+
+
+def _deciders(
+    world: ReplayWorld,
+    specs: dict[str, ObservationSpec],
+    settings: PolicySettings,
+    actors: dict[str, nn.Sequential],
+) -> tuple[PolicyDepth, PolicySize]:
+    """The most probable actions of the actors as they are."""
+    networks = {kind: _export(actor) for kind, actor in actors.items()}
+    schedule = settings.first_decision, settings.interval
+    depth = Policy("depth", networks["depth"], specs["depth"], (STOP, CONTINUE), *schedule)
+    size = Policy("size", networks["size"], specs["size"], settings.sizes)
+    return PolicyDepth(depth, world), PolicySize(size, world)
 
 
 def rehearsal_loss(
@@ -140,7 +164,12 @@ def rehearsal_loss(
     even = torch.full_like(choices[:, :1], 1 / choices.shape[-1])
     shares = torch.cat([even, choices.exp()], dim=1)[:, stops]
     rewards = torch.from_numpy(
-        reward(batch.tokens.numpy(), batch.seconds.numpy(), batch.machines[:, None, None])
+        reward(
+            batch.tokens.numpy().astype(np.int64),
+            batch.seconds.numpy(),
+            batch.machines[:, None, None],
+            batch.positions[:, None, None],
+        )
     )
     stop_values = (shares * rewards[:, stops]).sum(dim=-1)
     stopping, reach, decision_values = stopping_values(decisions, stop_values)
@@ -148,13 +177,15 @@ def rehearsal_loss(
     levels, verified = stops[drafted] - 1, stopping[:, drafted]
     entropy = (reach * _entropy(decisions)).sum(1) + (verified * _entropy(choices)[:, levels]).sum(1)
     gain = (stopping * stop_values).sum(dim=1) + entropy_coefficient * entropy
-    errors = _critic_error(critics["depth"], seen["depth"], decision_values, reach)
-    errors += _critic_error(critics["size"], seen["size"][:, levels], stop_values[:, drafted], verified)
+    some = slice(None, None, CRITICS_STRIDE)
+    errors = _critic_error(critics["depth"], seen["depth"][some], decision_values[some], reach[some])
+    at_stops = seen["size"][some][:, levels]
+    errors += _critic_error(critics["size"], at_stops, stop_values[some][:, drafted], verified[some])
     chances = (stopping[..., None] * shares).detach()
     tokens, seconds = (
         (chances * brought[:, stops]).sum(dim=(1, 2)).numpy() for brought in (batch.tokens, batch.seconds)
     )
-    return (0.5 * errors - gain).mean(), (tokens, seconds)
+    return 0.5 * errors.mean() - gain.mean(), (tokens, seconds)
 
 
 def stopping_values(decisions: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,10 @@
 `throughput`, `acceptance` and `time` are the paper's reward and its ablations (table 2). `marginal` pays
 tokens - rate * seconds. With `rate` the long-run throughput the policies attain, the policy that maximises
 its mean maximises sum of tokens / sum of seconds (Dinkelbach's method; the marginal value theorem), where the
-mean of per-cycle ratios spends too much on hard cycles and too little on easy ones.
+mean of per-cycle ratios spends too much on hard cycles and too little on easy ones. `saving` has no common
+rate: it pays what the tokens are worth where they stand, the time that the pair as it stands would take for
+them, less the time that the cycle takes. Its mean is by how much a cycle decided otherwise, and the pair from
+there on, are faster, so that a better policy is a step of policy iteration towards the least time of all.
 """
 
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ import numpy as np
 
 from ltd.errors import InputError
 
-KINDS = ("throughput", "acceptance", "time", "marginal")
+KINDS = ("throughput", "acceptance", "time", "marginal", "saving")
 
 
 @dataclass
@@ -20,23 +23,33 @@ class Reward:
     """Pays cycles; time is counted in autoregressive steps so that values have the same scale on any machine.
 
     step_seconds: seconds of one autoregressive step of the profile.
-    rate: tokens per autoregressive step that a cycle's time is worth; `marginal` alone uses it, and the
+    rate: tokens per autoregressive step that a cycle's time is worth under `marginal` and `saving`, and the
     training loop moves it to the throughput that the pair attains. Over a family of P machines every one has
     its own rate, [P].
+    worth: seconds [N, D + 2] that tokens at every position are worth (`ltd.rl.time_to_go`); `saving` alone,
+    which is `marginal` until they are known.
     """
 
     kind: str
     step_seconds: float
     rate: float | np.ndarray = 1.0
+    worth: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"reward: {self.kind!r} is unknown; choose from {', '.join(KINDS)}")
 
-    def __call__(self, tokens: np.ndarray, seconds: np.ndarray, machines: np.ndarray | int = 0) -> np.ndarray:
+    def __call__(
+        self,
+        tokens: np.ndarray,
+        seconds: np.ndarray,
+        machines: np.ndarray | int = 0,
+        positions: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return the reward of cycles that emitted `tokens` in `seconds`; same shape, float32.
 
-        machines: places in the family, which broadcast.
+        machines: places in the family; positions: where the cycles began, which `saving` alone asks for. Both
+        broadcast.
         """
         steps = seconds / self.step_seconds
         if self.kind == "throughput":
@@ -45,6 +58,8 @@ class Reward:
             value = tokens
         elif self.kind == "time":
             value = -steps
+        elif self.worth is not None:
+            value = self.rate * (self.worth[positions, tokens] - seconds) / self.step_seconds
         else:
             rate = self.rate if np.ndim(self.rate) == 0 else self.rate[machines]
             value = tokens - rate * steps

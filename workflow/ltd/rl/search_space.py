@@ -16,7 +16,7 @@ NETWORKS: dict[str, tuple[int, ...]] = {"32-32": (32, 32), "64-64": (64, 64), "1
 
 # Categorical: a list of choices. Otherwise (low, high) on a logarithmic scale.
 SPACE: dict[str, list[Any] | tuple[float, float]] = {
-    "reward": ["marginal", "throughput"],
+    "reward": ["saving", "marginal", "throughput"],
     "observation": list(OBSERVATIONS),
     "network": list(NETWORKS),
     "learning_rate": (2e-4, 4e-3),

@@ -97,13 +97,14 @@ class PolicyVecEnv(VecEnv):
 
     def _finish(self, lanes: np.ndarray, sizes: np.ndarray, decisions: int) -> tuple[np.ndarray, np.ndarray]:
         """Finish cycles, put lanes whose answer is over at the start of others; return rewards and dones."""
+        positions, machines = self.walk.position[lanes], self.walk.machine[lanes]
         tokens, seconds, ended = self.walk.finish(lanes, sizes, decisions)
-        machines = self.walk.machine[lanes]
         self.tokens += np.bincount(machines, tokens, len(self.tokens))
         self.seconds += np.bincount(machines, seconds, len(self.seconds))
         if ended.any():
             self.walk.place(lanes[ended], self.rng.choice(self.world.starts, size=ended.sum()))
-        return self.reward(tokens, seconds, machines), ended if self.whole_answers else np.ones_like(ended)
+        rewards = self.reward(tokens, seconds, machines, positions)
+        return rewards, ended if self.whole_answers else np.ones_like(ended)
 
     def close(self) -> None:
         """Nothing to release."""
