@@ -143,12 +143,16 @@ def test_marginal_rate_follows_the_attained_throughput():
     assert 0.8 < last["rate"] / last["speedup"] < 1.1
 
 
-def test_marginal_rate_starts_at_what_the_pair_attains():
+def test_the_rate_starts_at_what_the_pair_attains():
     shop = workshop(rehearsal=200)
     pair = rehearse_pair(shop)
     trained = train_policy_of(shop, "size", pair, seed=0)
     attained = evaluate_pair(shop.training, pair).throughput * shop.training.step_seconds
     assert attained > 1.05 and trained.training.curves[0]["rate"] == pytest.approx(attained)
+    # What a cycle of the pair is worth to it is what the cycle takes, but for the rows of the prefix pass.
+    evaluation = evaluate_pair(shop.training, pair)
+    worth = shop.environment("depth", pair, 0).reward.worth[evaluation.position, evaluation.tokens]
+    np.testing.assert_allclose(worth, evaluation.seconds, rtol=0.05)
 
 
 def test_every_update_learns():
