@@ -198,8 +198,9 @@ def methods(ablation: str, rounds: int, entropy: bool, hidden: bool, train_task:
         "seeds": ["", *(f"seed-{number}" for number in range(1, SEEDS))],
     }[kind]
     if base == PAPER and kind in SIZE_ALONE:
+        # `saving` compares with a pair, which a size policy alone is not.
         own = SIZE_ALONE[kind]
-        variants = [own, *(variant for variant in variants if variant not in ("", own))]
+        variants = [own, *(variant for variant in variants if variant not in ("", own, "reward-saving"))]
     names = [PolicyMethod(base, variant).name for variant in variants]
     if ablation == "overhead":
         names.append(PolicyMethod(PAPER).name)
