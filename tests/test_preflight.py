@@ -62,16 +62,16 @@ def test_head_of_another_target_is_refused(tmp_path, change, said):
 
 def test_contexts_to_profile_must_leave_room(tmp_path):
     """Five sizes and two held-out ones are 7 visits, over 5 row counts twice: 2 * (1 + 2 + 4 + 8 + 13), and
-    two ordinary trees before each.
+    four ordinary trees before each.
     """
     target = model(tmp_path / "target", TARGET)
-    check_models(config(target, None, longest=2048 - 70))
-    with pytest.raises(InputError, match=r"1979 leaves no room .* context of 2048 allows 1978"):
-        check_models(config(target, None, longest=1979))
+    check_models(config(target, None, longest=2048 - 84))
+    with pytest.raises(InputError, match=r"1965 leaves no room .* context of 2048 allows 1964"):
+        check_models(config(target, None, longest=1965))
     # A target that is trained here has 1024, which is known before it is.
-    check_models(config(None, None, longest=1024 - 70))
-    with pytest.raises(InputError, match=r"955 leaves no room .* context of 1024 allows 954"):
-        check_models(config(None, None, longest=955))
+    check_models(config(None, None, longest=1024 - 84))
+    with pytest.raises(InputError, match=r"941 leaves no room .* context of 1024 allows 940"):
+        check_models(config(None, None, longest=941))
 
 
 @pytest.mark.parametrize(("path", "room"), [(None, 1024), ("target", 2048)])
@@ -89,11 +89,11 @@ def test_what_ends_a_context_early_is_known_here(tmp_path, change):
     """A window, or rotations that change with the length, behind which a tree of 12 needs room."""
     limit = change.get("sliding_window", 2048 - 12 - 1)
     target = model(tmp_path / "target", TARGET | change)
-    check_models(config(target, None, longest=limit - 70))
-    with pytest.raises(InputError, match=rf"context of {limit} allows {limit - 70}"):
-        check_models(config(target, None, longest=limit - 69))
+    check_models(config(target, None, longest=limit - 84))
+    with pytest.raises(InputError, match=rf"context of {limit} allows {limit - 84}"):
+        check_models(config(target, None, longest=limit - 83))
     unused = TARGET | {"sliding_window": 1500, "use_sliding_window": False}
-    check_models(config(model(tmp_path / "unused", unused), None, longest=2048 - 70))
+    check_models(config(model(tmp_path / "unused", unused), None, longest=2048 - 84))
 
 
 def test_head_to_train_fits_the_target(tmp_path):

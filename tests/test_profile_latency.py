@@ -128,8 +128,8 @@ def test_every_size_has_its_turn_after_ordinary_cycles():
     sizes = tuple(range(1, 13))
     drafter = tiny_drafter(tiny_head(target), 3, 5)
     timer = PhaseTimer(target, drafter, torch.arange(1, 40) % 14, sizes, (32,), (8,), seed=0)
-    turns = [turn for _ in range(20) for turn in timer._turns()]
-    assert sorted(turn.counted[1] for turn in turns) == sorted(sizes * 20)
+    turns = [turn for _ in range(60) for turn in timer._turns()]
+    assert sorted(turn.counted[1] for turn in turns) == sorted(sizes * 60)
     assert {turn.counted[0] for turn in turns} == {1, 2, 3, 4, 5}
     before = [shape for turn in turns for shape in turn.before]
     assert len(before) == ORDINARY_TREES * len(turns)
@@ -151,7 +151,7 @@ def test_ordinary_trees_are_the_same_whatever_is_held_out():
         (8,),
     )
     timer = PhaseTimer(*arguments, seed=0, held_out_sizes=(5, 10))
-    turns = [turn for _ in range(20) for turn in timer._turns()]
+    turns = [turn for _ in range(60) for turn in timer._turns()]
     assert {size for turn in turns for _, size in turn.before} == {1, 2}
     assert {turn.counted[1] for turn in turns} == {1, 2, 5, 8, 10, 12}
 

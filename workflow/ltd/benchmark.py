@@ -116,7 +116,7 @@ class BenchmarkOptions(StageOptions):
     max_new_tokens: int = option(128, "largest number of tokens of an answer")
     default_depth: int = option(DEFAULT_DEPTH, "depth of `eagle3`, the published static setting")
     default_size: int = option(30, "size of `eagle3`; published: 60, a beam of 2 has 30 at depth 8")
-    profile_rounds: int = option(10, "times that every point of the latency profile is measured meanwhile")
+    profile_rounds: int = option(20, "times that every point of the latency profile is measured meanwhile")
 
 
 @dataclass(frozen=True)

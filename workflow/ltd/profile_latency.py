@@ -48,7 +48,7 @@ class LatencyOptions(StageOptions):
         (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 38), "verified nodes to time, from 1 to the largest, ascending"
     )
     context_lengths: tuple[int, ...] = option((32, 96, 192, 384), "tokens in the cache to time at, ascending")
-    repetitions: int = option(10, "times that every point is measured; means are kept, long pauses cut")
+    repetitions: int = option(30, "times that every point is measured; means are kept, long pauses cut")
     policy_network: tuple[int, ...] = option(
         (32, 32), "hidden layers of the policies timed beside the paper's"
     )

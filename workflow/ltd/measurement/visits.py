@@ -11,7 +11,7 @@ from ltd.errors import InputError
 
 LIVE_TOKENS = 40  # tokens of an answer with live cycles
 PLAIN_TOKENS = 64  # of one of plain decoding
-ORDINARY_TREES = 2  # before a cycle that counts
+ORDINARY_TREES = 4  # before a cycle that counts
 
 
 def between(points: Sequence[int]) -> tuple[int, ...]:

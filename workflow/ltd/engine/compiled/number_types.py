@@ -123,6 +123,11 @@ def has_tile_registers() -> bool:
     return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0
 
 
+def made_by_amd() -> bool:
+    """Whether that processor is one of AMD's Zen."""
+    return cpu_target.target_context.codegen().magic_tuple()[1].startswith("znver")
+
+
 def vector_registers() -> int:
     """How many registers of `LANES` numbers that processor has."""
     return 32 if _has("avx512vl") else 16
