@@ -198,7 +198,7 @@ def test_shapes_pass_the_look_before_the_first_stage(name):
     check_models(config)
     limit = AutoConfig.from_pretrained(config["target"]["path"]).max_position_embeddings
     config["latency"]["context_lengths"][-1] = limit - 100
-    with pytest.raises(InputError, match=rf"{limit - 100} leaves no room .* allows {limit - 264}"):
+    with pytest.raises(InputError, match=rf"{limit - 100} leaves no room .* allows {limit - 332}"):
         check_models(config)
 
 

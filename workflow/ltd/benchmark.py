@@ -36,7 +36,7 @@ from ltd.hub import identity
 from ltd.measurement.profile_rounds import ProfileRounds, drift, rounds_between
 from ltd.measurement.protocol import check_answers, schedule, select_prompts
 from ltd.measurement.reference_check import compare_with_transformers
-from ltd.measurement.replay_rows import replay_rows
+from ltd.measurement.replay_rows import answers_as_recorded, replay_rows
 from ltd.measurement.summary import (
     MEAN_TASK,
     clock_gap,
@@ -352,6 +352,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
         "grid": grid,
         "default": {"depth": options.default_depth, "size": options.default_size},
         "clock_gap": clock_gap(runs, cycles),
+        "recorded_answers": answers_as_recorded(runs, prompts),
         "drift": drift(profile, own_profile, grid["depth"], grid["size"]),
         "transformers": compare_with_transformers(options.target, runs, prompts, device),
     }

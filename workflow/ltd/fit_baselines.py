@@ -33,7 +33,7 @@ class FitBaselinesOptions(StageOptions):
     output: Path = option(help="folder of the fitted baseline")
     train_tasks: tuple[str, ...] = option((), "tasks to fit to; none: all")
     sizes: tuple[int, ...] = option(
-        (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 38), "sizes to try, ascending; then all around the best"
+        (1, 2, 3, 4, 5, 6, 7, 9, 11, 15, 23, 38), "sizes to try, ascending; then all around the best"
     )
     thresholds: int = option(24, "thresholds to try, spread evenly over what occurs; then finer ones")
     published_size: int = option(

@@ -45,7 +45,8 @@ class LatencyOptions(StageOptions):
     beam: int = option(10, "beam width of the draft tree")
     max_depth: int = option(10, "largest number of draft passes")
     sizes: tuple[int, ...] = option(
-        (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 38), "verified nodes to time, from 1 to the largest, ascending"
+        (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 15, 16, 23, 24, 31, 32, 38),
+        "verified nodes to time, from 1 to the largest, ascending",
     )
     context_lengths: tuple[int, ...] = option((32, 96, 192, 384), "tokens in the cache to time at, ascending")
     repetitions: int = option(30, "times that every point is measured; means are kept, long pauses cut")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ltd.engine.controllers import Controller
 from ltd.measurement.summary import PHASES
-from ltd.methods import ORACLE
+from ltd.methods import BASELINE, ORACLE
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate
@@ -56,6 +56,23 @@ def replay_rows(
     cycles = pd.concat([_cycles(name, simulation, labels) for name, simulation in simulations.items()])
     best = cycles.loc[cycles["method"] == ORACLE, ["temperature", "task", "depth", "size", "tokens"]]
     return ReplayRows(runs, cycles, best.reset_index(drop=True))
+
+
+def answers_as_recorded(runs: pd.DataFrame, prompts: list[Sequence]) -> dict[str, int]:
+    """How many prompts plain decoding answered as recorded, as far as both answers go.
+
+    The trees of an answer are recorded once; where rounding made decoding choose another token at a near-tie,
+    as on another device than the one that recorded, replay walks a text that the clock did not see.
+    """
+    baseline = runs[(runs["method"] == BASELINE) & (runs["repeat"] == 0)]
+    decoded = {(row.task, row.prompt, row.turn): list(row.token_ids) for row in baseline.itertuples()}
+    same = 0
+    for prompt in prompts:
+        answer = decoded[prompt.task, str(prompt.question_id), prompt.turn]
+        recorded = prompt.answer.tolist()
+        length = min(len(answer), len(recorded))
+        same += answer[:length] == recorded[:length]
+    return {"prompts": len(prompts), "same": same}
 
 
 def _runs(name: str, simulation: Simulation, labels: pd.DataFrame) -> pd.DataFrame:

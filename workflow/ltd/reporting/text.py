@@ -154,6 +154,11 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
         )
         if key in errors
     ]
+    answers = facts["recorded_answers"]
+    sentences.append(
+        "Replay walks recorded answers; plain decoding gave the same, token for token, to "
+        f"{answers['same']} of {answers['prompts']} prompts."
+    )
     if (check := facts["transformers"]) is not None:
         sentences.append(
             f"Plain transformers in float32 prefers another token at {check['disagreements']} of "

@@ -11,7 +11,7 @@ from ltd.option_checks import check_policies, check_shape
 from ltd.options import option
 from ltd.rl import rewards
 
-SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 38)
+SIZES = (1, 2, 3, 4, 5, 6, 7, 9, 11, 15, 23, 38)
 # A summary of the draft, and with it what is known before.
 COMPACT = ("levels", "one_hot_depth", "length")
 OBSERVED = (*COMPACT, "root")
