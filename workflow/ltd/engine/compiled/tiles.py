@@ -152,9 +152,8 @@ def _fetch(builder, pointer, i, level: int) -> None:
 
     While rows are multiplied with some weights, the next ones arrive: without that a pass over several rows
     takes the time of the arithmetic and that of the memory one after the other. What is fetched a tile ahead
-    waits in the second-level cache. On a Zen 5 that costs more than it brings, where a row or two leave the
-    processor time to fetch by itself: near weights into the first level took 0.78 to 0.87 of the time with
-    up to 8 rows, 0.73 to 0.87 with more.
+    waits in the second-level cache; on a Zen 5 it gets in the way of what the processor fetches by itself,
+    most for a single row (docs/cpu.md, "Fetching ahead").
     """
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
