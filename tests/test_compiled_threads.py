@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from engine_models import random_drafter, random_target
+from ltd.engine.compiled.threads import share_threads
+from ltd.errors import InputError
 
 PROMPT = torch.tensor([3, 14, 15, 9, 2, 6, 5, 3])
 HOLDINGS = {"float32": {}, "half": {"half_weights": True}, "pairs": {"bfloat16": True}}
@@ -48,3 +50,13 @@ def test_other_threads_of_python_share_the_work_over_as_many():
     streaming.start()
     streaming.join()
     assert used == [1] and numba.config.NUMBA_NUM_THREADS > 1
+
+
+def test_without_openmp_the_remedy_is_named(monkeypatch):
+    def no_layer(threads):
+        raise ValueError("No threading layer could be loaded.")
+
+    monkeypatch.setattr(numba, "set_num_threads", no_layer)
+    with pytest.raises(InputError, match=r"libgomp\.so\.1.*apt-get install libgomp1") as refusal:
+        share_threads()
+    assert "\n" not in str(refusal.value)

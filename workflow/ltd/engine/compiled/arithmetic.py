@@ -18,7 +18,8 @@ from numba.extending import intrinsic
 
 from ltd.engine.compiled.number_types import has_tile_registers
 
-# The threads of torch and those of the kernels are then one pool, where two would fight for the cores.
+# Kernels may then be called by several threads of Python. Torch's wheels bring an OpenMP library of their
+# own, whose threads sleep while a pass runs.
 numba.config.THREADING_LAYER = "omp"
 
 
