@@ -59,10 +59,11 @@ def replay_rows(
 
 
 def answers_as_recorded(runs: pd.DataFrame, prompts: list[Sequence]) -> dict[str, int]:
-    """How many prompts plain decoding answered as recorded, as far as both answers go.
+    """How many `prompts` there are, and how many plain decoding answered the `same` as recorded, as far as
+    both answers go; `runs` are the measured ones, with all prompts.
 
-    The trees of an answer are recorded once; where rounding made decoding choose another token at a near-tie,
-    as on another device than the one that recorded, replay walks a text that the clock did not see.
+    Answers are recorded in batches, whose sums round otherwise than those of one sequence: where two tokens
+    are nearly tied, decoding may choose the other one, and replay walks a text that the clock did not see.
     """
     baseline = runs[(runs["method"] == BASELINE) & (runs["repeat"] == 0)]
     decoded = {(row.task, row.prompt, row.turn): list(row.token_ids) for row in baseline.itertuples()}
