@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ltd.baselines.classifier import DEPTH_UNIT
 from ltd.engine.compiled.arithmetic import exponential, kernel
+from ltd.engine.compiled.bundle import bundle
 from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel, only_size
 from ltd.engine.compiled.network import KernelNetwork, for_kernel, perceptron
 from ltd.engine.compiled.signals import beam_mass, entropy
@@ -134,13 +135,13 @@ def threshold_decisions(
 ) -> CompiledDecisions:
     """Those of a rule with one of the trees below; `asked` are the depths at which it looks."""
     places = np.array([depth in asked for depth in range(max_depth)])
-    return CompiledDecisions(tree, Threshold(places, least, details), (size,))
+    return CompiledDecisions(tree, bundle(Threshold(places, least, details)), (size,))
 
 
 def pruning_decisions(depth: int, least: float, max_size: int, network: PolicyNetwork) -> CompiledDecisions:
     """Those of `c2t`."""
     rule = Pruning(depth, float(DEPTH_UNIT), least, max_size, for_kernel(network.layers))
-    return CompiledDecisions(_pruned_tree, rule, tuple(range(1, max_size + 1)))
+    return CompiledDecisions(_pruned_tree, bundle(rule), tuple(range(1, max_size + 1)))
 
 
 def make_threshold_kernel(signal: Callable) -> Callable:
@@ -188,29 +189,29 @@ _by_level, _by_state = make_threshold_kernel(_level_signal), make_threshold_kern
 
 
 @kernel
-def mass_tree(rule, deepest, seconds, prefix, head, pool):
+def mass_tree(rule, deepest, seconds, drafter, length, rows):
     """`ddd`; details are not looked at."""
-    return _by_mass(rule, deepest, seconds, prefix, head, pool)
+    return _by_mass(rule, deepest, seconds, drafter, length, rows)
 
 
 @kernel
-def bound_tree(rule, deepest, seconds, prefix, head, pool):
+def bound_tree(rule, deepest, seconds, drafter, length, rows):
     """`svip`; details: the factor of the entropy."""
-    return _by_bound(rule, deepest, seconds, prefix, head, pool)
+    return _by_bound(rule, deepest, seconds, drafter, length, rows)
 
 
 @kernel
-def level_tree(rule, deepest, seconds, prefix, head, pool):
+def level_tree(rule, deepest, seconds, drafter, length, rows):
     """`disco`; details: the unit of the depth, the network."""
-    return _by_level(rule, deepest, seconds, prefix, head, pool)
+    return _by_level(rule, deepest, seconds, drafter, length, rows)
 
 
 @kernel
-def state_tree(rule, deepest, seconds, prefix, head, pool):
+def state_tree(rule, deepest, seconds, drafter, length, rows):
     """`specdecpp`; details: what the levels before said [1], the first level that is judged, the weights as
     in `StateAcceptance`.
     """
-    return _by_state(rule, deepest, seconds, prefix, head, pool)
+    return _by_state(rule, deepest, seconds, drafter, length, rows)
 
 
 @kernel
@@ -228,5 +229,5 @@ _draft_and_prune = make_draft_kernel(_up_to_depth, _count_confident)
 
 
 @kernel
-def _pruned_tree(rule, deepest, seconds, prefix, head, pool):
-    return _draft_and_prune(rule, deepest, seconds, prefix, head, pool)
+def _pruned_tree(rule, deepest, seconds, drafter, length, rows):
+    return _draft_and_prune(rule, deepest, seconds, drafter, length, rows)

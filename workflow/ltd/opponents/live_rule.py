@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ltd.engine.compiled.arithmetic import AS_WRITTEN, kernel
+from ltd.engine.compiled.bundle import bundle
 from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel
 from ltd.engine.compiled.tree import best_nodes, pool_size
 from ltd.opponents.marginal_rule import MarginalRule
@@ -70,7 +71,7 @@ class LiveRule:
 
 def tree_decisions(rule: MarginalRule) -> CompiledDecisions:
     """All decisions of a tree."""
-    return CompiledDecisions(_rule_tree, for_kernel(rule), tuple(rule.sizes))
+    return CompiledDecisions(_rule_tree, bundle(for_kernel(rule)), tuple(rule.sizes))
 
 
 @kernel(arithmetic=AS_WRITTEN)
@@ -159,5 +160,5 @@ _draft_by_rule = make_draft_kernel(_drafts_on, _choose_size)
 
 
 @kernel
-def _rule_tree(rule, deepest, seconds, prefix, head, pool):
-    return _draft_by_rule(rule, deepest, seconds, prefix, head, pool)
+def _rule_tree(rule, deepest, seconds, drafter, length, rows):
+    return _draft_by_rule(rule, deepest, seconds, drafter, length, rows)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ltd.engine.compiled import signals
 from ltd.engine.compiled.arithmetic import exponential, kernel
+from ltd.engine.compiled.bundle import bundle
 from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel, static_decisions
 from ltd.engine.compiled.network import KernelNetwork, for_kernel, perceptron
 from ltd.engine.compiled.tree import best_nodes, pool_size
@@ -94,7 +95,7 @@ def pair_decisions(depth: Policy | int, size: Policy | int) -> CompiledDecisions
     chooses_size = isinstance(size, Policy)
     # A constant's place is taken by the other's policy, which is not asked there.
     pair = PolicyPair(limit, CONTINUE, asked, policies[0], chooses_size, policies[-1])
-    return CompiledDecisions(_policy_tree, pair, size.actions if chooses_size else (size,))
+    return CompiledDecisions(_policy_tree, bundle(pair), size.actions if chooses_size else (size,))
 
 
 @kernel
@@ -206,5 +207,5 @@ _draft_by_policies = make_draft_kernel(_goes_on, _choose_size)
 
 
 @kernel
-def _policy_tree(pair, deepest, seconds, prefix, head, pool):
-    return _draft_by_policies(pair, deepest, seconds, prefix, head, pool)
+def _policy_tree(pair, deepest, seconds, drafter, length, rows):
+    return _draft_by_policies(pair, deepest, seconds, drafter, length, rows)

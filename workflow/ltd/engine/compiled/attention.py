@@ -33,6 +33,16 @@ def causal(rows: int) -> np.ndarray:
     return np.tri(rows, dtype=bool)
 
 
+@kernel
+def in_sequence(rows):
+    """The same for a kernel."""
+    visible = np.empty((rows, rows), np.bool_)
+    for row in range(rows):
+        for other in range(rows):
+            visible[row, other] = other <= row
+    return visible
+
+
 def make_cache(layers: int, kv_heads: int, slots: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Keys [layers, kv_heads, slots / LANES, head_dim, LANES] and values [layers, kv_heads, head_dim / LANES,
     slots, LANES]: both as `product` reads weights, keys as inputs to slots, values as slots to outputs.

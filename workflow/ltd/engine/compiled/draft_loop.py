@@ -6,13 +6,14 @@ decision that takes three microseconds in a loop then takes twenty.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ltd.engine.compiled.arithmetic import kernel
+from ltd.engine.compiled.bundle import Bundle, bundle
 from ltd.engine.compiled.clock import seconds_now
-from ltd.engine.compiled.drafting import CompiledDrafter, draft_level, draft_prefix
+from ltd.engine.compiled.drafting import CompiledDrafter, Prefix, draft_level, draft_prefix
 from ltd.engine.controllers import CompiledController
 from ltd.engine.draft_loop import DraftLoop
 from ltd.engine.phases import PhaseClock
@@ -38,11 +39,11 @@ class Draft(NamedTuple):
 
 class CompiledDecisions(NamedTuple):
     """What a controller decides by: a kernel that calls what `make_draft_kernel` makes, the arguments of its
-    decisions, and the size that each choice stands for.
+    decisions in a `Bundle`, and the size that each choice stands for.
     """
 
     kernel: Callable
-    arguments: Any
+    arguments: Bundle
     sizes: tuple[int, ...]
 
 
@@ -80,14 +81,16 @@ def make_draft_kernel(goes_on: Callable, choose: Callable) -> Callable:
     """Kernel that drafts while `goes_on(arguments, draft)`, before each level, and then returns the depth and
     `choose(arguments, draft)`, 0 where nothing is drafted.
 
-    It takes those arguments, the largest depth, where to write its seconds [FIRST_LEVEL + depth], and a
-    drafter's `Prefix`, `HeadPass` and `Pool`.
+    It takes a `Bundle` of those arguments, the largest depth, where to write its seconds
+    [FIRST_LEVEL + depth], and what `CompiledDrafter.loop_arguments` gives: a bundle of `DraftArrays`, the
+    length of the head's cache, and how many of the deferred rows are to join it.
     """
 
     @kernel(kept=False)
-    def draft_tree(arguments, deepest, seconds, prefix, head, pool):
-        rows, beam = len(prefix.tokens), len(head.visible)
-        context, root = prefix.length + rows, prefix.tokens[rows - 1] if rows else 0
+    def draft_tree(decisions, deepest, seconds, drafter, length, rows):
+        arguments, (head, pool, deferred_taps, deferred_tokens) = decisions.value, drafter.value
+        prefix = Prefix(deferred_taps[:rows], deferred_tokens[:rows], length)
+        beam, context, root = len(head.visible), length + rows, deferred_tokens[rows - 1] if rows else 0
         feature, logits = pool.hidden[0], pool.logits[0, : len(head.weights.target_ids)]
         depth, choice, begun = np.int64(0), np.int64(0), seconds_now()
         draft = Draft(pool.scores, depth, beam, context, root, feature, logits)
@@ -127,11 +130,11 @@ _draft_static = make_draft_kernel(_up_to_depth, only_size)
 
 
 @kernel
-def _static_tree(depth, deepest, seconds, prefix, head, pool):
-    return _draft_static(depth, deepest, seconds, prefix, head, pool)
+def _static_tree(depth, deepest, seconds, drafter, length, rows):
+    return _draft_static(depth, deepest, seconds, drafter, length, rows)
 
 
 @cache
 def static_decisions(depth: int, size: int) -> CompiledDecisions:
     """Decisions that are made before the cycle begins."""
-    return CompiledDecisions(_static_tree, depth, (size,))
+    return CompiledDecisions(_static_tree, bundle(depth), (size,))

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
 from ltd.engine.compiled.arithmetic import copy, kernel, normalise, normalise_rows
-from ltd.engine.compiled.attention import Window, causal, check_slots, make_cache
+from ltd.engine.compiled.attention import Window, check_slots, in_sequence, make_cache
+from ltd.engine.compiled.bundle import Bundle, bundle
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
 from ltd.engine.compiled.number_types import LANES
 from ltd.engine.compiled.threads import share_threads
@@ -53,17 +54,11 @@ class HeadPass(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """Rows that are to join the cache behind `length` others: taps [R, 3 * Ht] and tokens [R].
-
-    They pass in parts of as many rows as the matrix `part` has, and a last one like `last`; these say what
-    rows see of each other.
-    """
+    """Rows that are to join the cache behind `length` others: taps [R, 3 * Ht] and tokens [R]."""
 
     taps: np.ndarray
     tokens: np.ndarray
     length: int
-    part: np.ndarray
-    last: np.ndarray
 
 
 class Pool(NamedTuple):
@@ -73,6 +68,17 @@ class Pool(NamedTuple):
     tokens: np.ndarray
     hidden: np.ndarray
     logits: np.ndarray
+
+
+class DraftArrays(NamedTuple):
+    """All that a drafter works with; deferred_taps [rows, 3 * Ht] and deferred_tokens [rows] are those that
+    the next prefix pass may take.
+    """
+
+    head: HeadPass
+    pool: Pool
+    deferred_taps: np.ndarray
+    deferred_tokens: np.ndarray
 
 
 class CompiledDrafter(Drafter):
@@ -112,6 +118,8 @@ class CompiledDrafter(Drafter):
         self._newest = self.hidden[0], logits[0, : config.draft_vocab_size]
         self.deferred_taps, self.deferred_tokens = self._pending_taps.numpy(), self._pending_tokens.numpy()
         self._every = np.arange(len(self.deferred_tokens))
+        deferred = self.deferred_taps, self.deferred_tokens
+        self.arrays = bundle(DraftArrays(self._head_pass, self._pool, *deferred))
 
     @torch.inference_mode()
     def prefill(self, taps: Tensor, tokens: Tensor) -> None:
@@ -140,14 +148,9 @@ class CompiledDrafter(Drafter):
 
     def _prefix_pass(self, taps: np.ndarray, tokens: np.ndarray) -> None:
         """Pass over true features, which join the cache; the last row's children are level 1."""
-        draft_prefix(self._prefix(taps, tokens), self._head_pass, self._pool)
+        check_slots(self.length + len(tokens), self._prefix_slots, "draft head")
+        draft_prefix(Prefix(taps, tokens, self.length), self._head_pass, self._pool)
         self.length += len(tokens)
-
-    def _prefix(self, taps: np.ndarray, tokens: np.ndarray) -> Prefix:
-        rows = len(tokens)
-        check_slots(self.length + rows, self._prefix_slots, "draft head")
-        last = causal(rows % self.prefix_rows)
-        return Prefix(taps, tokens, self.length, causal(self.prefix_rows), last)
 
     def _next_level(self, level: int) -> None:
         draft_level(level, self.length, self._head_pass, self._pool)
@@ -159,15 +162,15 @@ class CompiledDrafter(Drafter):
         state.feature, state.draft_logits = self._newest
         state.context_length = self.length
 
-    def loop_arguments(self, pending: int | None = None) -> tuple[Prefix, HeadPass, Pool]:
+    def loop_arguments(self, pending: int | None = None) -> tuple[Bundle, int, int]:
         """Arguments of a kernel that drafts a whole tree behind the first `pending` deferred rows, none: all.
 
         They are the last three of `ltd.engine.compiled.draft_loop.make_draft_kernel`; `note_levels` then says
         what it drafted.
         """
         rows = self.pending if pending is None else pending
-        prefix = self._prefix(self.deferred_taps[:rows], self.deferred_tokens[:rows])
-        return prefix, self._head_pass, self._pool
+        check_slots(self.length + rows, self._prefix_slots, "draft head")
+        return self.arrays, self.length, rows
 
     def note_levels(self, depth: int) -> None:
         """Take note that the deferred rows joined the cache and so many levels the pool; 0: nothing did."""
@@ -236,19 +239,20 @@ def defer_rows(taps, rows, tokens, deferred_taps, deferred_tokens, first):
 
 @kernel
 def draft_prefix(prefix, head, pool):
-    """All rows of a `Prefix` join the cache of a `HeadPass`; the last one's children enter the pool."""
-    most, rows = len(prefix.part), len(prefix.tokens)
+    """All rows of a `Prefix` join the cache of a `HeadPass`, as many in a pass as it works with; the last
+    one's children enter the pool.
+    """
+    most, rows = len(head.work.hidden), len(prefix.tokens)
     for first in range(0, rows, most):
         end = min(first + most, rows)
-        visible = prefix.part if end - first == most else prefix.last
         taps, tokens = prefix.taps[first:end], prefix.tokens[first:end]
-        _draft_rows(taps, tokens, prefix.length + first, visible, head, pool)
+        _draft_rows(taps, tokens, prefix.length + first, head, pool)
 
 
 @kernel
-def _draft_rows(taps, new_tokens, length, visible, head, pool):
-    """Rows of taps [R, 3 * Ht] and tokens [R], which see visible [R, R] of each other, join a cache of
-    `length` rows; the last one's children enter the pool.
+def _draft_rows(taps, new_tokens, length, head, pool):
+    """Rows of taps [R, 3 * Ht] and tokens [R] join a cache of `length` rows; the last one's children enter
+    the pool.
     """
     weights, cos, sin, keys, values, _, _, work = head
     scores, tokens, hidden, logits = pool
@@ -265,6 +269,7 @@ def _draft_rows(taps, new_tokens, length, visible, head, pool):
     split_product(fused, weights.fuse, features, len(work.scores))
     work, window, end = rows_of(work, count), Window(length, length), length + count
     cos, sin = cos[length:end], sin[length:end]
+    visible = in_sequence(count)
     _layer_pass(new_tokens, features, weights, cos, sin, keys, values, window, visible, work)
     _output_pass(weights, work, count - 1, hidden[:1], logits[:1])
     best_children(logits[0], np.float32(0), weights.target_ids, scores[:beam], tokens[:beam])

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ltd.engine.compiled.arithmetic import copy, kernel, normalise_rows
 from ltd.engine.compiled.attention import Window, causal, check_slots, make_cache, move_slot
+from ltd.engine.compiled.bundle import bundle
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
-from ltd.engine.compiled.number_types import LANES
+from ltd.engine.compiled.products import padded_width
 from ltd.engine.compiled.threads import share_threads, use_threads
 from ltd.engine.compiled.tree import largest
 from ltd.engine.compiled.weights import holding, in_float, layer_weights, matrix, stacked, vector
@@ -30,6 +31,21 @@ class TargetWeights(NamedTuple):
     input_norms: np.ndarray
     final_norm: np.ndarray
     output: np.ndarray
+
+
+class TargetArrays(NamedTuple):
+    """What every pass of the target works with; cos and sin [slots, d], keys and values of all layers
+    (`make_cache`), tap_layers [taps].
+    """
+
+    weights: TargetWeights
+    eps: np.float32
+    cos: np.ndarray
+    sin: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    tap_layers: np.ndarray
+    work: Workspace
 
 
 class CompiledForward:
@@ -49,24 +65,26 @@ class CompiledForward:
             layer_weights(layer.self_attn, layer.mlp, layer.post_attention_layernorm, hold)
             for layer in inner.layers
         )
-        self.weights = TargetWeights(
+        weights = TargetWeights(
             inner.embed_tokens.weight.detach().numpy(),
             stacked(layers, len(inner.layers)),
             np.stack([vector(layer.input_layernorm) for layer in inner.layers]),
             vector(inner.norm),
             matrix([model.lm_head], hold),
         )
-        first = LayerWeights(*(field[0] for field in self.weights.layers))
+        first = LayerWeights(*(field[0] for field in weights.layers))
         self.packed_layers = MATRICES * len(inner.layers) + 1 if hold is not in_float else 0
-        self.vocab_size, self.eps = model.lm_head.out_features, np.float32(inner.norm.variance_epsilon)
-        self.tap_layers = np.asarray(tap_layers)
+        self.vocab_size, eps = model.lm_head.out_features, np.float32(inner.norm.variance_epsilon)
         attention, self._slots = inner.layers[0].self_attn, max_context + max_tree + 1
         slots, kv_heads = self._slots, attention.k_proj.out_features // attention.head_dim
-        self.cache = make_cache(len(inner.layers), kv_heads, slots, attention.head_dim)
+        cache = make_cache(len(inner.layers), kv_heads, slots, attention.head_dim)
         self.rows = max(PREFILL_ROWS, max_tree + 1)
         self.work = Workspace.make(first, self.rows, slots, threads)
-        cos, sin = inner.rotary_emb(inner.embed_tokens.weight[:1], torch.arange(slots)[None])
-        self.rotation = (cos[0].detach().numpy(), sin[0].detach().numpy())
+        rotation = inner.rotary_emb(inner.embed_tokens.weight[:1], torch.arange(slots)[None])
+        cos, sin = (part[0].detach().numpy() for part in rotation)
+        taps = np.asarray(tap_layers)
+        self.arrays = bundle(TargetArrays(weights, eps, cos, sin, *cache, taps, self.work))
+        self._tapped = len(taps) * self.work.hidden.shape[1]
         self.length = 0
         # Meet every kernel once, so that none is compiled while time is taken.
         self.append(torch.zeros(2, dtype=torch.int64))
@@ -94,17 +112,17 @@ class CompiledForward:
 
     def keep(self, rows: Tensor, tree_rows: int) -> None:
         """Make rows [m], ascending, of the last verified tree part of the sequence."""
-        keep_rows(*self.cache, self.length, rows.numpy())
+        keep_rows(self.arrays, self.length, rows.numpy())
         self.length += len(rows)
 
     def products(self) -> None:
         """The matrix products of a step and nothing else, on whatever numbers are there: to time them."""
-        _products(self.weights, self.work, np.empty((1, len(self.weights.output) * LANES), np.float32))
+        _products(self.arrays, self.empty_outputs(1, 1)[1])
 
     def empty_outputs(self, rows: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Arrays for `run_into`: taps of `rows` rows, logits and greedy tokens of the last `wanted`."""
-        taps = np.empty((rows, len(self.tap_layers) * self.work.hidden.shape[1]), np.float32)
-        logits = np.empty((wanted, len(self.weights.output) * LANES), np.float32)
+        taps = np.empty((rows, self._tapped), np.float32)
+        logits = np.empty((wanted, padded_width(self.vocab_size)), np.float32)
         return taps, logits, np.empty(wanted, np.int64)
 
     def run_into(
@@ -123,21 +141,7 @@ class CompiledForward:
         IndexError when the cache is full.
         """
         check_slots(self.length + len(tokens), self._slots, "target")
-        _target_pass(
-            tokens,
-            depths,
-            self.length,
-            self.weights,
-            self.eps,
-            *self.rotation,
-            *self.cache,
-            visible,
-            self.work,
-            self.tap_layers,
-            taps,
-            logits,
-            greedy,
-        )
+        target_pass(self.arrays, self.length, tokens, depths, visible, taps, logits, greedy)
 
     def _run_to_tensors(
         self, tokens: np.ndarray, depths: np.ndarray, visible: np.ndarray, wanted: int
@@ -149,14 +153,12 @@ class CompiledForward:
 
 
 @kernel
-def _target_pass(
-    tokens, depths, length, weights, eps, cos, sin, keys, values, visible, work, tap_layers, taps, logits,
-    greedy,
-):  # fmt: skip
+def target_pass(target, length, tokens, depths, visible, taps, logits, greedy):
     """Rows with tokens [R] at positions length + depths [R] go to the slots from `length` on and see what is
     before, and visible [R, R]. Writes taps [R, 3 * H] and, of the last n rows, the logits [n, >= vocab] and
-    the tokens [n] of greedy decoding.
+    the tokens [n] of greedy decoding. target: bundled `TargetArrays`.
     """
+    weights, eps, cos, sin, keys, values, tap_layers, work = target.value
     count, size, window = len(tokens), work.hidden.shape[1], Window(length, length)
     positions = depths + length
     work, cos, sin = rows_of(work, count), cos[positions], sin[positions]
@@ -190,8 +192,9 @@ def _target_pass(
 
 
 @kernel
-def _products(weights, work, logits):
-    layers, parts, work = weights.layers, len(work.scores), rows_of(work, 1)
+def _products(target, logits):
+    weights, work = target.value.weights, rows_of(target.value.work, 1)
+    layers, parts = weights.layers, len(work.scores)
     for index in range(len(layers.qkv)):
         split_product(work.inputs, layers.qkv[index], work.heads, parts)
         split_product(work.attended, layers.output[index], work.normed, parts)
@@ -201,8 +204,11 @@ def _products(weights, work, logits):
 
 
 @kernel
-def keep_rows(keys, values, length, rows):
-    """Move the tree rows `rows`, ascending, to the end of the sequence; no row moves up."""
+def keep_rows(target, length, rows):
+    """Move the tree rows `rows`, ascending, to the end of the sequence; no row moves up. target: bundled
+    `TargetArrays`.
+    """
+    keys, values = target.value.keys, target.value.values
     for place in range(len(rows)):
         if rows[place] != place:
             move_slot(keys, values, length + rows[place], length + place)

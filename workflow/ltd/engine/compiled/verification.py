@@ -4,11 +4,12 @@ After a pass has streamed the weights, a call finds nothing of itself in the pro
 several times what it takes in a loop: the fewer, the better.
 """
 
+import numba
 import numpy as np
 from torch import Tensor
 
 from ltd.engine.compiled.arithmetic import kernel
-from ltd.engine.compiled.attention import causal, make_cache
+from ltd.engine.compiled.attention import causal
 from ltd.engine.compiled.drafting import CompiledDrafter, defer_rows
 from ltd.engine.compiled.forward import keep_rows
 from ltd.engine.compiled.sampling import CompiledSampler
@@ -32,8 +33,11 @@ class CompiledVerification(Verification):
         rows = 1 if drafter is None else target.max_tree + 1
         self._outputs = self._forward.empty_outputs(rows, rows)
         self._alone = np.zeros(1, np.int64), np.zeros(1, np.int64), causal(1)  # the newest token as a tree
-        if drafter is not None and not _settle.signatures:
-            _meet_kernel()
+        if drafter is not None:
+            # Compiled now, if it is not yet, so that it is not done while time is taken.
+            alone = self._alone[0]
+            met = self._forward.arrays, drafter.arrays, 0, 0, alone, alone, alone, self._outputs[0]
+            _settle.compile(tuple(map(numba.typeof, met)))
 
     def begin(self, token: Tensor) -> None:
         """Go on after a prefill; see `Verification.begin`."""
@@ -90,34 +94,26 @@ class CompiledVerification(Verification):
         return self.sampler.choose_on_path(tokens, parents, self._passed[0], position)
 
     def _settled(self, chosen: np.ndarray) -> list[int]:
-        (tokens, _, parents, _), forward, drafter = self._tree, self._forward, self.drafter
-        first, waiting = drafter.pending, drafter.deferred_tokens
-        cache, deferred = (*forward.cache, forward.length), (drafter.deferred_taps, waiting, first)
+        drafter, (tokens, _, parents, _) = self.drafter, self._tree
+        first = drafter.pending
+        places = self._forward.length, first
         count = _settle(
-            tokens, parents, chosen, *cache, self._outputs[0], drafter.state.score_array, *deferred
+            self._forward.arrays, drafter.arrays, *places, tokens, parents, chosen, self._outputs[0]
         )
-        return waiting[first : first + count].tolist()
+        return drafter.deferred_tokens[first : first + count].tolist()
 
 
 @kernel
-def _settle(
-    tokens, parents, chosen, keys, values, length, taps, scores, deferred_taps, deferred_tokens, first
-):
+def _settle(target, drafter, length, first, tokens, parents, chosen, taps):
     """Follow the target's tokens `chosen` [R] down a tree of tokens and parents [R]; how many they are.
 
     What was chosen beside the way is not looked at. The rows on the way move to the end of a sequence of
     `length` tokens; their taps [>= R, 3 * H] and the tokens chosen there join the deferred rows from `first`
-    on. The pool's scores are cleared.
+    on. The pool's scores are cleared. target, drafter: bundled `TargetArrays` and `DraftArrays`.
     """
-    rows = accepted_path(tokens, parents, chosen)
-    keep_rows(keys, values, length, rows)
-    defer_rows(taps, rows, chosen[rows], deferred_taps, deferred_tokens, first)
+    rows, scores = accepted_path(tokens, parents, chosen), drafter.value.pool.scores
+    keep_rows(target, length, rows)
+    defer_rows(taps, rows, chosen[rows], drafter.value.deferred_taps, drafter.value.deferred_tokens, first)
     for node in range(len(scores)):
         scores[node] = -np.inf
     return len(rows)
-
-
-def _meet_kernel() -> None:
-    """Compile now, so that it is not done while time is taken."""
-    cache, numbers, rows = make_cache(1, 1, 1, 1), np.zeros(1, np.int64), np.zeros((1, 1), np.float32)
-    _settle(numbers, numbers, numbers, *cache, 0, rows, rows[0], rows, numbers, 0)
