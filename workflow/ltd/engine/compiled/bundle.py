@@ -4,7 +4,10 @@ Every array of a call costs time to hand over, most where a pass has just sent t
 processor's caches: there the fifty arrays of a draft head take some thirty microseconds.
 """
 
-from numba import types
+from collections.abc import Callable
+from typing import Any
+
+from numba import typeof, types
 from numba.experimental import structref
 
 from ltd.engine.compiled.arithmetic import kernel
@@ -26,3 +29,8 @@ structref.define_proxy(Bundle, BundleType, ["value"])
 def bundle(value):
     """A `Bundle` of a number, an array or any (named) tuple of them."""
     return Bundle(value)
+
+
+def meet(function: Callable, *arguments: Any) -> None:
+    """Compile a kernel for arguments of these types, or read it from the cache; it does not run."""
+    function.compile(tuple(map(typeof, arguments)))

@@ -182,17 +182,13 @@ class CompiledDrafter(Drafter):
     @torch.inference_mode()
     def select(self, size: int) -> DraftTree:
         """Tree of the best `size` drafted nodes; see `Drafter.select`."""
-        return DraftTree(*map(torch.from_numpy, self.select_arrays(size)))
-
-    def select_arrays(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Fields of that `DraftTree` as arrays."""
         scores = self._pool.scores[: self.state.pool]
-        return select_tree(scores, self._parents, self._pool.tokens, self._root, size)
+        tree = select_tree(scores, self._parents, self._pool.tokens, self._root, size)
+        return DraftTree(*map(torch.from_numpy, tree))
 
-    @property
-    def next_taps(self) -> np.ndarray:
-        """Where the taps [1, 3 * Ht] of the next deferred row belong."""
-        return self.deferred_taps[self.pending : self.pending + 1]
+    def pool_arguments(self) -> tuple[Bundle, int, int]:
+        """What a kernel selects a tree from: bundled `DraftArrays`, the drafted nodes, the root's token."""
+        return self.arrays, self.state.pool, self._root
 
     def note_deferred(self, count: int) -> None:
         """Take note that `count` rows were written behind the deferred ones and the pool's scores cleared."""

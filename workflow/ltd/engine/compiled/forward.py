@@ -120,35 +120,24 @@ class CompiledForward:
         _products(self.arrays, self.empty_outputs(1, 1)[1])
 
     def empty_outputs(self, rows: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Arrays for `run_into`: taps of `rows` rows, logits and greedy tokens of the last `wanted`."""
+        """Arrays for `target_pass`: taps of `rows` rows, logits and greedy tokens of the last `wanted`."""
         taps = np.empty((rows, self._tapped), np.float32)
         logits = np.empty((wanted, padded_width(self.vocab_size)), np.float32)
         return taps, logits, np.empty(wanted, np.int64)
 
-    def run_into(
-        self,
-        tokens: np.ndarray,
-        depths: np.ndarray,
-        visible: np.ndarray,
-        taps: np.ndarray,
-        logits: np.ndarray,
-        greedy: np.ndarray,
-    ) -> None:
-        """Pass over rows behind the sequence, which stays as it is; its outputs are written into arrays.
-
-        tokens, depths (from the end of the sequence) int64 [R], visible bool [R, R]; taps [R, 3 * H], and of
-        the last n rows logits [n, >= vocab] and what greedy decoding chooses there, int64 [n]. Raises
-        IndexError when the cache is full.
-        """
-        check_slots(self.length + len(tokens), self._slots, "target")
-        target_pass(self.arrays, self.length, tokens, depths, visible, taps, logits, greedy)
+    def check_room(self, rows: int) -> None:
+        """Raise IndexError where the cache has no slots for so many rows more."""
+        check_slots(self.length + rows, self._slots, "target")
 
     def _run_to_tensors(
         self, tokens: np.ndarray, depths: np.ndarray, visible: np.ndarray, wanted: int
     ) -> tuple[Tensor, Tensor]:
-        """The same pass: logits [wanted, vocab] of the last rows and taps [R, 3 * H], as new tensors."""
+        """A pass behind the sequence, which stays as it is: logits [wanted, vocab] of the last rows and taps
+        [R, 3 * H], as new tensors.
+        """
+        self.check_room(len(tokens))
         taps, logits, greedy = self.empty_outputs(len(tokens), wanted)
-        self.run_into(tokens, depths, visible, taps, logits, greedy)
+        target_pass(self.arrays, self.length, tokens, depths, visible, taps, logits, greedy)
         return torch.from_numpy(logits)[:, : self.vocab_size], torch.from_numpy(taps)
 
 

@@ -187,7 +187,7 @@ class CompiledSampler:
         self.options, self.vocab_size = options, vocab_size
         if options.temperature > 0:
             self._stream = noise_stream(options.seed)
-            self._rule = np.uint64(self._stream), *kernel_options(options, vocab_size)
+            self.rule = np.uint64(self._stream), *kernel_options(options, vocab_size)
             if not sampled_path.signatures:
                 self._meet_kernels()
 
@@ -213,7 +213,7 @@ class CompiledSampler:
 
         logits [R, >= vocab] float32; `position` is the root's. Returns tokens [R], -1 at the other rows.
         """
-        return sampled_path(tokens, parents, logits, self.vocab_size, position, *self._rule)
+        return sampled_path(tokens, parents, logits, self.vocab_size, position, *self.rule)
 
     def _meet_kernels(self) -> None:
         """Compile now, so that it is not done while time is taken."""

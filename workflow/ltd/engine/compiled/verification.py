@@ -4,18 +4,36 @@ After a pass has streamed the weights, a call finds nothing of itself in the pro
 several times what it takes in a loop: the fewer, the better.
 """
 
-import numba
+from typing import NamedTuple
+
 import numpy as np
 from torch import Tensor
 
-from ltd.engine.compiled.arithmetic import kernel
-from ltd.engine.compiled.attention import causal
+from ltd.engine.compiled.arithmetic import copy, kernel
+from ltd.engine.compiled.bundle import bundle, meet
 from ltd.engine.compiled.drafting import CompiledDrafter, defer_rows
-from ltd.engine.compiled.forward import keep_rows
-from ltd.engine.compiled.sampling import CompiledSampler
-from ltd.engine.compiled.tree import accepted_path
+from ltd.engine.compiled.forward import keep_rows, target_pass
+from ltd.engine.compiled.sampling import CompiledSampler, sampled_path
+from ltd.engine.compiled.tree import accepted_path, select_tree
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import Verification
+
+
+class TreeArrays(NamedTuple):
+    """The tree that is verified, its root the newest token, in arrays for R rows or more; a plain step
+    verifies the root alone.
+
+    tokens, depths, parents [>= R]; visible [>= R * R]: what each row sees, row by row. The pass writes taps
+    [>= R, 3 * H], logits [>= R, >= vocab], and what greedy decoding chooses after each row, chosen [>= R].
+    """
+
+    tokens: np.ndarray
+    depths: np.ndarray
+    parents: np.ndarray
+    visible: np.ndarray
+    taps: np.ndarray
+    logits: np.ndarray
+    chosen: np.ndarray
 
 
 class CompiledVerification(Verification):
@@ -30,52 +48,44 @@ class CompiledVerification(Verification):
     ) -> None:
         super().__init__(target, drafter, sampler)
         self._forward, self._greedy = target.forward, sampler.options.temperature == 0
-        rows = 1 if drafter is None else target.max_tree + 1
-        self._outputs = self._forward.empty_outputs(rows, rows)
-        self._alone = np.zeros(1, np.int64), np.zeros(1, np.int64), causal(1)  # the newest token as a tree
-        if drafter is not None:
-            # Compiled now, if it is not yet, so that it is not done while time is taken.
-            alone = self._alone[0]
-            met = self._forward.arrays, drafter.arrays, 0, 0, alone, alone, alone, self._outputs[0]
-            _settle.compile(tuple(map(numba.typeof, met)))
+        rows, self._rows = 1 if drafter is None else target.max_tree + 1, 1
+        numbers = (np.zeros(rows, np.int64) for _ in range(3))
+        self._arrays = TreeArrays(*numbers, np.ones(rows**2, bool), *self._forward.empty_outputs(rows, rows))
+        self._bundle = bundle(self._arrays)
+        self._meet_kernels()
 
     def begin(self, token: Tensor) -> None:
         """Go on after a prefill; see `Verification.begin`."""
-        self._alone[0][0] = int(token)
+        self._set_root(int(token))
 
     def step(self) -> None:
         """Plain pass over the newest token."""
-        taps, logits, greedy = self._outputs
-        self._tree, self._passed = None, (logits[:1], greedy[:1])
-        # What a step taps is what the drafter defers.
-        taps = taps[:1] if self.drafter is None else self.drafter.next_taps
-        self._forward.run_into(*self._alone, taps, *self._passed)
+        self._rows = 1
+        self._pass()
 
     def select(self, size: int) -> int:
         """Choose the best `size` drafted nodes; see `Verification.select`."""
-        self._tree = self.drafter.select_arrays(size)
-        return len(self._tree[0]) - 1
+        self._rows = _select(*self.drafter.pool_arguments(), self._bundle, size)
+        return self._rows - 1
 
     def verify(self) -> None:
         """Pass over the selected tree."""
-        tokens, depths, _, ancestors = self._tree
-        rows = len(tokens)
-        taps, logits, greedy = self._outputs
-        self._passed = logits[:rows], greedy[:rows]
-        self._forward.run_into(tokens, depths, ancestors, taps[:rows], *self._passed)
+        self._pass()
 
     def follow(self, position: int) -> list[int]:
         """Tokens that the target chooses; see `Verification.follow`."""
-        chosen = self._passed[1] if self._greedy else self._sampled(position)
-        tokens = chosen.tolist() if self._tree is None else self._settled(chosen)
+        if not self._greedy:
+            _sample(self._bundle, self._rows, self.target.vocab_size, position, *self.sampler.rule)
         forward, drafter = self._forward, self.drafter
-        if drafter is not None:
-            if self._tree is None:
-                drafter.deferred_tokens[drafter.pending] = tokens[0]
-            drafter.note_deferred(len(tokens))
-        forward.length += len(tokens)
-        self._tokens = tokens
-        return tokens
+        if drafter is None:
+            self._tokens = self._arrays.chosen.tolist()
+        else:
+            first = drafter.pending
+            count = _settle(forward.arrays, forward.length, self._bundle, self._rows, drafter.arrays, first)
+            self._tokens = drafter.deferred_tokens[first : first + count].tolist()
+            drafter.note_deferred(count)
+        forward.length += len(self._tokens)
+        return self._tokens
 
     def keep(self, count: int) -> None:
         """Take back all but the first `count` tokens."""
@@ -83,37 +93,76 @@ class CompiledVerification(Verification):
         if surplus:
             self._forward.length -= surplus
             self.drafter.forget_deferred(surplus)
-        self._alone[0][0] = self._tokens[count - 1]
+        self._set_root(self._tokens[count - 1])
 
-    def _sampled(self, position: int) -> np.ndarray:
-        if self._tree is None:
-            tokens, depths, _ = self._alone
-            parents = depths  # of the root both are 0
-        else:
-            tokens, _, parents, _ = self._tree
-        return self.sampler.choose_on_path(tokens, parents, self._passed[0], position)
+    def _pass(self) -> None:
+        self._forward.check_room(self._rows)
+        _pass(self._forward.arrays, self._forward.length, self._bundle, self._rows)
 
-    def _settled(self, chosen: np.ndarray) -> list[int]:
-        drafter, (tokens, _, parents, _) = self.drafter, self._tree
-        first = drafter.pending
-        places = self._forward.length, first
-        count = _settle(
-            self._forward.arrays, drafter.arrays, *places, tokens, parents, chosen, self._outputs[0]
-        )
-        return drafter.deferred_tokens[first : first + count].tolist()
+    def _set_root(self, token: int) -> None:
+        """A tree of the newest token alone; at its depth 0 and visibility of itself nothing changes."""
+        self._arrays.tokens[0] = token
+
+    def _meet_kernels(self) -> None:
+        """Compile now, if it is not done yet, so that it is not done while time is taken."""
+        target, drafter = self._forward.arrays, self.drafter
+        meet(_pass, target, 0, self._bundle, 1)
+        if not self._greedy:
+            meet(_sample, self._bundle, 1, 1, 0, *self.sampler.rule)
+        if drafter is not None:
+            meet(_select, *drafter.pool_arguments(), self._bundle, 1)
+            meet(_settle, target, 0, self._bundle, 1, drafter.arrays, 0)
+
+
+# Below, tree is bundled `TreeArrays`, target bundled `TargetArrays`, drafter bundled `DraftArrays`.
 
 
 @kernel
-def _settle(target, drafter, length, first, tokens, parents, chosen, taps):
-    """Follow the target's tokens `chosen` [R] down a tree of tokens and parents [R]; how many they are.
+def _select(drafter, drafted, root, tree, size):
+    """Enter the best `size` of the `drafted` nodes below the token `root`; how many rows that are with it."""
+    head, pool, _, _ = drafter.value
+    chosen = select_tree(pool.scores[:drafted], head.parents, pool.tokens, root, size)
+    tokens, depths, parents, ancestors = chosen
+    into, rows = tree.value, len(tokens)
+    copy(tokens, into.tokens)
+    copy(depths, into.depths)
+    copy(parents, into.parents)
+    for row in range(rows):
+        copy(ancestors[row], into.visible[row * rows : (row + 1) * rows])
+    return rows
+
+
+@kernel
+def _pass(target, length, tree, rows):
+    """The target's pass over the first `rows` rows, behind a sequence of `length` tokens."""
+    tokens, depths, _, visible, taps, logits, chosen = tree.value
+    visible = visible[: rows * rows].reshape(rows, rows)
+    target_pass(
+        target, length, tokens[:rows], depths[:rows], visible, taps[:rows], logits[:rows], chosen[:rows]
+    )
+
+
+@kernel
+def _sample(tree, rows, vocab_size, position, stream, temperature, top_k, top_p):
+    """Put what is sampled in the place of what greedy decoding chooses; see `sampled_path`."""
+    tokens, _, parents, _, _, logits, chosen = tree.value
+    rule = stream, temperature, top_k, top_p
+    copy(sampled_path(tokens[:rows], parents[:rows], logits[:rows], vocab_size, position, *rule), chosen)
+
+
+@kernel
+def _settle(target, length, tree, rows, drafter, first):
+    """Follow what the target chooses down the tree of `rows` rows; how many tokens that is.
 
     What was chosen beside the way is not looked at. The rows on the way move to the end of a sequence of
-    `length` tokens; their taps [>= R, 3 * H] and the tokens chosen there join the deferred rows from `first`
-    on. The pool's scores are cleared. target, drafter: bundled `TargetArrays` and `DraftArrays`.
+    `length` tokens; their taps and the tokens chosen there join the deferred rows from `first` on. The pool's
+    scores are cleared.
     """
-    rows, scores = accepted_path(tokens, parents, chosen), drafter.value.pool.scores
-    keep_rows(target, length, rows)
-    defer_rows(taps, rows, chosen[rows], drafter.value.deferred_taps, drafter.value.deferred_tokens, first)
-    for node in range(len(scores)):
-        scores[node] = -np.inf
-    return len(rows)
+    tokens, _, parents, _, taps, _, chosen = tree.value
+    _, pool, deferred_taps, deferred_tokens = drafter.value
+    path = accepted_path(tokens[:rows], parents[:rows], chosen)
+    keep_rows(target, length, path)
+    defer_rows(taps, path, chosen[path], deferred_taps, deferred_tokens, first)
+    for node in range(len(pool.scores)):
+        pool.scores[node] = -np.inf
+    return len(path)
