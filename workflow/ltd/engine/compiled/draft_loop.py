@@ -98,9 +98,9 @@ def make_draft_kernel(goes_on: Callable, choose: Callable) -> Callable:
             decided = seconds_now()
             seconds[DECIDING] += decided - begun
             if depth == 0:
-                draft_prefix(prefix, head, pool)
+                draft_prefix(prefix, drafter)
             else:
-                draft_level(depth, context, head, pool)
+                draft_level(depth, context, drafter)
             begun = seconds_now()
             seconds[FIRST_LEVEL + depth] = begun - decided
             depth += 1

@@ -107,19 +107,19 @@ class CompiledDrafter(Drafter):
         keys, values = make_cache(1, config.num_key_value_heads, slots, config.head_dim)
         work = Workspace.make(weights.layer, max(self.beam, self.prefix_rows), slots, threads)
         rotation = (part.numpy() for part in rotary_of(config, torch.arange(slots)))
-        self._parents = np.full(pool_size(self.beam, self.max_depth), -1)
+        parents = np.full(pool_size(self.beam, self.max_depth), -1)
         visible = np.zeros((self.beam, tree_slots), dtype=bool)
-        self._head_pass = HeadPass(weights, *rotation, keys[0], values[0], visible, self._parents, work)
+        head = HeadPass(weights, *rotation, keys[0], values[0], visible, parents, work)
         width = len(weights.output) * LANES
         self.hidden, logits = torch.zeros(self.beam, config.hidden_size), torch.zeros(self.beam, width)
         # Arrays and rows that share the tensors' memory, made once.
-        scores = self.state.score_array
-        self._pool = Pool(scores, self.tokens.numpy(), self.hidden.numpy(), logits.numpy())
+        scores, tokens = self.state.score_array, self.tokens.numpy()
+        self._pool_arrays = scores, parents, tokens
+        pool = Pool(scores, tokens, self.hidden.numpy(), logits.numpy())
         self._newest = self.hidden[0], logits[0, : config.draft_vocab_size]
         self.deferred_taps, self.deferred_tokens = self._pending_taps.numpy(), self._pending_tokens.numpy()
         self._every = np.arange(len(self.deferred_tokens))
-        deferred = self.deferred_taps, self.deferred_tokens
-        self.arrays = bundle(DraftArrays(self._head_pass, self._pool, *deferred))
+        self.arrays = bundle(DraftArrays(head, pool, self.deferred_taps, self.deferred_tokens))
 
     @torch.inference_mode()
     def prefill(self, taps: Tensor, tokens: Tensor) -> None:
@@ -149,11 +149,11 @@ class CompiledDrafter(Drafter):
     def _prefix_pass(self, taps: np.ndarray, tokens: np.ndarray) -> None:
         """Pass over true features, which join the cache; the last row's children are level 1."""
         check_slots(self.length + len(tokens), self._prefix_slots, "draft head")
-        draft_prefix(Prefix(taps, tokens, self.length), self._head_pass, self._pool)
+        draft_prefix(Prefix(taps, tokens, self.length), self.arrays)
         self.length += len(tokens)
 
     def _next_level(self, level: int) -> None:
-        draft_level(level, self.length, self._head_pass, self._pool)
+        draft_level(level, self.length, self.arrays)
         self._note_level(level + 1)
 
     def _note_level(self, depth: int) -> None:
@@ -182,8 +182,8 @@ class CompiledDrafter(Drafter):
     @torch.inference_mode()
     def select(self, size: int) -> DraftTree:
         """Tree of the best `size` drafted nodes; see `Drafter.select`."""
-        scores = self._pool.scores[: self.state.pool]
-        tree = select_tree(scores, self._parents, self._pool.tokens, self._root, size)
+        scores, parents, tokens = self._pool_arrays
+        tree = select_tree(scores[: self.state.pool], parents, tokens, self._root, size)
         return DraftTree(*map(torch.from_numpy, tree))
 
     def pool_arguments(self) -> tuple[Bundle, int, int]:
@@ -234,10 +234,11 @@ def defer_rows(taps, rows, tokens, deferred_taps, deferred_tokens, first):
 
 
 @kernel
-def draft_prefix(prefix, head, pool):
-    """All rows of a `Prefix` join the cache of a `HeadPass`, as many in a pass as it works with; the last
-    one's children enter the pool.
+def draft_prefix(prefix, drafter):
+    """All rows of a `Prefix` join the cache, as many in a pass as there is working space for; the last one's
+    children enter the pool. drafter: bundled `DraftArrays`.
     """
+    head, pool, _, _ = drafter.value
     most, rows = len(head.work.hidden), len(prefix.tokens)
     for first in range(0, rows, most):
         end = min(first + most, rows)
@@ -272,11 +273,12 @@ def _draft_rows(taps, new_tokens, length, head, pool):
 
 
 @kernel
-def draft_level(level, length, head, pool):
+def draft_level(level, length, drafter):
     """Pass over the beam of `level` behind `length` rows; its children enter the pool.
 
-    head is a `HeadPass`; the pool's hidden and logits of the pass before become those of this one.
+    drafter: bundled `DraftArrays`; the pool's hidden and logits of the pass before become those of this one.
     """
+    head, pool, _, _ = drafter.value
     weights, cos, sin, keys, values, visible, parents, work = head
     scores, tokens, hidden, logits = pool
     beam, place_of_level = len(visible), length + level - 1
