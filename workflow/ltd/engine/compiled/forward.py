@@ -77,13 +77,13 @@ class CompiledForward:
         self.vocab_size, eps = model.lm_head.out_features, np.float32(inner.norm.variance_epsilon)
         attention, self._slots = inner.layers[0].self_attn, max_context + max_tree + 1
         slots, kv_heads = self._slots, attention.k_proj.out_features // attention.head_dim
-        cache = make_cache(len(inner.layers), kv_heads, slots, attention.head_dim)
+        self.cache = make_cache(len(inner.layers), kv_heads, slots, attention.head_dim)
         self.rows = max(PREFILL_ROWS, max_tree + 1)
         self.work = Workspace.make(first, self.rows, slots, threads)
         rotation = inner.rotary_emb(inner.embed_tokens.weight[:1], torch.arange(slots)[None])
         cos, sin = (part[0].detach().numpy() for part in rotation)
         taps = np.asarray(tap_layers)
-        self.arrays = bundle(TargetArrays(weights, eps, cos, sin, *cache, taps, self.work))
+        self.arrays = bundle(TargetArrays(weights, eps, cos, sin, *self.cache, taps, self.work))
         self._tapped = len(taps) * self.work.hidden.shape[1]
         self.length = 0
         # Meet every kernel once, so that none is compiled while time is taken.
