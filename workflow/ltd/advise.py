@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltd.errors import InputError
-from ltd.options import StageOptions, option, parse_options
+from ltd.options import option, parse_options
 from ltd.replay.chains import chain_profile, chain_traces
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
@@ -26,9 +26,11 @@ from ltd.rl.policy_controller import PolicyController
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdviseOptions(StageOptions):
+class AdviseOptions:
     """Options of the command."""
 
+    experiment: Path = option(Path("results/default"), "folder of the experiment")
+    seed: int = option(0, "seed of the resamples behind the intervals")
     temperature: float | None = option(
         None, "temperature of the traces to read; none: that of the validation traces, where there is one"
     )

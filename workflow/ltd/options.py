@@ -43,12 +43,13 @@ class StageOptions:
     quantisation: str = option("none", "precision of the target's weights", choices=QUANTISATIONS)
 
 
+Parsed = TypeVar("Parsed")
 OptionsType = TypeVar("OptionsType", bound=StageOptions)
 
 
 def parse_options(
-    options_type: type[OptionsType], description: str | None, argv: Sequence[str] | None = None
-) -> OptionsType:
+    options_type: type[Parsed], description: str | None, argv: Sequence[str] | None = None
+) -> Parsed:
     """Build the parser from the dataclass and parse `argv` (the process's arguments when None)."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
