@@ -132,3 +132,22 @@ def test_compiled_caches_refuse_rows_beyond_their_slots():
     with pytest.raises(IndexError, match=r"^draft head: "):
         for _ in range(20):
             drafter.extend(taps, tokens)
+
+
+def test_what_does_not_fit_the_arrays_of_a_verification_is_refused():
+    target = random_target("qwen3", vocab=VOCAB, max_tree=4, compiled=True)
+    drafter = random_drafter(target, beam=BEAM, compiled=True)
+    verification = make_verification(target, drafter, SamplingOptions())
+    logits, taps = target.prefill(PROMPT)
+    drafter.prefill(taps, PROMPT)
+    token = logits.argmax()[None]
+    drafter.defer(taps[-1:], token)
+    verification.begin(token)
+    drafter.extend()
+    with pytest.raises(IndexError, match=r"^tree: 5 nodes do not fit; .* a max_tree above 4"):
+        verification.select(5)
+    assert cycle(verification, 1, 0, 4, 1)
+    # Steps that no draft follows leave a row each to the next prefix pass.
+    drafter.pending = len(drafter.deferred_tokens)
+    with pytest.raises(IndexError, match=r"^draft head: "):
+        cycle(verification, 2, 0, 1, 1)

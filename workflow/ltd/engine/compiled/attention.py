@@ -35,7 +35,7 @@ def causal(rows: int) -> np.ndarray:
 
 @kernel
 def in_sequence(rows):
-    """The same for a kernel."""
+    """What `causal` says, made in a kernel."""
     visible = np.empty((rows, rows), np.bool_)
     for row in range(rows):
         for other in range(rows):

@@ -27,7 +27,9 @@ structref.define_proxy(Bundle, BundleType, ["value"])
 
 @kernel
 def bundle(value):
-    """A `Bundle` of a number, an array or any (named) tuple of them."""
+    """A `Bundle` of a number, an array or any (named) tuple of them. Python's own call of the class would be
+    compiled anew in every process.
+    """
     return Bundle(value)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ltd.engine.compiled.arithmetic import copy, kernel
+from ltd.engine.compiled.attention import check_slots
 from ltd.engine.compiled.bundle import bundle, meet
 from ltd.engine.compiled.drafting import CompiledDrafter, defer_rows
 from ltd.engine.compiled.forward import keep_rows, target_pass
@@ -24,7 +25,8 @@ class TreeArrays(NamedTuple):
     verifies the root alone.
 
     tokens, depths, parents [>= R]; visible [>= R * R]: what each row sees, row by row. The pass writes taps
-    [>= R, 3 * H], logits [>= R, >= vocab], and what greedy decoding chooses after each row, chosen [>= R].
+    [>= R, 3 * H], logits [>= R, >= vocab], and what greedy decoding chooses after each row, chosen [>= R];
+    sampling puts its own choices there.
     """
 
     tokens: np.ndarray
@@ -64,7 +66,13 @@ class CompiledVerification(Verification):
         self._pass()
 
     def select(self, size: int) -> int:
-        """Choose the best `size` drafted nodes; see `Verification.select`."""
+        """Choose the best `size` drafted nodes; see `Verification.select`.
+
+        Raises IndexError for a larger tree than the target was made for: kernels check no bounds.
+        """
+        most = len(self._arrays.tokens) - 1
+        if min(size, self.drafter.state.pool) > most:
+            raise IndexError(f"tree: {size} nodes do not fit; make the target with a max_tree above {most}")
         self._rows = _select(*self.drafter.pool_arguments(), self._bundle, size)
         return self._rows - 1
 
@@ -80,7 +88,8 @@ class CompiledVerification(Verification):
         if drafter is None:
             self._tokens = self._arrays.chosen.tolist()
         else:
-            first = drafter.pending
+            first, longest = drafter.pending, min(self._rows, drafter.state.depth + 1)
+            check_slots(first + longest, len(drafter.deferred_tokens), "draft head")
             count = _settle(forward.arrays, forward.length, self._bundle, self._rows, drafter.arrays, first)
             self._tokens = drafter.deferred_tokens[first : first + count].tolist()
             drafter.note_deferred(count)
@@ -97,16 +106,16 @@ class CompiledVerification(Verification):
 
     def _pass(self) -> None:
         self._forward.check_room(self._rows)
-        _pass(self._forward.arrays, self._forward.length, self._bundle, self._rows)
+        _tree_pass(self._forward.arrays, self._forward.length, self._bundle, self._rows)
 
     def _set_root(self, token: int) -> None:
-        """A tree of the newest token alone; at its depth 0 and visibility of itself nothing changes."""
+        """The newest token is the root of what comes next; that it sees itself, at depth 0, never changes."""
         self._arrays.tokens[0] = token
 
     def _meet_kernels(self) -> None:
         """Compile now, if it is not done yet, so that it is not done while time is taken."""
         target, drafter = self._forward.arrays, self.drafter
-        meet(_pass, target, 0, self._bundle, 1)
+        meet(_tree_pass, target, 0, self._bundle, 1)
         if not self._greedy:
             meet(_sample, self._bundle, 1, 1, 0, *self.sampler.rule)
         if drafter is not None:
@@ -133,7 +142,7 @@ def _select(drafter, drafted, root, tree, size):
 
 
 @kernel
-def _pass(target, length, tree, rows):
+def _tree_pass(target, length, tree, rows):
     """The target's pass over the first `rows` rows, behind a sequence of `length` tokens."""
     tokens, depths, _, visible, taps, logits, chosen = tree.value
     visible = visible[: rows * rows].reshape(rows, rows)
