@@ -189,29 +189,29 @@ _by_level, _by_state = make_threshold_kernel(_level_signal), make_threshold_kern
 
 
 @kernel
-def mass_tree(rule, deepest, seconds, drafter, length, rows):
+def mass_tree(decisions, deepest, seconds, drafter, length, rows):
     """`ddd`; details are not looked at."""
-    return _by_mass(rule, deepest, seconds, drafter, length, rows)
+    return _by_mass(decisions, deepest, seconds, drafter, length, rows)
 
 
 @kernel
-def bound_tree(rule, deepest, seconds, drafter, length, rows):
+def bound_tree(decisions, deepest, seconds, drafter, length, rows):
     """`svip`; details: the factor of the entropy."""
-    return _by_bound(rule, deepest, seconds, drafter, length, rows)
+    return _by_bound(decisions, deepest, seconds, drafter, length, rows)
 
 
 @kernel
-def level_tree(rule, deepest, seconds, drafter, length, rows):
+def level_tree(decisions, deepest, seconds, drafter, length, rows):
     """`disco`; details: the unit of the depth, the network."""
-    return _by_level(rule, deepest, seconds, drafter, length, rows)
+    return _by_level(decisions, deepest, seconds, drafter, length, rows)
 
 
 @kernel
-def state_tree(rule, deepest, seconds, drafter, length, rows):
+def state_tree(decisions, deepest, seconds, drafter, length, rows):
     """`specdecpp`; details: what the levels before said [1], the first level that is judged, the weights as
     in `StateAcceptance`.
     """
-    return _by_state(rule, deepest, seconds, drafter, length, rows)
+    return _by_state(decisions, deepest, seconds, drafter, length, rows)
 
 
 @kernel
@@ -229,5 +229,5 @@ _draft_and_prune = make_draft_kernel(_up_to_depth, _count_confident)
 
 
 @kernel
-def _pruned_tree(rule, deepest, seconds, drafter, length, rows):
-    return _draft_and_prune(rule, deepest, seconds, drafter, length, rows)
+def _pruned_tree(decisions, deepest, seconds, drafter, length, rows):
+    return _draft_and_prune(decisions, deepest, seconds, drafter, length, rows)

@@ -160,5 +160,5 @@ _draft_by_rule = make_draft_kernel(_drafts_on, _choose_size)
 
 
 @kernel
-def _rule_tree(rule, deepest, seconds, drafter, length, rows):
-    return _draft_by_rule(rule, deepest, seconds, drafter, length, rows)
+def _rule_tree(decisions, deepest, seconds, drafter, length, rows):
+    return _draft_by_rule(decisions, deepest, seconds, drafter, length, rows)

@@ -207,5 +207,5 @@ _draft_by_policies = make_draft_kernel(_goes_on, _choose_size)
 
 
 @kernel
-def _policy_tree(pair, deepest, seconds, drafter, length, rows):
-    return _draft_by_policies(pair, deepest, seconds, drafter, length, rows)
+def _policy_tree(decisions, deepest, seconds, drafter, length, rows):
+    return _draft_by_policies(decisions, deepest, seconds, drafter, length, rows)

@@ -4,7 +4,6 @@ What a row sees is summed in the order of its path, wherever the slots are, so t
 same token in a plain sequence are computed alike, to the last bit.
 """
 
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -27,15 +26,9 @@ class Window(NamedTuple):
     length: int
 
 
-@cache
-def causal(rows: int) -> np.ndarray:
-    """What the rows of a sequence see of each other, for `visible`."""
-    return np.tri(rows, dtype=bool)
-
-
 @kernel
-def in_sequence(rows):
-    """What `causal` says, made in a kernel."""
+def causal(rows):
+    """What the rows of a sequence see of each other, for `visible`: bool [rows, rows]."""
     visible = np.empty((rows, rows), np.bool_)
     for row in range(rows):
         for other in range(rows):

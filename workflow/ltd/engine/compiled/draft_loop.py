@@ -130,8 +130,8 @@ _draft_static = make_draft_kernel(_up_to_depth, only_size)
 
 
 @kernel
-def _static_tree(depth, deepest, seconds, drafter, length, rows):
-    return _draft_static(depth, deepest, seconds, drafter, length, rows)
+def _static_tree(decisions, deepest, seconds, drafter, length, rows):
+    return _draft_static(decisions, deepest, seconds, drafter, length, rows)
 
 
 @cache

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ltd.draft_head.eagle3 import Eagle3Head, rotary_of
 from ltd.engine.compiled.arithmetic import copy, kernel, normalise, normalise_rows
-from ltd.engine.compiled.attention import Window, check_slots, in_sequence, make_cache
+from ltd.engine.compiled.attention import Window, causal, check_slots, make_cache
 from ltd.engine.compiled.bundle import Bundle, bundle
 from ltd.engine.compiled.layer import LayerWeights, Workspace, decoder_layer, rows_of, split_product
 from ltd.engine.compiled.number_types import LANES
@@ -166,7 +166,7 @@ class CompiledDrafter(Drafter):
         """Arguments of a kernel that drafts a whole tree behind the first `pending` deferred rows, none: all.
 
         They are the last three of `ltd.engine.compiled.draft_loop.make_draft_kernel`; `note_levels` then says
-        what it drafted.
+        what it drafted. Raises IndexError where the rows do not fit the cache.
         """
         rows = self.pending if pending is None else pending
         check_slots(self.length + rows, self._prefix_slots, "draft head")
@@ -266,7 +266,7 @@ def _draft_rows(taps, new_tokens, length, head, pool):
     split_product(fused, weights.fuse, features, len(work.scores))
     work, window, end = rows_of(work, count), Window(length, length), length + count
     cos, sin = cos[length:end], sin[length:end]
-    visible = in_sequence(count)
+    visible = causal(count)
     _layer_pass(new_tokens, features, weights, cos, sin, keys, values, window, visible, work)
     _output_pass(weights, work, count - 1, hidden[:1], logits[:1])
     best_children(logits[0], np.float32(0), weights.target_ids, scores[:beam], tokens[:beam])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ltd.engine.compiled.arithmetic import copy, kernel
 from ltd.engine.compiled.attention import check_slots
-from ltd.engine.compiled.bundle import bundle, meet
+from ltd.engine.compiled.bundle import bundle, compile_for
 from ltd.engine.compiled.drafting import CompiledDrafter, defer_rows
 from ltd.engine.compiled.forward import keep_rows, target_pass
 from ltd.engine.compiled.sampling import CompiledSampler, sampled_path
@@ -54,7 +54,7 @@ class CompiledVerification(Verification):
         numbers = (np.zeros(rows, np.int64) for _ in range(3))
         self._arrays = TreeArrays(*numbers, np.ones(rows**2, bool), *self._forward.empty_outputs(rows, rows))
         self._bundle = bundle(self._arrays)
-        self._meet_kernels()
+        self._compile_kernels()
 
     def begin(self, token: Tensor) -> None:
         """Go on after a prefill; see `Verification.begin`."""
@@ -81,7 +81,10 @@ class CompiledVerification(Verification):
         self._pass()
 
     def follow(self, position: int) -> list[int]:
-        """Tokens that the target chooses; see `Verification.follow`."""
+        """Tokens that the target chooses; see `Verification.follow`.
+
+        Raises IndexError where more rows wait for the drafter than it has room for.
+        """
         if not self._greedy:
             _sample(self._bundle, self._rows, self.target.vocab_size, position, *self.sampler.rule)
         forward, drafter = self._forward, self.drafter
@@ -112,15 +115,15 @@ class CompiledVerification(Verification):
         """The newest token is the root of what comes next; that it sees itself, at depth 0, never changes."""
         self._arrays.tokens[0] = token
 
-    def _meet_kernels(self) -> None:
+    def _compile_kernels(self) -> None:
         """Compile now, if it is not done yet, so that it is not done while time is taken."""
         target, drafter = self._forward.arrays, self.drafter
-        meet(_tree_pass, target, 0, self._bundle, 1)
+        compile_for(_tree_pass, target, 0, self._bundle, 1)
         if not self._greedy:
-            meet(_sample, self._bundle, 1, 1, 0, *self.sampler.rule)
+            compile_for(_sample, self._bundle, 1, 1, 0, *self.sampler.rule)
         if drafter is not None:
-            meet(_select, *drafter.pool_arguments(), self._bundle, 1)
-            meet(_settle, target, 0, self._bundle, 1, drafter.arrays, 0)
+            compile_for(_select, *drafter.pool_arguments(), self._bundle, 1)
+            compile_for(_settle, target, 0, self._bundle, 1, drafter.arrays, 0)
 
 
 # Below, tree is bundled `TreeArrays`, target bundled `TargetArrays`, drafter bundled `DraftArrays`.
