@@ -104,13 +104,18 @@ def engines(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "temperature"), [*((name, 0.0) for name in ARCHITECTURES), ("qwen3", 1.0)]
+    ("architecture", "sampling"),
+    [
+        *((name, {}) for name in ARCHITECTURES),
+        ("qwen3", {"temperature": 1.0}),
+        ("qwen3", {"temperature": 0.8, "top_k": 5, "top_p": 0.9}),
+    ],
 )
-def test_replayed_passes_decode_the_same_tokens(architecture, temperature):
+def test_replayed_passes_decode_the_same_tokens(architecture, sampling):
     (usual, _), (fixed, drafter) = engines(architecture, draft_vocab=8)
     cycles, accepted = 0, 0
     for seed in range(2):
-        settings = {"max_new_tokens": 50, "temperature": temperature, "seed": seed}
+        settings = {"max_new_tokens": 50, "seed": seed, **sampling}
         expected = decode_autoregressive(usual, PROMPT + seed, **settings)
         plain = decode_autoregressive(fixed, PROMPT + seed, **settings)
         drafted = decode(fixed, drafter, RandomController(seed), PROMPT + seed, **settings)
@@ -161,6 +166,26 @@ def test_verification_sets_its_own_mode():
     assert found[:9] == expected
 
 
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_k": 4}])
+def test_nothing_waits_before_the_outcome_is_read(sampling):
+    """Reading it, `tolist`, is no operation, so `Recorder` does not see it."""
+    _, (fixed, drafter) = engines(draft_vocab=8)
+    logits, taps = fixed.prefill(PROMPT)
+    drafter.prefill(taps, PROMPT)
+    token = logits.argmax()[None]
+    drafter.defer(taps[-1:], token)
+    verification = make_verification(fixed, drafter, SamplingOptions(**sampling))
+    verification.begin(token)
+    for position in (1, 2, 3):
+        with Recorder():
+            drafter.extend()
+            drafter.expand()
+            verification.select(6)
+            verification.verify()
+            verification.follow(position)
+            verification.keep(1)
+
+
 def test_passes_are_met_without_a_trace(monkeypatch):
     """A verification may be made behind a prefill; on a GPU it then runs passes in order to capture them."""
     _, (fixed, drafter) = engines()
@@ -172,7 +197,7 @@ def test_passes_are_met_without_a_trace(monkeypatch):
     before = [tensor.clone() for tensor in (kept, *deferred)]
     monkeypatch.setattr(bucketed_verification, "Passes", lambda device: RecordedPasses(captures=True))
     passes = TreePasses(fixed.forward, drafter).passes
-    assert len(passes._graphs) == 2 * len(fixed.forward.row_buckets)
+    assert len(passes._graphs) == 3 * len(fixed.forward.row_buckets)
     assert all(map(torch.equal, before, (kept, *deferred)))
 
 

@@ -208,15 +208,16 @@ def test_policies_decide_on_the_gpu_what_they_decide_on_a_cpu(monkeypatch, seed)
         assert [(cycle.depth, cycle.size) for cycle in generation.cycles] == shapes
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("tiled", [False, True])
 @torch.inference_mode()
-def test_only_decisions_wait_for_the_gpu(tiled):
+def test_only_decisions_wait_for_the_gpu(tiled, temperature):
     target, drafter = gpu_engine(dtype=torch.bfloat16 if tiled else torch.float32, tiled=tiled)
     logits, taps = target.prefill(PROMPT)
     drafter.prefill(taps, target.token_tensor(PROMPT))
     token = logits.argmax()[None]
     drafter.defer(taps[-1:], token)
-    verification = make_verification(target, drafter, SamplingOptions())
+    verification = make_verification(target, drafter, SamplingOptions(temperature))
     verification.begin(token)
     for position in range(1, 6):
         with nothing_waits():
@@ -225,6 +226,8 @@ def test_only_decisions_wait_for_the_gpu(tiled):
                 drafter.expand()
             verification.select(40)
             verification.verify()
+            if temperature:
+                verification._sample(position)
         count = len(verification.follow(position))  # the one wait of a cycle: how many were accepted
         with nothing_waits():
             verification.keep(count)

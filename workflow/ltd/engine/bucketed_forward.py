@@ -45,20 +45,22 @@ class PaddedRows:
 
     def last(self, rows: int) -> tuple[Tensor, Tensor]:
         """Tokens and positions [rows] of the last rows."""
-        start = self.rows - rows
-        return self.tokens.narrow(0, start, rows), self.places.narrow(0, start, rows) + self.length
+        return self.tokens.narrow(0, self.rows - rows, rows), self.depths(rows) + self.length
+
+    def depths(self, rows: int) -> Tensor:
+        """Places [rows] of the last rows, which are the depths of a tree's."""
+        return self.places.narrow(0, self.rows - rows, rows)
 
     def enter(self, tokens: Tensor, places: Tensor, ancestors: Tensor) -> None:
         """Enter last rows [R], padding among them, from within a pass."""
         rows = len(tokens)
-        start = self.rows - rows
-        self.tokens.narrow(0, start, rows).copy_(tokens)
-        self.places.narrow(0, start, rows).copy_(places)
+        self.tokens.narrow(0, self.rows - rows, rows).copy_(tokens)
+        self.depths(rows).copy_(places)
         self.among(rows).copy_(ancestors)
 
     def separate(self, rows: int) -> None:
         """Make the last rows independent of each other, all at the first place after the prefix."""
-        self.places.narrow(0, self.rows - rows, rows).zero_()
+        self.depths(rows).zero_()
         self.among(rows).copy_(self.alone.narrow(0, 0, rows).narrow(1, 0, rows))
 
     def among(self, rows: int) -> Tensor:

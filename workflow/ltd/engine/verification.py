@@ -5,7 +5,7 @@ from torch import Tensor
 from ltd.engine.bucketed_drafting import BucketedDrafter
 from ltd.engine.drafting import Drafter
 from ltd.engine.lookup_drafting import LookupDrafter
-from ltd.engine.sampling import Sampler, SamplingOptions, make_sampler
+from ltd.engine.sampling import Sampler, SamplingOptions, TensorSampler, make_sampler
 from ltd.engine.target import TargetModel
 from ltd.engine.tree import DraftTree
 from ltd.errors import InputError
@@ -69,17 +69,18 @@ def make_verification(target: TargetModel, drafter: Drafter | None, options: Sam
     if drafter is not None:
         _check_fit(target, drafter)
     depth = 0 if drafter is None else drafter.max_depth
-    sampler = make_sampler(options, target.vocab_size, depth, target.device)
+    settings = options, target.vocab_size, depth, target.device
+    if target.has_fixed_passes and isinstance(drafter, BucketedDrafter):
+        from ltd.engine.bucketed_verification import BucketedVerification  # which builds on this module
+
+        return BucketedVerification(target, drafter, TensorSampler(*settings))
+    sampler = make_sampler(*settings)
     if target.is_compiled:
         from ltd.engine.compiled.drafting import CompiledDrafter  # a GPU needs no Numba
         from ltd.engine.compiled.verification import CompiledVerification
 
         if drafter is None or isinstance(drafter, CompiledDrafter):
             return CompiledVerification(target, drafter, sampler)
-    if target.has_fixed_passes and isinstance(drafter, BucketedDrafter):
-        from ltd.engine.bucketed_verification import BucketedVerification  # which builds on this module
-
-        return BucketedVerification(target, drafter, sampler)
     return Verification(target, drafter, sampler)
 
 
