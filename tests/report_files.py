@@ -48,7 +48,7 @@ def write_benchmark(folder, runs, cycles, summary, checked):
             "grid": {"depth": 2, "size": 4},
             "default": {"depth": 8, "size": 60},
             "clock_gap": 0.001,
-            "recorded_answers": {"prompts": 4, "same": 3},
+            "recorded_answers": {"prompts": 4, "same": 3, "cycles": {"eagle3_grid": 3, "ltd": 2}},
             "drift": {"autoregressive_step": 0.05, "grid_cycle": -0.02},
             "prompts_of_interrupted_run": 0,
             "transformers": checked,

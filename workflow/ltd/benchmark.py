@@ -36,7 +36,7 @@ from ltd.hub import identity
 from ltd.measurement.profile_rounds import ProfileRounds, drift, rounds_between
 from ltd.measurement.protocol import check_answers, schedule, select_prompts
 from ltd.measurement.reference_check import compare_with_transformers
-from ltd.measurement.replay_rows import answers_as_recorded, replay_rows
+from ltd.measurement.replay_rows import as_recorded, replay_rows
 from ltd.measurement.summary import (
     MEAN_TASK,
     clock_gap,
@@ -50,7 +50,7 @@ from ltd.methods import BASELINE
 from ltd.methods import check as check_methods
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.opponents.folders import load_opponent
-from ltd.options import StageOptions, option, run_stage
+from ltd.options import ModelOptions, StageOptions, option, run_stage
 from ltd.replay.dense_latency import check_together
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.static_grid import read_best
@@ -87,7 +87,7 @@ DEFAULT_METHODS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions(StageOptions):
+class BenchmarkOptions(StageOptions, ModelOptions):
     """Options of the benchmark."""
 
     target: str = option(help="folder or hub id of the target model")
@@ -352,7 +352,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
         "grid": grid,
         "default": {"depth": options.default_depth, "size": options.default_size},
         "clock_gap": clock_gap(runs, cycles),
-        "recorded_answers": answers_as_recorded(runs, prompts),
+        "recorded_answers": as_recorded(runs, cycles, replayed.cycles, prompts),
         "drift": drift(profile, own_profile, grid["depth"], grid["size"]),
         "transformers": compare_with_transformers(options.target, runs, prompts, device),
     }

@@ -38,7 +38,7 @@ from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import Verification, make_verification
 from ltd.errors import InputError
-from ltd.options import StageOptions, option, parse_options
+from ltd.options import ModelOptions, option, parse_options
 
 SHAPES = {
     "default": dict(
@@ -58,7 +58,7 @@ REST = "rest of "
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineBenchmarkOptions(StageOptions):
+class EngineBenchmarkOptions(ModelOptions):
     """Options of the command."""
 
     target: str | None = option(None, "target model, folder or hub id; none: random weights of --shape")
@@ -74,6 +74,8 @@ class EngineBenchmarkOptions(StageOptions):
     temperature: float = option(0.0, "of the whole cycles and of transformers; 0 is greedy")
     top_k: int | None = option(None, "sample among the k most probable tokens")
     top_p: float | None = option(None, "sample among the most probable tokens of this total probability")
+    seed: int = option(0, "seed of random weights, of what is decoded and of sampling")
+    threads: int = option(0, "threads of the CPU kernels; 0 takes all cores")
 
     def sampling(self) -> SamplingOptions:
         """Raises InputError for what cannot be."""

@@ -21,16 +21,17 @@ from ltd.draft_head.checkpoint import EMBEDDING, OUTPUT, read_checkpoint, write_
 from ltd.engine.model_loading import read_config
 from ltd.errors import InputError
 from ltd.hub import local_folder
-from ltd.options import StageOptions, option, parse_options
+from ltd.options import DTYPES, option, parse_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportDraftOptions(StageOptions):
+class ExportDraftOptions:
     """Options of the command."""
 
     draft: str = option(help="the head: a folder or hub id")
     target: str = option(help="the target it was trained for: a folder or hub id")
     output: Path = option(help="folder to write")
+    dtype: str = option("auto", "number type to write; auto: the head's own", choices=DTYPES)
     layout: str = option("published", "which files to write", choices=("published", "speculators"))
     name: str | None = option(None, "hub id of the target as servers shall know it; none: as in --target")
     speculative_tokens: int = option(3, "tokens that a server drafts unless told otherwise (speculators)")

@@ -20,7 +20,7 @@ from ltd.engine.model_loading import read_config
 from ltd.engine.ngrams import NgramCounts
 from ltd.errors import InputError
 from ltd.files import atomic_path, write_json
-from ltd.options import StageOptions, option, run_stage
+from ltd.options import DeviceOptions, StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.replay.oracle import oracle
@@ -30,7 +30,7 @@ from ltd.tracking import StageRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitLookupOptions(StageOptions):
+class FitLookupOptions(StageOptions, DeviceOptions):
     """Options of the fit."""
 
     target: str = option(help="folder or hub id of the target model, for the size of its vocabulary")

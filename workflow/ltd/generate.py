@@ -25,7 +25,7 @@ from ltd.engine.model_loading import load_tokenizer, read_config
 from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import DEFAULT_CONTEXT, DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
-from ltd.options import StageOptions, option, parse_options
+from ltd.options import ModelOptions, option, parse_options
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.policy_controller import PolicyController
 from ltd.texts.prompts import OWN_FORMAT, ChatFormat, chat_format, render
@@ -37,10 +37,11 @@ BEAM = 10  # of a fixed depth and size
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(StageOptions):
+class GenerateOptions(ModelOptions):
     """Options of the command."""
 
     prompt: str = option(help="what the user says")
+    experiment: Path = option(Path("results/default"), "folder of the experiment")
     target: str | None = option(None, "target model, folder or hub id; none: the experiment's own")
     draft: str | None = option(
         None, "Eagle3 head, folder or hub id, with its own rotary base; none: the experiment's own"
@@ -56,6 +57,8 @@ class GenerateOptions(StageOptions):
     temperature: float = option(0.0, "0 is greedy")
     top_k: int | None = option(None, "sample among the k most probable tokens")
     top_p: float | None = option(None, "sample among the most probable tokens of this total probability")
+    seed: int = option(0, "seed of sampling")
+    threads: int = option(0, "threads of the CPU kernels; 0 takes all cores")
     system: str | None = option(None, "system prompt; none: the chat template's own")
     chat_template: str | None = option(None, "file with a Jinja template; none: the tokenizer's own")
     thinking: str = option(

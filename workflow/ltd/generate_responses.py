@@ -28,7 +28,7 @@ from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import discard, file_hash
 from ltd.hub import identity
-from ltd.options import StageOptions, option, run_stage
+from ltd.options import ModelOptions, StageOptions, option, run_stage
 from ltd.texts.batched_generation import Answer, Choose, answer_conversations, greedy
 from ltd.texts.prompts import chat_format, read_questions, render
 from ltd.texts.responses import Responses, Sequence
@@ -37,7 +37,7 @@ from ltd.world import ends_in_loop
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StageOptions):
+class Options(StageOptions, ModelOptions):
     """What `generate_responses` takes."""
 
     prompts: Path = option(help="folder of one split's <task>.jsonl")

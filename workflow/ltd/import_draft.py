@@ -22,7 +22,7 @@ from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.files import atomic_path, write_json
 from ltd.hub import local_folder
-from ltd.options import StageOptions, option, run_stage
+from ltd.options import ModelOptions, StageOptions, option, run_stage
 from ltd.replay.batched_drafting import draft_trees, run_true_rows, true_nodes
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
@@ -33,7 +33,7 @@ CHUNK = 64  # positions drafted together
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportDraftOptions(StageOptions):
+class ImportDraftOptions(StageOptions, ModelOptions):
     """Options of this stage."""
 
     target: str = option(help="target model: a Hugging Face folder or hub id")

@@ -34,7 +34,19 @@ class StageOptions:
     experiment: Path = option(Path("results/default"), "folder of the experiment; holds the parent run's id")
     seed: int = option(0, "seed of every random choice of the stage")
     threads: int = option(0, "threads of the CPU kernels; 0 takes all cores")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Option of what computes on a GPU where there is one."""
+
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(DeviceOptions):
+    """Options of what loads target and head."""
+
     dtype: str = option(
         "auto",
         "number type of target and head; auto: the file's, on a CPU float32 where it does not multiply that",

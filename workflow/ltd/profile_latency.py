@@ -23,13 +23,13 @@ from ltd.measurement.phase_timer import PhaseTimer, own_text, random_text
 from ltd.measurement.profile_tables import interpolation_error, latency_tables, machine_facts
 from ltd.measurement.visits import between, check_room, room_needed
 from ltd.option_checks import check_latency
-from ltd.options import StageOptions, option, run_stage
+from ltd.options import ModelOptions, StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.tracking import StageRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyOptions(StageOptions):
+class LatencyOptions(StageOptions, ModelOptions):
     """Options of the timer."""
 
     target: str = option(help="folder or hub id of the target model")

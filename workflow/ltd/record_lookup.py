@@ -15,7 +15,7 @@ from ltd.devices import resolve_device
 from ltd.engine.lookup_folder import LookupSettings, load_lookup
 from ltd.engine.ngrams import NgramCounts
 from ltd.files import file_hash
-from ltd.options import StageOptions, option, run_stage
+from ltd.options import DeviceOptions, StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.replay.traces import Traces, concatenate
@@ -24,7 +24,7 @@ from ltd.tracking import StageRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordLookupOptions(StageOptions):
+class RecordLookupOptions(StageOptions, DeviceOptions):
     """Options of the recording."""
 
     lookup: Path = option(help="folder of the look-up drafter")

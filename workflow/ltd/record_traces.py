@@ -23,7 +23,7 @@ from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.files import discard, file_hash, read_json, write_json
 from ltd.hub import identity
-from ltd.options import StageOptions, option, run_stage
+from ltd.options import ModelOptions, StageOptions, option, run_stage
 from ltd.replay.batched_drafting import DraftedTrees, TrueRows, draft_trees, run_true_rows, true_nodes
 from ltd.replay.traces import NO_RANK, Traces, concatenate, true_path_ranks
 from ltd.texts import responses
@@ -32,7 +32,7 @@ Answers = Sequence[responses.Sequence]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordTracesOptions(StageOptions):
+class RecordTracesOptions(StageOptions, ModelOptions):
     """Options of the recording."""
 
     target: str = option(help="target model: a Hugging Face folder or hub id")

@@ -48,7 +48,7 @@ from ltd.errors import InputError
 from ltd.files import atomic_path, discard, file_hash, write_json
 from ltd.hub import identity
 from ltd.option_checks import check_draft, check_draft_of_target
-from ltd.options import StageOptions, option, run_stage
+from ltd.options import ModelOptions, StageOptions, option, run_stage
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun, config_hash
 
@@ -56,7 +56,7 @@ FORWARD_ROWS = 4096  # padded rows of a forward pass of the target
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainDraftOptions(StageOptions):
+class TrainDraftOptions(StageOptions, ModelOptions):
     """Options of this stage."""
 
     target: str = option(help="Hugging Face folder or hub id of the target")

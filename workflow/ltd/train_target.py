@@ -21,7 +21,7 @@ from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.errors import InputError
 from ltd.files import atomic_path, discard, file_hash, write_json
 from ltd.option_checks import check_target
-from ltd.options import StageOptions, option, run_stage
+from ltd.options import DTYPES, DeviceOptions, StageOptions, option, run_stage
 from ltd.target_training import MAX_POSITIONS
 from ltd.target_training.copying import wire_copying
 from ltd.target_training.growth import silence, without_blocks
@@ -46,12 +46,13 @@ SAMPLE_TOKENS = 192
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StageOptions):
+class Options(StageOptions, DeviceOptions):
     """What `train_target` takes."""
 
     prompts: Path = option(help="folder with the splits `corpus` (to train on) and `validation`")
     output: Path = option(help="Hugging Face folder to write")
     state: Path = option(help="folder for checkpoints of a killed run; removed at the end")
+    dtype: str = option("auto", "number type that weights are rounded to; auto: 16 bits", choices=DTYPES)
     vocab_size: int = option(2048, "entries of the BPE tokenizer")
     hidden_size: int = option(384, "width; a multiple of 64, the size of an attention head")
     intermediate_size: int = option(1152, "width of the feed-forward layers")

@@ -45,7 +45,7 @@ rule fit_lookup:
         target=target_name,
         tree=command_line(config["tree"]),
         tasks=TRAIN_TASKS,
-        options=common_options(threads=1),
+        options=f"{common_options(threads=1)} {computing('device')}",
     shell:
         "python -m ltd.fit_lookup --target {params.target:q} --texts {input.texts}"
         " --validation {input.validation} --profile {input.profile} --output {output}"
@@ -77,7 +77,7 @@ rule record_lookup:
     params:
         output=folder_of_output,
         temperature=LEARNED_AT,
-        options=common_options(threads=1),
+        options=f"{common_options(threads=1)} {computing('device')}",
     shell:
         "python -m ltd.record_lookup --lookup {input.lookup} --texts {input.texts} --train {input.train}"
         " --validation {input.validation} --profile {input.profile} --output {params.output}"
@@ -132,7 +132,7 @@ rule benchmark_at_temperature:
         lookup=lambda wildcards: f"{RESULTS}/lookup",
         output=folder_of_output,
         state=f"{RESULTS}/state/benchmark-t{{temperature}}",
-        options=options("benchmark", leave_out=["temperatures"]),
+        options=model_options("benchmark", leave_out=["temperatures"]),
         # As long as the recorded answers, which replay follows to their end.
         max_new_tokens=config["responses"]["max_new_tokens"],
     shell:

@@ -94,10 +94,9 @@ wildcard_constraints:
 
 def common_options(threads=config["threads"]):
     """Render the options that every stage has; `threads` None leaves these to `effort`."""
-    names = ["device", "dtype", "quantisation"]
     common = {"experiment": RESULTS, "seed": config["seed"]}
     common |= {"threads": threads} if threads is not None else {}
-    return command_line(common | {name: config[name] for name in names})
+    return command_line(common)
 
 
 def effort(block=None, keys=()):
@@ -113,6 +112,16 @@ def options(block, leave_out=(), tree=False, threads=config["threads"]):
     """Render one block of the configuration as flags, with the common ones; `tree` adds beam and depth."""
     own = {key: value for key, value in config[block].items() if key not in leave_out}
     return f"{common_options(threads)} {command_line(config['tree'] if tree else {})} {command_line(own)}"
+
+
+def computing(*keys):
+    """Render where, and how precisely, a stage computes that has these keys."""
+    return command_line({key: config[key] for key in keys})
+
+
+def model_options(*arguments, **settings):
+    """Render `options` of a stage that loads target and head, and how it does that."""
+    return f"{options(*arguments, **settings)} {computing('device', 'dtype', 'quantisation')}"
 
 
 # Tasks that constants, classifiers and policies are fitted to, and tasks that all are compared on.

@@ -21,7 +21,7 @@ if config["draft"]["path"] is None:
             target=target_name,
             program=program("ltd.train_draft", config["draft"]["processes"]),
             state=f"{RESULTS}/state/train_draft",
-            options=options(
+            options=model_options(
                 "draft",
                 leave_out=["path", "processes", *IMPORT_OPTIONS, *MEMORY_OPTIONS],
                 threads=None,
@@ -53,7 +53,7 @@ else:
         params:
             target=target_name,
             draft=config["draft"]["path"],
-            options=options(
+            options=model_options(
                 "draft",
                 leave_out=[
                     key for key in config["draft"] if key not in IMPORT_OPTIONS

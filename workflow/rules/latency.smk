@@ -17,7 +17,7 @@ rule profile_latency:
     params:
         target=target_name,
         draft=draft_name,
-        options=options("latency", tree=True),
+        options=model_options("latency", tree=True),
     shell:
         "python -m ltd.profile_latency --target {params.target:q} --draft {params.draft}"
         " --output {output} {params.options} 2>&1 | tee {log}"

@@ -18,10 +18,11 @@ rule train_target:
         prompts=lambda wildcards, input: str(Path(input.corpus).parent),
         state=f"{RESULTS}/state/train_target",
         options=options("target", leave_out=["path"], threads=None),
+        computing=computing("device", "dtype"),
         effort=effort(),
     shell:
         "python -m ltd.train_target --prompts {params.prompts} --output {output} --state {params.state}"
-        " {params.options} {params.effort} 2>&1 | tee {log}"
+        " {params.options} {params.computing} {params.effort} 2>&1 | tee {log}"
 
 
 # The target's own answers: what the head learns from and what the traces follow.
@@ -46,7 +47,7 @@ rule generate_responses_of_split:
         target=target_name,
         state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
         # A function: Snakemake would take braces in a system prompt for wildcards.
-        options=lambda wildcards: options("responses", threads=None),
+        options=lambda wildcards: model_options("responses", threads=None),
         effort=effort(),
         # Drafters alone learn from this split's answers: no decoding has to repeat them.
         precision=lambda wildcards: (

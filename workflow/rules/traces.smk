@@ -19,7 +19,7 @@ rule record_traces_of_split:
         target=target_name,
         draft=draft_name,
         state=f"{RESULTS}/state/record_traces-{{split}}-t{{temperature}}-w{config['tree']['beam']}",
-        options=options(
+        options=model_options(
             "traces", leave_out=["temperature", "chunk"], tree=True, threads=None
         ),
         effort=effort("traces", ["chunk"]),

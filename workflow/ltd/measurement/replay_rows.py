@@ -6,6 +6,7 @@ no method can decode with, exists here alone.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,8 +40,9 @@ def replay_rows(
 ) -> ReplayRows:
     """Simulate every method on the traces of the benchmark's prompts; None stands for plain decoding.
 
-    Replay walks whole recorded answers, from the first token on; it is exact where the benchmark's answers
-    are as long. The oracle may verify any number of nodes up to the largest measured.
+    Replay walks whole recorded answers, from the first token on: cycle by cycle as the clock does where the
+    benchmark's answers are as long, but for rounding (see `as_recorded`). The oracle may verify any number of
+    nodes up to the largest measured.
     """
     simulations = {name: simulate(controller, traces, profile) for name, controller in controllers.items()}
     simulations[ORACLE] = oracle(traces, profile, range(1, profile.max_size + 1))
@@ -58,22 +60,41 @@ def replay_rows(
     return ReplayRows(runs, cycles, best.reset_index(drop=True))
 
 
-def answers_as_recorded(runs: pd.DataFrame, prompts: list[Sequence]) -> dict[str, int]:
-    """How many `prompts` there are, and how many plain decoding answered the `same` as recorded, as far as
-    both answers go; `runs` are the measured ones, with all prompts.
+def as_recorded(
+    runs: pd.DataFrame, cycles: pd.DataFrame, replayed: pd.DataFrame, prompts: list[Sequence]
+) -> dict[str, Any]:
+    """How many `prompts` there are; how many of them plain decoding answered the `same` as recorded, as far
+    as both answers go; and in how many of these, by method, all `cycles` were those of replay.
 
-    Answers are recorded in batches, whose sums round otherwise than those of one sequence: where two tokens
-    are nearly tied, decoding may choose the other one, and replay walks a text that the clock did not see.
+    `runs` and `cycles` are the measured ones, with all prompts; `replayed` the replayed cycles. Answers and
+    drafts are recorded in batches, whose sums round otherwise than those of one sequence: where two tokens,
+    or two drafted nodes, are nearly tied, decoding may choose the other one.
     """
     baseline = runs[(runs["method"] == BASELINE) & (runs["repeat"] == 0)]
     decoded = {(row.task, row.prompt, row.turn): list(row.token_ids) for row in baseline.itertuples()}
-    same = 0
+    same = set()
     for prompt in prompts:
-        answer = decoded[prompt.task, str(prompt.question_id), prompt.turn]
-        recorded = prompt.answer.tolist()
+        key = prompt.task, str(prompt.question_id), prompt.turn
+        answer, recorded = decoded[key], prompt.answer.tolist()
         length = min(len(answer), len(recorded))
-        same += answer[:length] == recorded[:length]
-    return {"prompts": len(prompts), "same": same}
+        if answer[:length] == recorded[:length]:
+            same.add(key)
+    walks, simulated = _walks(cycles[cycles["repeat"] == 0]), _walks(replayed)
+    agree = {
+        method: sum(walks[method].get(key) == simulated[method].get(key) for key in same)
+        for method in walks
+        if method in simulated
+    }
+    return {"prompts": len(prompts), "same": len(same), "cycles": agree}
+
+
+def _walks(cycles: pd.DataFrame) -> dict[str, dict[tuple[str, str, int], list[tuple[int, int, int]]]]:
+    """Depth, verified nodes and tokens of all cycles, by method and prompt."""
+    walks: dict[str, dict] = {}
+    columns = ("method", "task", "prompt", "turn", "depth", "verified", "tokens")
+    for method, task, prompt, turn, *cycle in zip(*(cycles[name] for name in columns), strict=True):
+        walks.setdefault(method, {}).setdefault((task, prompt, turn), []).append(tuple(cycle))
+    return walks
 
 
 def _runs(name: str, simulation: Simulation, labels: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ltd.ablations.catalogue import GRID
+from ltd.ablations.catalogue import GRID, TUNED
 from ltd.measurement.summary import GREEDY, MEAN_TASK, mean_over
 from ltd.methods import BASELINE
 from ltd.reporting import findings, pairs, sampling
@@ -133,6 +133,12 @@ def _drift(change: dict[str, float]) -> str:
     )
 
 
+def _counts(by_method: Mapping[str, int]) -> str:
+    """Of the two methods that matter most, those that there are, or of all."""
+    named = [method for method in (GRID, TUNED) if method in by_method] or by_method
+    return ", ".join(f"{by_method[method]} (`{method}`)" for method in named)
+
+
 def _clock(results: Results, drawn: set[str]) -> list[str]:
     """How far the clock, the replay and the profile can be trusted."""
     facts, errors = results.facts, results.profile["interpolation_error"]
@@ -157,7 +163,8 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
     answers = facts["recorded_answers"]
     sentences.append(
         "Replay walks recorded answers; plain decoding gave the same, token for token, to "
-        f"{answers['same']} of {answers['prompts']} prompts."
+        f"{answers['same']} of {answers['prompts']} prompts. On the clock all cycles of such an answer were "
+        f"those of replay in {_counts(answers['cycles'])}; where one was not, a near-tie went the other way."
     )
     if (check := facts["transformers"]) is not None:
         sentences.append(
