@@ -103,6 +103,7 @@ def test_the_default_is_accepted(config):
         ("draft", "warmup", 1, "draft.warmup: 1 is not allowed; expected a share from 0 to below 1"),
         ("draft", "tap_layers", [1, 2], "draft.tap_layers: tapped hidden states [1, 2] do not fit"),
         ("draft", "tap_layers", [1, 2, 12], "draft.tap_layers: tapped hidden states [1, 2, 12] do not fit"),
+        ("draft", "draft_vocab_size", 1, "tree.beam: 2 is more than the 1 tokens of draft.draft_vocab_size"),
         ("draft", "draft_vocab_size", 4096, "draft.draft_vocab_size: 4096 is more than the target's 2048"),
         (
             "opponents",

@@ -1,6 +1,7 @@
 """What a finished experiment was made with: nothing is taken that other keys would have made otherwise."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,16 @@ def kept(tmp_path, monkeypatch):
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(settings))
     config = merged(ROOT / "tests/config.yaml", tmp_path / "again.yaml")
     finished_with = copy.deepcopy(config) | {"experiment": "smoke", "reuse": None}
-    made_with.keep(tmp_path / "results/smoke", finished_with)
+    finish(tmp_path / "results/smoke", finished_with)
     return config
+
+
+def finish(experiment, config):
+    """As a run does that comes to its report."""
+    made_with.begin(experiment, config)
+    (experiment / "report").mkdir(exist_ok=True)
+    (experiment / "report/report.md").write_text("# Report")
+    made_with.finish(experiment)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +79,20 @@ def test_what_fits_rules_counts_where_some_were_fitted(kept, block):
     Path("results/smoke", block).mkdir()
     with pytest.raises(InputError, match=rf"^{block}\.{key}: "):
         configuration.check(kept, SCHEMA)
+
+
+def test_a_run_that_made_no_report_does_not_pass_for_what_all_was_made_with(kept):
+    made = made_with.kept(Path("results/smoke"))
+    changed = made | {"draft": made["draft"] | {"epochs": 3}}
+    os.utime("results/smoke/report/report.md", (1, 1))
+    made_with.begin(Path("results/smoke"), changed)
+    made_with.finish(Path("results/smoke"))
+    assert made_with.kept(Path("results/smoke")) == made
+    with pytest.raises(InputError, match=r"^draft\.epochs: .* was made with 2, and since then .* 3 "):
+        configuration.check(kept, SCHEMA)
+    finish(Path("results/smoke"), changed)
+    kept["draft"]["epochs"] = 3
+    configuration.check(kept, SCHEMA)
 
 
 def test_what_changes_nothing_that_is_taken_may_differ(kept):
@@ -117,13 +140,13 @@ def test_what_is_learned_anew_learns_from_tasks_that_there_are(kept, key, said):
 @pytest.mark.parametrize("name", ["paper", "sampled"])
 def test_the_experiments_that_reuse_the_default_fit_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    made_with.keep(finished_default(tmp_path / "results/default"), merged())
+    finish(finished_default(tmp_path / "results/default"), merged())
     configuration.check(merged(ROOT / f"workflow/experiments/{name}.yaml"), SCHEMA)
 
 
 def test_the_readmes_experiment_that_reuses_the_default_fits_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made_with.keep(finished_default(tmp_path / "results/default"), merged())
+    finish(finished_default(tmp_path / "results/default"), merged())
     readme = (ROOT / "README.md").read_text()
     (tmp_path / "rewards.yaml").write_text(readme.split("```yaml\n# rewards.yaml")[1].split("```")[0])
     configuration.check(merged(tmp_path / "rewards.yaml"), SCHEMA)

@@ -1,6 +1,7 @@
 """Models are looked at before the first stage: what is wrong with them is said in one line."""
 
 import json
+from dataclasses import dataclass
 
 import huggingface_hub
 import pytest
@@ -8,8 +9,8 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, Repositor
 
 from ltd.devices import resolve_device
 from ltd.errors import InputError
-from ltd.options import StageOptions, run_stage
-from ltd.preflight import check_models
+from ltd.options import DeviceOptions, StageOptions, run_stage
+from ltd.preflight import check_models, check_template
 
 TARGET = {"hidden_size": 64, "vocab_size": 500, "num_hidden_layers": 8, "max_position_embeddings": 2048}
 HEAD = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 4, "vocab_size": 500}
@@ -139,14 +140,36 @@ def test_no_network_and_nothing_cached(tmp_path, monkeypatch):
         check_models(config("no/such", None))
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnDevice(StageOptions, DeviceOptions):
+    """Options of a stage that computes on a device."""
+
+
 def test_cuda_asked_for_and_absent(tmp_path, monkeypatch, capsys):
     """Where a stage computes on the device; one that replays in memory runs on a node without a GPU."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     asked = ["--device", "cuda", "--experiment", str(tmp_path / "results" / "toy")]
-    run_stage("a_stage", StageOptions, lambda *_: None, None, asked)
+    run_stage("a_stage", OnDevice, lambda *_: None, None, asked)
     with pytest.raises(SystemExit) as end:
-        run_stage("a_stage", StageOptions, lambda options, _: resolve_device(options.device), None, asked)
+        run_stage("a_stage", OnDevice, lambda options, _: resolve_device(options.device), None, asked)
     assert end.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "a_stage: device: cuda asked for, but torch sees no GPU; use cpu, or install torch for CUDA"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ messages[0]['content'] ", "unexpected end of template"),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}", "no system"),
+        ("{{ messages[0]['text']['more'] }}", "has no attribute"),
+    ],
+)
+def test_a_template_that_renders_no_question_is_refused(tmp_path, text, said):
+    file = tmp_path / "chat.jinja"
+    file.write_text(text)
+    with pytest.raises(InputError, match=rf"^responses\.chat_template: .*{said}.*; correct the template$"):
+        check_template(file, "Be brief.")
+    file.write_text("{{ bos_token + '[' }}{% for message in messages %}{{ message.content }}{% endfor %}")
+    check_template(file, "Be brief.")

@@ -98,7 +98,7 @@ def test_the_papers_training_takes_the_traces_that_are_there(finished, asking):
         ("opponents: {fit_rounds: 3}", {"fit_opponent", *BENCHMARK}),
         ("grid: {max_size: 12}", GRID),
         # What takes less memory or other threads makes the same; what takes the time of things sees it.
-        ("{traces: {chunk: 7}, draft: {feature_cache_gib: 1.5}}", set()),
+        ("{traces: {chunk: 7}, draft: {feature_cache_gib: 1.5}, responses: {batch_size: 5}}", set()),
         ("threads: 2", {"profile_latency", *REPLAY}),
     ],
 )
@@ -205,3 +205,12 @@ def test_prompts_of_ones_own_are_inputs(tmp_path):
     os.utime(questions, (later, later))
     followed = {"prepare_prompts_of_split", "generate_responses_of_split"}
     assert followed <= planned_rules(tmp_path, config=[file])
+
+
+def test_built_in_texts_are_for_a_target_that_is_trained_here(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"target: {{path: {saved_model(tmp_path / 'target')}}}\n")
+    planned = snakemake(tmp_path, "--dry-run", "prepare_prompts", config=[file])
+    commands = re.findall(r"python -m ltd.prepare_prompts .*", planned.stdout + planned.stderr)
+    assert commands and all("--corpus 0" in command for command in commands), planned.stderr
+    assert not any("--split corpus" in command for command in commands)

@@ -80,10 +80,10 @@ def open_parent_run():
 
     try:
         for settings in EXPERIMENTS.values():
-            preflight.check_models(settings)
+            preflight.check(settings)
         for experiment, settings in EXPERIMENTS.items():
             tracking.open_parent(Path("results") / experiment, settings)
-            made_with.keep(Path("results") / experiment, settings)
+            made_with.begin(Path("results") / experiment, settings)
     except InputError as error:
         sys.exit(str(error))
 
@@ -92,6 +92,7 @@ def close_parent_run(status):
     from ltd import tracking
 
     for experiment in EXPERIMENTS:
+        made_with.finish(Path("results") / experiment)
         try:
             tracking.close_parent(Path("results") / experiment, status)
         except InputError as error:

@@ -160,6 +160,11 @@ def check_draft_training(config: Config) -> None:
         return
     if not config["prompts"]["draft"]:
         raise InputError("prompts.draft: 0 leaves the head nothing to learn from; give some, or a draft.path")
+    known, beam = config["draft"]["draft_vocab_size"], config["tree"]["beam"]
+    if beam > known:
+        raise InputError(
+            f"tree.beam: {beam} is more than the {known} tokens of draft.draft_vocab_size; lower it"
+        )
     unrolled, deepest = config["draft"]["unroll_steps"], config["tree"]["max_depth"]
     if unrolled < deepest:
         raise InputError(

@@ -1,7 +1,9 @@
 """What an experiment was made with: its whole configuration, kept beside its results for those that reuse it.
 
-results/<experiment>/config.json is the merged configuration of the newest run there. An experiment that was
-made before there was such a file is taken over unchecked.
+results/<experiment>/config.json is the merged configuration of the newest run that came to its report. That
+of a run which has begun since, or which was asked for single stages alone, is config-unfinished.json: some
+of the results may be made with it, and whoever reuses them is told where the two differ. An experiment that
+was made before there was such a file is taken over unchecked.
 """
 
 import json
@@ -12,7 +14,8 @@ from typing import Any
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
 
-FILE = "config.json"
+FILE, UNFINISHED = "config.json", "config-unfinished.json"
+REPORT = "report/report.md"
 # What changes how long something takes or how much memory, and not what comes of it.
 EFFORT = {
     "target.checkpoint_every",
@@ -30,14 +33,24 @@ ASKED_FOR = ("baselines", "opponents")
 Config = dict[str, Any]
 
 
-def keep(experiment: Path, config: Config) -> None:
-    """Write the configuration of a run into the folder of its experiment, atomically."""
-    write_json(experiment / FILE, config)
+def begin(experiment: Path, config: Config) -> None:
+    """Write the configuration of a run that begins into the folder of its experiment, atomically."""
+    write_json(experiment / UNFINISHED, config)
+
+
+def finish(experiment: Path) -> None:
+    """Keep the configuration of the run that ends, when the report was made since it began."""
+    begun, report = experiment / UNFINISHED, experiment / REPORT
+    if report.is_file() and report.stat().st_mtime >= begun.stat().st_mtime:
+        begun.replace(experiment / FILE)
 
 
 def kept(experiment: Path) -> Config:
-    """The configuration that an experiment was made with; empty where none was kept."""
-    file = experiment / FILE
+    """The configuration that an experiment was made with, as far as it is; empty where none was kept."""
+    return _read(experiment / FILE) or _read(experiment / UNFINISHED)
+
+
+def _read(file: Path) -> Config:
     return read_json(file) if file.is_file() else {}
 
 
@@ -73,9 +86,17 @@ def check_fitted(config: Config, finished: Path) -> None:
 
 
 def _compare(keys: Iterable[str], config: Config, finished: Path) -> None:
-    """Refuse the first key whose value is not the kept one; one that was not kept is passed over."""
+    """Refuse the first key whose value is not the kept one, or that an unfinished run has changed; one that
+    was not kept is passed over.
+    """
     ours, theirs = _values(config), _values(kept(finished))
+    begun = _values(_read(finished / UNFINISHED))
     for key in keys:
+        if key in theirs and begun.get(key, theirs[key]) != theirs[key]:
+            raise InputError(
+                f"{key}: {finished} was made with {json.dumps(theirs[key])}, and since then a run with "
+                f"{json.dumps(begun[key])} has begun; run it to its report with one of them first"
+            )
         if key in theirs and ours[key] != theirs[key]:
             wanted, made = json.dumps(ours[key]), json.dumps(theirs[key])
             raise InputError(

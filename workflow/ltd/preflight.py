@@ -1,4 +1,6 @@
-"""A look at the config.json of target and head before the first stage: what else would fail hours later."""
+"""A look at the config.json of target and head, and at a chat template, before the first stage: what else
+would fail hours later.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,32 @@ from ltd.hub import explain, is_hub_id, split_revision
 from ltd.measurement.visits import check_room
 from ltd.option_checks import check_draft_of_target
 from ltd.target_training import MAX_POSITIONS
+
+
+def check(config: dict[str, Any]) -> None:
+    """Raise InputError for models as of `check_models`, and a chat template that no prompt can go through."""
+    check_models(config)
+    if (template := config["responses"]["chat_template"]) is not None:
+        check_template(Path(template), config["responses"]["system"])
+
+
+def check_template(file: Path, system: str | None) -> None:
+    """Raise InputError where a file with a chat template does not render a question."""
+    from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": "How are you?"})
+    try:
+        render_jinja_template(
+            conversations=[messages],
+            chat_template=file.read_text(),
+            add_generation_prompt=True,
+            **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), ""),
+        )
+    except TemplateError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"responses.chat_template: {file}: {reason}; correct the template") from error
 
 
 def check_models(config: dict[str, Any]) -> None:

@@ -146,14 +146,17 @@ def program(module, processes):
 
 
 def prompts_block():
-    """The prompts block; beside models and policies of another experiment all prompts are test prompts."""
-    only_tested = {
-        "test_only": config["prompts"]["tasks"],
-        "draft": 0,
-        "corpus": 0,
-        "learned_from": f"{config['reuse']}/prompts",
-    }
-    changed = only_tested if reuse.has_other_prompts(config) else {}
+    """The prompts block: built-in texts only where a target learns from them, and beside models and policies of
+    another experiment all prompts are test prompts.
+    """
+    changed = {} if config["target"]["path"] is None else {"corpus": 0}
+    if reuse.has_other_prompts(config):
+        changed |= {
+            "test_only": config["prompts"]["tasks"],
+            "draft": 0,
+            "corpus": 0,
+            "learned_from": f"{config['reuse']}/prompts",
+        }
     return config["prompts"] | changed
 
 
@@ -322,9 +325,9 @@ def open_parent_run():
     from ltd import tracking  # loads MLflow, which planning needs not
 
     try:
-        preflight.check_models(config)
+        preflight.check(config)
         tracking.open_parent(Path(RESULTS), config)
-        made_with.keep(Path(RESULTS), config)
+        made_with.begin(Path(RESULTS), config)
     except InputError as error:
         sys.exit(str(error))
 
@@ -332,6 +335,7 @@ def open_parent_run():
 def close_parent_run(status):
     from ltd import tracking
 
+    made_with.finish(Path(RESULTS))
     try:
         tracking.close_parent(Path(RESULTS), status)
     except InputError as error:

@@ -47,8 +47,10 @@ rule generate_responses_of_split:
         target=target_name,
         state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
         # A function: Snakemake would take braces in a system prompt for wildcards.
-        options=lambda wildcards: model_options("responses", threads=None),
-        effort=effort(),
+        options=lambda wildcards: model_options(
+            "responses", leave_out=["batch_size"], threads=None
+        ),
+        effort=effort("responses", ["batch_size"]),
         # Drafters alone learn from this split's answers: no decoding has to repeat them.
         precision=lambda wildcards: (
             "--reduced-precision" if wildcards.split == "draft" else ""

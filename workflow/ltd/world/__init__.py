@@ -64,11 +64,13 @@ def normalised(turns: Iterable[str]) -> str:
 
 
 def check_disjoint(splits: Mapping[str, Iterable[Conversation]]) -> None:
-    """Raise InputError if a prompt of one split appears in another."""
+    """Raise InputError if a prompt of one split appears in another; first turns decide, for each turn is a
+    prompt of its own.
+    """
     owner: dict[str, str] = {}
     for split, conversations in splits.items():
         for conversation in conversations:
-            first = owner.setdefault(normalised(conversation.turns), split)
+            first = owner.setdefault(normalised(conversation.turns[:1]), split)
             if first != split:
                 raise InputError(
                     f"prompts: {conversation.turns[0][:60]!r} is in both {first} and {split}; "
