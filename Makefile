@@ -21,7 +21,7 @@ report: setup  ## tables, figures and the walk through one answer in one file: r
 smoke: setup  ## the whole pipeline at toy size, in .smoke/
 	$(REPRODUCE) --configfile tests/config.yaml --directory .smoke
 
-test: setup  ## unit, property and end-to-end tests
+test: .venv/triton  ## unit, property and end-to-end tests
 	pytest
 
 lint: setup  ## formatting and static checks
@@ -38,4 +38,10 @@ setup: .venv/installed
 .venv/installed: pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --editable '.[pipeline,dev]'
+	touch $@
+
+# Where there is no GPU the tests run its kernels through Triton's interpreter; without it they skip them. Torch
+# for CUDA has brought its own Triton.
+.venv/triton: .venv/installed
+	.venv/bin/python -c 'import triton' 2>/dev/null || .venv/bin/pip install --quiet triton==3.9.0 || true
 	touch $@

@@ -15,6 +15,11 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # some tests import mlflow befo
 for name in ("MLFLOW_TRACKING_URI", "OPTUNA_STORAGE"):
     os.environ.pop(name, None)
 
+import torch  # noqa: E402 (not before the environment is set)
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # The file that takes longest comes first: left over for the end it would keep a single process busy. The next
 # longest, `test_own_model`, comes late in the alphabet, when the kernels that it needs are compiled.
 FIRST = "test_reproduction"
@@ -29,8 +34,6 @@ def pytest_collection_modifyitems(items):
 def one_thread():
     """A command that a test runs in this process takes all cores; the next test gets one thread again."""
     yield
-    import torch  # not before the environment is set
-
     torch.set_num_threads(1)
 
 
