@@ -48,7 +48,7 @@ class FitData:
 
     traces teach the classifiers, world holds the validation traces that choose constants; sizes are the tree
     sizes tried, thresholds the number of thresholds; static_size is the size of the best static setting;
-    published_size is the fixed size of the papers.
+    published_size is that of the variant `published`: the papers' 60, or as many nodes as there are.
     """
 
     traces: Traces

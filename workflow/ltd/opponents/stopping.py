@@ -1,8 +1,9 @@
 """Fitting a pair of networks to recorded outcomes: sizes of finished drafts, and where to stop drafting.
 
 In replay the outcome of every action is known at every position, and so is what comes after: the decisions
-as they are, followed from any position to the end of the answer, take a known time. The value of an action is
-the time that it and everything after it take less than the present decisions do (`ltd.rl.time_to_go`).
+as they are, followed from any position to the end of the answer, take a known time, but for the rows of the
+prefix passes, which are taken as typical. The value of an action is the time that it and everything after it
+take less than the present decisions do (`ltd.rl.time_to_go`).
 
 A round fits the sizes first, then going on against stopping now; then the fitted decisions become the present
 ones. Everything is cross-fitted over prompts, and the first decisions are the best constant's.

@@ -3,7 +3,8 @@
 The tree at a position depends on the prefix alone, and so does the target's continuation (greedy, or sampled
 with fixed noise: a sampled token that is among the children is followed). What a cycle of depth D and size V
 gains is therefore fixed, and a table of ranks holds it for all D and V at once (paper, section 3, formalised
-here; exact, not an estimate).
+here). It is exact for the recorded trees; decoding drafts the same ones but for rounding, because trees are
+recorded in batches (docs/measurements.md counts the cycles that differ).
 """
 
 import numpy as np

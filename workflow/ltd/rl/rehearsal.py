@@ -1,11 +1,13 @@
-"""A warm start for both policies: exact policy gradient over recorded outcomes, before PPO plays.
+"""A warm start for both policies: policy gradient over all recorded outcomes, before PPO plays.
 
-In replay the outcome of every action is known at every position, not only of the one that was sampled. The
+In replay the outcome of every action is known at every position, not only of the one that was sampled: its
+tokens, and its seconds but for the prefix pass, whose rows are the tokens of the cycle before. A typical
+number of rows stands for these (`TYPICAL_PREFIX_ROWS`; docs/environments.md says how far that is off). The
 expected tokens and seconds of a cycle under both policies' action probabilities are then differentiable
 functions of the two networks, and climbing them is a policy gradient without sampling noise. The two policies
-learn together, so that neither settles on what suits a poor partner, and the critics' targets are exact, but
-for a discount, which they leave out. PPO goes on from there, at the positions that the policies themselves
-bring about.
+learn together, so that neither settles on what suits a poor partner, and the critics' targets have no noise
+either; they leave a discount out. PPO goes on from there, at the positions that the policies themselves bring
+about.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,13 @@
 """What tokens are worth: the time that the rest of an answer takes from every position, by present decisions.
 
 In replay the text stands still, so a pair of decisions, followed from a position to the end of its answer,
-takes a known time, and tokens are worth what that time falls by when they are emitted. A common price, as in
-Dinkelbach's method, pays too much for the tokens of an easy passage, which the next cycle would emit nearly
-as cheaply.
+takes a known time, and tokens are worth what that time falls by when they are emitted. Known but for the rows
+of prefix passes, the tokens of the cycle before each: `TYPICAL_PREFIX_ROWS` are assumed, so that a position
+has one time whatever led to it. That puts the cycles of the default's tuned policies off by 0.9% in the mean,
+by 4.8% at most (validation traces of 722279a).
+
+A common price, as in Dinkelbach's method, pays too much for the tokens of an easy passage, which the next
+cycle would emit nearly as cheaply.
 """
 
 import numpy as np
