@@ -150,6 +150,7 @@ def test_gains_are_those_of_the_test_prompts(experiment):
     row = next(line for line in text.splitlines() if line.startswith("best tree"))
     assert row.split()[2:4] == [f"{ratio:.2f}" for ratio in ratios]
     assert "Speculation pays" in text and "test prompts" in text
+    assert "of the\nbest static setting's speed." in text
 
 
 def test_gains_are_of_the_tasks_that_are_named(experiment):
@@ -182,6 +183,9 @@ def test_says_when_speculation_pays_with_the_trained_policies_alone(tmp_path, mo
     text = advise(AdviseOptions(experiment=tmp_path))
     assert "Speculation does not pay: " in text and ("Leave it off" in text) != pays
     assert ("With the trained policies it pays on this engine: 1.20x [1.20, 1.20]." in text) == pays
+    # What is slower than plain decoding is nothing to compare with.
+    bound = next(line.split()[-1] for line in text.splitlines() if line.startswith("oracle"))
+    assert f"have {bound} of the\nplain speed. The trained policies have {faster:.2f}x [{faster:.2f}" in text
 
 
 def test_without_test_traces_it_says_so(experiment):
@@ -213,6 +217,13 @@ def test_trained_policies_are_advised_with_what_they_add(experiment, tmp_path):
         assert "The trained policies" in found
     with pytest.raises(InputError, match=r"policies: nowhere has no policy\.json"):
         advise(dataclasses.replace(experiment, policies=Path("nowhere")))
+
+
+@pytest.mark.parametrize("option", [{"max_size": 0}, {"max_size": -4}, {"seed": -1}])
+def test_options_that_cannot_be_are_refused(experiment, option):
+    (name, value), *_ = option.items()
+    with pytest.raises(InputError, match=f"^{name}: {value} is n"):
+        advise(dataclasses.replace(experiment, **option))
 
 
 def test_wrong_input_is_one_clear_error(experiment):

@@ -109,6 +109,7 @@ def test_a_criterion_may_answer_with_a_plain_bool(model, engine):
             "Repetition.* is not supported.*the model's generation_config .* switch it off",
         ),
         ({"return_dict_in_generate": True, "output_scores": True}, "output_scores is not supported"),
+        ({"assistant_model": random_model("qwen3", layers=1)}, "assistant_model is not supported"),
         ({"token_type_ids": torch.zeros(1, 4)}, "token_type_ids is not supported"),
         ({"position_ids": torch.tensor([[1, 2, 3, 4]])}, "position_ids other than 0, 1, 2"),
     ],
@@ -153,11 +154,39 @@ def test_the_engine_is_kept_for_equal_and_smaller_calls():
 
 
 def test_the_engine_has_room_as_far_as_the_model_allows():
-    assert roomy_context(random_model("mistral", sliding_window=64), 40) == 64
-    assert roomy_context(random_model("mistral", sliding_window=64), 70) == 70  # which is refused
-    assert roomy_context(random_model(max_position_embeddings=5000), 3000) == 4096
+    assert roomy_context(random_model("mistral", sliding_window=64), 40, 256) == 64
+    assert roomy_context(random_model(max_position_embeddings=5000), 3000, 256) == 4096
     model = random_model("mistral", sliding_window=64)
     assert model.generate(PROMPT, **options(model)).tolist() == own(model)
+
+
+@pytest.mark.parametrize(
+    "limit", [{"sliding_window": 64}, {"max_position_embeddings": 64}], ids=["window", "positions"]
+)
+def test_answers_end_where_the_model_does(limit):
+    """By its window as by its positions, unless a context is asked for; the engine is made once."""
+    model = random_model("mistral", **limit)
+    engine = options(model, max_new_tokens=80)
+    expected = own(model, max_new_tokens=61)
+    with pytest.warns(UserWarning, match="answer cut after 61 tokens"):
+        assert model.generate(PROMPT, **engine).tolist() == expected
+    first = kept(model)
+    with pytest.warns(UserWarning, match="answer cut"):
+        model.generate(PROMPT, **engine)
+    assert kept(model) is first
+    for given in ({}, {"max_context": 100}):
+        with pytest.raises(
+            InputError, match="prompt: 65 tokens are more than the 64 that the model can hold"
+        ):
+            model.generate(PROMPT.repeat(1, 17)[:, :65], **engine, **given)
+    with pytest.raises(InputError, match="max_context: 0 is not at least 1"):
+        model.generate(PROMPT, **engine, max_context=0)
+
+
+def test_the_engine_has_room_for_the_trees_of_the_controller(model, engine):
+    large = engine | {"controller": StaticController(5, 300), "beam": 14, "max_depth": 5}
+    assert model.generate(PROMPT, **large).tolist() == own(model)
+    assert kept(model)[0].max_tree == 300
 
 
 def test_the_engine_follows_the_weights():

@@ -1,9 +1,19 @@
-"""Where bfloat16 is multiplied, and where it would be emulated."""
+"""Threads; where bfloat16 is multiplied, and where it would be emulated."""
 
 import pytest
 import torch
 
+from ltd.benchmark_engine import main as benchmark_engine
 from ltd.devices import mixed_precision, multiplies_bfloat16
+from ltd.generate import main as generate
+
+
+@pytest.mark.parametrize(("command", "needed"), [(generate, ["--prompt", "w3"]), (benchmark_engine, [])])
+def test_commands_refuse_fewer_threads_than_none(command, needed, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command([*needed, "--threads", "-3"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and ": threads: -3 is negative; use 0 for all cores" in line
 
 
 @pytest.mark.parametrize("capabilities", [{"avx512_bf16": True}, {"avx512_bf16": False}, {}])

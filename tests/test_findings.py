@@ -52,6 +52,14 @@ def test_share_of_the_oracle_gap_is_taken_within_replay():
     assert any("closes 33% of the gap" in sentence for sentence in sentences)
 
 
+@pytest.mark.parametrize("oracle", [1.39, 1.41])
+def test_no_share_is_told_of_a_gap_that_is_hardly_there(oracle):
+    _, _, summary = measured_and_replayed(noise=0.0)
+    summary.loc[summary["method"] == "oracle", "speedup"] = oracle
+    (sentence,) = findings.gap_sentences(summary)
+    assert sentence.endswith("eagle3_grid 1.40x and ltd 1.60x: there is hardly a gap to close.")
+
+
 def test_opponents_are_compared_with_the_policies():
     runs, _, summary = measured_and_replayed(noise=0.0)
     name = {"ltd:paper": "optimal_stopping"}

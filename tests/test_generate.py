@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,23 +20,29 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from engine_models import VOCAB, random_head, random_model, trained_tokenizer
+from engine_models import VOCAB, RandomController, random_head, random_model, trained_tokenizer
+from ltd.baselines.variants import BaselineController
 from ltd.benchmark_engine import main as benchmark_engine
 from ltd.bfloat16 import in_bfloat16
 from ltd.draft_head.eagle3 import save_head
 from ltd.engine.controllers import StaticController
 from ltd.engine.custom_generate import ltd_generate
 from ltd.engine.decoding import decode, decode_autoregressive
+from ltd.engine.loading import room_for_trees
 from ltd.engine.target import TargetModel
 from ltd.errors import InputError
+from ltd.files import write_json
 from ltd.generate import Decoder, encode, main
+from ltd.opponents.rule_controller import RuleController
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.machine import machine_width
 from ltd.rl.policies import PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_controller import PolicyController
+from ltd.rl.replay_walk import ReplayWorld
 from ltd.texts.prompts import ChatFormat
 from saved_engine import save_engine
 from saved_experiment import BEAM, MAX_DEPTH, made_up_world, random_policies
+from synthetic import synthetic_profile, synthetic_traces
 
 CONTROLLER = StaticController(3, 12)
 
@@ -174,7 +181,7 @@ def test_generate_within_a_sliding_window():
     model, prompt = random_model("mistral", sliding_window=64), torch.tensor([[3, 4, 5, 9]])
     engine = random_engine_options(model)
     with pytest.raises(InputError, match="use max_context of at most 64"):
-        model.generate(prompt, **engine, max_new_tokens=80)
+        model.generate(prompt, **engine, max_new_tokens=80, max_context=80)
     expected = model.generate(prompt, max_new_tokens=40, do_sample=False)
     found = model.generate(prompt, **engine, max_new_tokens=40, max_context=64)
     assert found.tolist() == expected.tolist()
@@ -246,6 +253,60 @@ def test_trees_are_those_that_the_controller_was_fitted_to(folders):
         load(beam=5).answer("w3", max_new_tokens=5)
 
 
+@pytest.mark.parametrize("option", ["beam", "max_depth"])
+def test_trees_without_a_node_are_refused(option):
+    with pytest.raises(InputError, match=f"{option}: 0 is not at least 1"):
+        Decoder.load("nowhere", "nowhere", CONTROLLER, **{option: 0})
+
+
+def policies_of_sizes(folder, sizes):
+    trees = {"beam": BEAM, "max_depth": MAX_DEPTH}
+    random_policies(folder, ReplayWorld(synthetic_traces(**trees), synthetic_profile(**trees), sizes))
+    return PolicyController.load(folder)
+
+
+def test_room_is_for_the_largest_tree_of_the_controller(tmp_path, monkeypatch):
+    # Of the rule its sizes alone count.
+    monkeypatch.setattr("ltd.opponents.rule_controller._decisions", lambda rule: None)
+    rule = SimpleNamespace(sizes=(1, 400), max_depth=4, asked=bool)
+    controllers = [
+        StaticController(5, 400),
+        PolicyController(3, 400),
+        policies_of_sizes(tmp_path / "policies", (1, 400)),
+        BaselineController("svip", 8, 400),
+        RuleController(rule),
+    ]
+    assert [room_for_trees(controller) for controller in controllers] == [400] * 5
+    assert room_for_trees(CONTROLLER) == room_for_trees(RandomController()) == 256
+
+
+def test_trees_may_be_larger_than_is_usual(folders, target, capsys):
+    size, options = 300, {"beam": 14, "max_depth": 5, "device": "cpu"}
+    decoder = Decoder.load(folders / "target", folders / "draft", StaticController(5, size), **options)
+    text = decoder.answer("w3 w4", max_new_tokens=12)
+    expected = decode_autoregressive(target, [3, 4, 1], max_new_tokens=12).tokens
+    assert text.split() == [f"w{token}" for token in expected]
+    command_decodes(folders, capsys, "--depth", 5, "--size", size, "--beam", 14)
+
+
+def test_a_window_limits_what_there_is_room_for(tmp_path):
+    """As positions do, where no context is asked for; prompts that outgrow either are refused."""
+    tokenizer = trained_tokenizer()
+    model = random_model("mistral", half_weights=True, vocab=len(tokenizer), sliding_window=64)
+    model.save_pretrained(tmp_path / "target")
+    tokenizer.save_pretrained(tmp_path / "target")
+    save_head(random_head(TargetModel(model, max_context=64), draft_vocab=15), tmp_path / "draft")
+    load = partial(Decoder.load, tmp_path / "target", tmp_path / "draft", CONTROLLER, beam=5, device="cpu")
+    decoder = load()
+    assert decoder.target.max_context == 64
+    with pytest.raises(
+        InputError, match=r"prompt: \d+ tokens are more than the 64 that .* shorten the prompt"
+    ):
+        decoder.answer("The quick brown fox" * 20, max_new_tokens=5)
+    with pytest.raises(InputError, match="use max_context of at most 64"):
+        load(max_context=65)
+
+
 def test_command_streams_text_and_ends_with_the_speed(folders, capsys):
     options = ["--device", "cpu", "--threads", "1", "--depth", "2", "--size", "5", "--beam", "4"]
     options += ["--max-new-tokens", "12"]
@@ -286,6 +347,53 @@ def test_command_decodes_with_policies(experiment, capsys):
     assert "give the latency profile of the machine to run on" in capsys.readouterr().err
 
 
+def what_is_asked(experiment, tmp_path, monkeypatch, *options):
+    """Ids of the prompt that the command decodes."""
+    seen = []
+
+    def decode(target, drafter, controller, prompt, **settings):
+        seen.append(prompt)
+        raise InputError("seen")
+
+    monkeypatch.setattr("ltd.generate.decode", decode)
+    fixed = ["--prompt", "w9", "--device", "cpu", "--depth", "1", "--size", "1", "--beam", "4"]
+    models = ["--target", str(experiment / "target"), "--draft", str(experiment / "draft")]
+    with pytest.raises(SystemExit):
+        main(["--experiment", str(tmp_path), *models, *fixed, *options])
+    return seen[0]
+
+
+def test_prompts_have_the_form_that_the_experiment_was_made_with(folders, tmp_path, monkeypatch):
+    """Unless the command says otherwise, or another target decodes."""
+    asked = partial(what_is_asked, folders, tmp_path, monkeypatch)
+    assert asked() == [9, 1]
+    template = tmp_path / "template.jinja"
+    template.write_text(
+        "{{ 'w5 ' if enable_thinking }}{% for message in messages %}{{ message['content'] }} w2 {% endfor %}"
+    )
+    made = {"system": "w7", "chat_template": str(template), "thinking": "on"}
+    write_json(tmp_path / "config.json", {"responses": made, "target": {"path": "another/model"}})
+    assert asked() == [9, 1]
+    own = {"path": str(folders / "target")}
+    write_json(tmp_path / "config.json", {"responses": made, "target": own})
+    assert asked() == [5, 7, 2, 9, 2]
+    assert asked("--system", "w6", "--thinking", "off") == [6, 2, 9, 2]
+    assert asked("--system", "", "--thinking", "template") == [9, 2]
+    own = tmp_path / "own.jinja"
+    own.write_text("w3")
+    assert asked("--chat-template", str(own)) == [3]
+
+
+def test_without_a_chat_template_the_command_says_so(experiment, tmp_path, capsys, monkeypatch):
+    warning = "has no chat template, the prompt is taken as it is; give one with --chat-template"
+    assert what_is_asked(experiment, tmp_path, monkeypatch) == [9]
+    assert warning in capsys.readouterr().err
+    template = tmp_path / "template.jinja"
+    template.write_text("w3")
+    assert what_is_asked(experiment, tmp_path, monkeypatch, "--chat-template", str(template)) == [3]
+    assert warning not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -294,6 +402,9 @@ def test_command_decodes_with_policies(experiment, capsys):
         (["--depth", "2", "--size", "5", "--policies", "nowhere"], "has no --policies or --profile"),
         (["--policies", "tests"], "beam: policies bring their own"),
         (["--depth", "2", "--size", "5", "--max-new-tokens", "2048"], "ask for at most 2047"),
+        (["--depth", "2", "--size", "5", "--prompt", "w3 " * 2050], "shorten the prompt"),
+        (["--depth", "2", "--size", "5", "--beam", "0"], "beam: 0 is not at least 1"),
+        (["--depth", "2", "--size", "5", "--temperature", "inf"], "temperature: inf"),
         ([], "no trained policies there"),
         (["--depth", "2", "--size", "5", "--draft", "nowhere"], "nowhere"),
         (

@@ -279,6 +279,13 @@ def test_a_head_without_an_output_is_exported_with_the_targets(layout, target, t
     assert torch.equal(output, target.model.lm_head.weight)
 
 
+@pytest.mark.parametrize("tokens", [0, -2])
+def test_a_server_must_draft_a_token(tokens, target_folder, tmp_path):
+    places = {"draft": str(tmp_path / "head"), "target": str(target_folder), "output": tmp_path / "out"}
+    with pytest.raises(InputError, match=f"speculative_tokens: {tokens} is not at least 1"):
+        export_draft(ExportDraftOptions(**places, layout="speculators", speculative_tokens=tokens))
+
+
 def test_speculators_files_have_the_keys_of_that_project(target, target_folder, tmp_path):
     save_head(make_head(target, **NORMS["all"]), tmp_path / "head")
     options = ExportDraftOptions(

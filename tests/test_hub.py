@@ -6,6 +6,8 @@ import types
 import huggingface_hub
 import pytest
 
+from engine_models import random_model
+from ltd.engine.model_loading import load_tokenizer
 from ltd.errors import InputError
 from ltd.hub import check_name, explain, identity, is_hub_id, local_folder, split_revision
 
@@ -63,6 +65,18 @@ def test_remedies_are_found_through_wrapped_errors(kind, model, data_set):
         lines = explain(error, "o/n@main"), explain(error, "o/n@main", "dataset")
     assert model in lines[0] and data_set in lines[1] and "\n" not in "".join(lines)
     assert explain(ValueError("first\nsecond"), "o/n") == "first"
+
+
+def test_a_tokenizer_that_is_not_there_is_told_in_one_line(tmp_path):
+    """Transformers says so in several lines of a Llama, and of a Qwen3 nothing: it makes an empty one."""
+    for architecture in ("llama", "qwen3"):
+        random_model(architecture).config.save_pretrained(tmp_path / architecture)
+        with pytest.raises(
+            InputError, match=r"its tokenizer .*: there is no tokenizer\.json .*; copy the files of"
+        ):
+            load_tokenizer(tmp_path / architecture)
+    with pytest.raises(InputError, match=r"target: /tmp/nowhere is neither a folder nor a hub id"):
+        load_tokenizer("/tmp/nowhere")
 
 
 def test_heads_of_the_hub_come_as_a_folder(monkeypatch, tmp_path):

@@ -108,6 +108,18 @@ def test_number_types(folder, monkeypatch):
     assert load_model(folder / "target", device="cpu", dtype="float16").dtype == torch.float16
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"dtype": "bf16"}, "dtype: 'bf16' is not one of auto, float32"),
+        ({"max_context": 0}, "max_context: 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(folder, option, said):
+    with pytest.raises(InputError, match=said):
+        load_engine(folder / "target", folder / "draft", beam=3, max_depth=3, device="cpu", **option)
+
+
 def test_quantisation_needs_a_gpu(folder):
     with pytest.raises(InputError, match="quantisation: 4bit needs a GPU"):
         load_model(folder / "target", device="cpu", quantisation="4bit")

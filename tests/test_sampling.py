@@ -292,7 +292,11 @@ def test_what_is_no_number_ends_in_a_token(kind, temperature):
     assert sampler.choose(torch.tensor([[1.0, -inf, 90.0, -inf]]), 0).item() == 2
 
 
-@pytest.mark.parametrize("options", [{"seed": 1.5}, {"top_k": 5.0}, {"top_k": 0}, {"temperature": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"seed": 1.5}, {"top_k": 5.0}, {"top_k": 0}, {"temperature": -1.0}]
+    + [{"temperature": float(value)} for value in ("inf", "nan")],
+)
 def test_options_that_cannot_be_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
         SamplingOptions(**options)

@@ -124,7 +124,13 @@ def replay_policies(options: AdviseOptions, evidence: Evidence) -> Simulation | 
 
 
 def advise(options: AdviseOptions) -> str:
-    """Read, search, replay, and put into words; raises InputError for files that are absent or disagree."""
+    """Read, search, replay, and put into words; raises InputError for options that cannot be, and for files
+    that are absent or disagree.
+    """
+    if options.max_size < 1:
+        raise InputError(f"max_size: {options.max_size} is not at least 1")
+    if options.seed < 0:  # as config.yaml's
+        raise InputError(f"seed: {options.seed} is negative; use a whole number from 0 up")
     evidence = Evidence.load(options)
     tree, (chain, of_chain) = best_tree(evidence, options.max_size), best_chain(evidence)
     # A chain is what every engine can draft, and verified like a tree of its size.

@@ -323,8 +323,8 @@ def benchmark_engine(options: EngineBenchmarkOptions) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the options and print the table; wrong input is one line and exit status 2."""
     options = parse_options(EngineBenchmarkOptions, __doc__, argv)
-    set_threads(options.threads)
     try:
+        set_threads(options.threads)
         print(benchmark_engine(options))
     except InputError as error:
         print(f"benchmark_engine: {error}", file=sys.stderr)

@@ -30,7 +30,12 @@ def working_on(device: torch.device) -> AbstractContextManager:
 
 
 def set_threads(threads: int) -> int:
-    """Fix the number of threads of torch's CPU kernels (0: all cores this process may use) and return it."""
+    """Fix the number of threads of torch's CPU kernels (0: all cores this process may use) and return it.
+
+    Raises InputError for a negative one.
+    """
+    if threads < 0:
+        raise InputError(f"threads: {threads} is negative; use 0 for all cores, or how many")
     count = threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(count)
     return count

@@ -39,6 +39,8 @@ class ExportDraftOptions:
 
 def export_draft(options: ExportDraftOptions) -> None:
     """Read and write; raises InputError for what cannot be read, or said in the layout."""
+    if options.speculative_tokens < 1:
+        raise InputError(f"speculative_tokens: {options.speculative_tokens} is not at least 1")
     target = read_config(options.target)
     text = target.get_text_config()
     config, tensors = read_checkpoint(local_folder(options.draft), text.num_hidden_layers)

@@ -15,16 +15,18 @@ import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from ltd.devices import set_threads
-from ltd.engine.context_limits import longest_context
+from ltd.engine.context_limits import check_prompt, longest_context
 from ltd.engine.controllers import Controller, StaticController, tree_for
 from ltd.engine.custom_generate import ltd_generate
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
-from ltd.engine.loading import load_engine
+from ltd.engine.loading import load_engine, room_for_trees
 from ltd.engine.model_loading import load_tokenizer, read_config
 from ltd.engine.sampling import SamplingOptions
-from ltd.engine.target import DEFAULT_CONTEXT, DEFAULT_TREE, TargetModel
+from ltd.engine.target import DEFAULT_TREE, TargetModel
+from ltd.engine.tree import pool_size
 from ltd.errors import InputError
+from ltd.made_with import kept
 from ltd.options import ModelOptions, option, parse_options
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.policy_controller import PolicyController
@@ -33,7 +35,6 @@ from ltd.texts.prompts import OWN_FORMAT, ChatFormat, chat_format, render
 __all__ = ["Decoder", "GenerateOptions", "ltd_generate", "main"]
 
 WARM_UP_TOKENS = 8
-BEAM = 10  # of a fixed depth and size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +60,16 @@ class GenerateOptions(ModelOptions):
     top_p: float | None = option(None, "sample among the most probable tokens of this total probability")
     seed: int = option(0, "seed of sampling")
     threads: int = option(0, "threads of the CPU kernels; 0 takes all cores")
-    system: str | None = option(None, "system prompt; none: the chat template's own")
-    chat_template: str | None = option(None, "file with a Jinja template; none: the tokenizer's own")
-    thinking: str = option(
-        "template", "thinking mode of templates that have one", choices=("template", "on", "off")
+    system: str | None = option(
+        None, "system prompt, empty for the chat template's own; none: that of the experiment's config.json"
+    )
+    chat_template: str | None = option(
+        None, "file with a Jinja template; none: that of the experiment's config.json, or the tokenizer's own"
+    )
+    thinking: str | None = option(
+        None,
+        "thinking mode of templates that have one; none: that of the experiment's config.json, or template",
+        choices=("template", "on", "off"),
     )
     compare: bool = option(True, "decode again without drafting, for the speedup and a check of the tokens")
 
@@ -89,7 +96,7 @@ class Decoder:
         *,
         beam: int | None = None,
         max_depth: int | None = None,
-        max_context: int = DEFAULT_CONTEXT,
+        max_context: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
         quantisation: str = "none",
@@ -98,7 +105,9 @@ class Decoder:
         """Read both models; raises InputError when either is missing or does not fit the other.
 
         Trees have `beam` and `max_depth` (None: those that the controller was fitted to, 10 and 12 for one
-        that suits all). `form` is how a prompt becomes a conversation, as head and policies have learned it.
+        that suits all). There is room for the largest that the controller asks for, and for `max_context`
+        tokens of prompt and answer (None: 1024, or as many as the target can hold). `form` is how a prompt
+        becomes a conversation, as head and policies have learned it.
         """
         beam, max_depth = tree_for(controller, beam, max_depth)
         loaded = load_engine(
@@ -107,6 +116,7 @@ class Decoder:
             beam=beam,
             max_depth=max_depth,
             max_context=max_context,
+            max_tree=room_for_trees(controller),
             device=device,
             dtype=dtype,
             quantisation=quantisation,
@@ -122,15 +132,18 @@ class Decoder:
         torch's global generator gives one.
         """
         sampling.setdefault("seed", int(torch.randint(2**62, ())))
+        tokens, target = self.encode(prompt), self.target
+        limits = target.model.config.get_text_config().to_dict()
+        check_prompt(limits, target.max_tree, len(tokens), "the target")
         result = decode(
-            self.target,
+            target,
             self.drafter,
             self.controller,
-            self.encode(prompt),
+            tokens,
             max_new_tokens=max_new_tokens,
             **sampling,
         )
-        return self.target.tokenizer.decode(result.tokens, skip_special_tokens=True)
+        return target.tokenizer.decode(result.tokens, skip_special_tokens=True)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, form: ChatFormat = OWN_FORMAT) -> list[int]:
@@ -149,10 +162,11 @@ def choose_controller(options: GenerateOptions) -> tuple[Controller, int, int]:
             raise InputError(
                 "depth, size: a fixed setting has no --policies or --profile; give one or the other"
             )
-        if not 1 <= options.size <= DEFAULT_TREE:
-            raise InputError(f"size: {options.size} is not between 1 and {DEFAULT_TREE}")
-        beam = BEAM if options.beam is None else options.beam
-        return StaticController(options.depth, options.size), beam, max(options.depth, 1)
+        controller = StaticController(options.depth, options.size)
+        beam, max_depth = tree_for(controller, options.beam, max(options.depth, 1))
+        if options.size > (most := max(DEFAULT_TREE, pool_size(beam, max_depth))):
+            raise InputError(f"size: {options.size} is not between 1 and {most}")
+        return controller, beam, max_depth
     folder = options.policies or options.experiment / "policies" / "ltd" / "best"
     if not folder.is_dir():
         raise InputError(f"{folder}: no trained policies there; give --policies, or --depth and --size")
@@ -163,14 +177,31 @@ def choose_controller(options: GenerateOptions) -> tuple[Controller, int, int]:
     return controller, *tree_for(controller, None, None)
 
 
-def check_room(target: str | Path, prompt: int, new: int) -> None:
+def check_room(target: str | Path, prompt: int, new: int, max_tree: int) -> None:
     """Raise InputError when a target has no room for so many tokens of a prompt and its answer."""
-    longest = longest_context(read_config(target).get_text_config().to_dict(), DEFAULT_TREE)
+    limits = read_config(target).get_text_config().to_dict()
+    check_prompt(limits, max_tree, prompt, str(target))
+    longest = longest_context(limits, max_tree)
     if longest is not None and prompt + new - 1 > longest:
         raise InputError(
             f"max_new_tokens: {new} after a prompt of {prompt} tokens are more than the {longest} that "
-            f"{target} can hold; ask for at most {max(0, longest - prompt + 1)}"
+            f"{target} can hold; ask for at most {longest - prompt + 1}"
         )
+
+
+def form_of(options: GenerateOptions) -> ChatFormat:
+    """How the prompt becomes a conversation: as the options say, otherwise as for the answers that head and
+    policies of the experiment have learned from, where its target decodes.
+    """
+    config = kept(options.experiment)
+    is_own = config and options.target in (None, config["target"]["path"])
+    learned = config["responses"] if is_own else {}
+
+    def chosen(name: str) -> str | None:
+        given = getattr(options, name)
+        return learned.get(name) if given is None else given
+
+    return chat_format(chosen("system"), chosen("chat_template"), chosen("thinking") or "template")
 
 
 def generate(options: GenerateOptions) -> None:
@@ -180,12 +211,19 @@ def generate(options: GenerateOptions) -> None:
     SamplingOptions(**settings)  # refuses what cannot be, before models are read
     if options.max_new_tokens < 1:
         raise InputError(f"max_new_tokens: {options.max_new_tokens} is not at least 1")
-    form = chat_format(options.system, options.chat_template, options.thinking)
+    form = form_of(options)
     name = options.target or options.experiment / "target"
     if options.target is None and not name.is_dir():
         raise InputError(f"{name}: no target was trained there; give the experiment's own as --target")
-    prompt = encode(load_tokenizer(name), options.prompt, form)
-    check_room(name, len(prompt), options.max_new_tokens)
+    tokenizer = load_tokenizer(name)
+    if not (form.template or tokenizer.chat_template):
+        print(
+            f"generate: the tokenizer of {name} has no chat template, the prompt is taken as it is; give one "
+            "with --chat-template",
+            file=sys.stderr,
+        )
+    prompt = encode(tokenizer, options.prompt, form)
+    check_room(name, len(prompt), options.max_new_tokens, room_for_trees(controller))
     decoder = Decoder.load(
         name,
         options.draft or options.experiment / "draft",
@@ -238,8 +276,8 @@ def summary(result: Generation, plain: Generation | None) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the options and answer; wrong input is one line and exit status 2."""
     options = parse_options(GenerateOptions, __doc__, argv)
-    set_threads(options.threads)
     try:
+        set_threads(options.threads)
         generate(options)
     except InputError as error:
         print(f"generate: {error}", file=sys.stderr)

@@ -24,6 +24,10 @@ _REMEDIES = {
     "LocalEntryNotFoundError": "it is not in the local cache and the hub cannot be reached; `hf download "
     "{files}` where there is a network, or give a folder",
 }
+NO_TOKENIZER = (
+    "there is no tokenizer.json and nothing to make it from; copy the files of the model's tokenizer there, "
+    "and for a tokenizer.model `pip install sentencepiece`"
+)
 
 # The cache that is looked into without a network is that of prepared data sets, not of downloaded files.
 _PREPARED = (
@@ -67,6 +71,9 @@ def explain(error: BaseException, name: str | Path, kind: str = "model") -> str:
     for cause, remedy in (_REMEDIES | (_OF_DATASETS if kind == "dataset" else {})).items():
         if cause in causes:
             return remedy.format(page=folder + plain, files=files, revision=revision)
+    # Transformers lists over several lines what it looked for.
+    if str(error).startswith("Couldn't instantiate the backend tokenizer"):
+        return NO_TOKENIZER
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 

@@ -38,6 +38,15 @@ def longest_context(values: Mapping[str, Any], tree: int) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def check_prompt(values: Mapping[str, Any], tree: int, count: int, name: str) -> None:
+    """Refuse a prompt of more tokens than a target, called `name`, can hold, whatever room is made for it."""
+    longest = longest_context(values, tree)
+    if longest is not None and count > longest:
+        raise InputError(
+            f"prompt: {count} tokens are more than the {longest} that {name} can hold; shorten the prompt"
+        )
+
+
 def check_rotation(values: Mapping[str, Any], max_context: int, max_tree: int) -> None:
     """Refuse rotary embeddings that change with the sequence's length within `max_context` tokens and the
     positions of a tree behind them: tables are computed once, for all of them.

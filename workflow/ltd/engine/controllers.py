@@ -153,10 +153,31 @@ def check_tree(controller: Controller, beam: int, max_depth: int) -> None:
 
 
 def tree_for(controller: Controller, beam: int | None, max_depth: int | None) -> tuple[int, int]:
-    """Beam and largest depth to draft with: as given, or as the controller was fitted, or the paper's."""
+    """Beam and largest depth to draft with: as given, or as the controller was fitted, or the paper's.
+
+    Raises InputError for values below 1, before a model is read.
+    """
+    for name, value in (("beam", beam), ("max_depth", max_depth)):
+        if value is not None and value < 1:
+            raise InputError(f"{name}: {value} is not at least 1")
     fitted = fitted_tree(controller) or PAPER_TREE
     fixed = controller.depth if isinstance(controller, StaticController) else 0
-    return beam or fitted[0], max_depth or max(fitted[1], fixed)
+    return (
+        fitted[0] if beam is None else beam,
+        max(fitted[1], fixed) if max_depth is None else max_depth,
+    )
+
+
+def largest_size(controller: Controller) -> int | None:
+    """Most nodes that a controller asks for; None for one that does not say.
+
+    It says by `size`, a number or a policy that chooses among `actions`, or by a `rule` with `sizes`.
+    """
+    size = getattr(controller, "size", None)
+    if isinstance(size, int):
+        return size
+    sizes = getattr(size, "actions", None) or getattr(getattr(controller, "rule", None), "sizes", None)
+    return max(sizes) if sizes else None
 
 
 class StaticController:

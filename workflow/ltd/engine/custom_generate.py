@@ -21,12 +21,13 @@ from transformers.generation import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.generation.streamers import BaseStreamer
 
 from ltd.draft_head.eagle3 import Eagle3Head
+from ltd.engine.context_limits import check_prompt
 from ltd.engine.controllers import Controller, tree_for
 from ltd.engine.decoding import decode
 from ltd.engine.kept_engine import borrowed_engine
+from ltd.engine.loading import room_for_trees
 from ltd.errors import InputError
 
 OWN_PROCESSORS = {
@@ -56,10 +57,11 @@ def ltd_generate(
     passed on. Trees have `beam` and `max_depth` (None: those that the controller was fitted to, 10 and 12 for
     one that suits all).
 
-    Prompt and answer have room for `max_context` tokens (None: for what the call may generate), which may not
-    be more than a sliding window of the model. The model keeps the engine for later calls, until its weights
-    change. On a CPU load it with `dtype=torch.float32`: transformers keeps a file of 16 bits in 16 bits, for
-    which the engine is not compiled, and where tokens may differ from those of plain decoding at near-ties.
+    Prompt and answer have room for `max_context` tokens (None: for what the call may generate, as far as the
+    model can hold it), which may not be more than a sliding window of the model. The model keeps the engine
+    for later calls, until its weights change. On a CPU load it with `dtype=torch.float32`: transformers keeps
+    a file of 16 bits in 16 bits, for which the engine is not compiled, and where tokens may differ from those
+    of plain decoding at near-ties.
 
     Give `stop_strings` as a `StopStringCriteria` among the stopping criteria: transformers 5.23 hands no
     tokenizer on to a callable's call.
@@ -67,17 +69,22 @@ def ltd_generate(
     input_ids [1, n]. Returns ids [1, n + new], or the model output when `return_dict_in_generate`. With
     `do_sample` the seed comes from torch's global generator, so `torch.manual_seed` makes answers repeat.
     Raises InputError for batches, beams, logits processors other than temperature, top-k and top-p, inputs
-    other than tokens, outputs other than tokens, and while another call with this model has not ended.
+    other than tokens, outputs other than tokens, an assistant model, prompts that the model cannot hold, and
+    while another call with this model has not ended.
     """
     _check(input_ids, generation_config)
     _check_processors(logits_processor, generation_config)
     _check_inputs(input_ids, prepared, generation_config)
-    streamer = _callers_streamer()
+    streamer = _callers("streamer")
     mask = prepared.get("attention_mask")
     prompt = input_ids[0] if mask is None else input_ids[0][mask[0].bool()]
     lengths = [one.max_length for one in stopping_criteria if type(one) is MaxLengthCriteria]
     limit = max(1, min(lengths) - input_ids.shape[1])  # criteria are asked after a token
     beam, max_depth = tree_for(controller, beam, max_depth)
+    max_tree = room_for_trees(controller)
+    check_prompt(model.config.get_text_config().to_dict(), max_tree, len(prompt), "the model")
+    if max_context is not None and max_context < 1:
+        raise InputError(f"max_context: {max_context} is not at least 1")
     sampling = {}
     if generation_config.do_sample:
         sampling = {
@@ -93,8 +100,8 @@ def ltd_generate(
         return any(bool(torch.as_tensor(criterion(ids, None)).all()) for criterion in other)
 
     # Nobody asks what follows the last token.
-    sizes = {"beam": beam, "max_depth": max_depth, "needed": len(prompt) + limit - 1}
-    with borrowed_engine(model, draft, max_context=max_context, **sizes) as (target, drafter):
+    sizes = {"beam": beam, "max_depth": max_depth, "max_tree": max_tree, "max_context": max_context}
+    with borrowed_engine(model, draft, needed=len(prompt) + limit - 1, **sizes) as (target, drafter):
         result = decode(
             target,
             drafter,
@@ -114,18 +121,20 @@ def ltd_generate(
     return sequences
 
 
-def _callers_streamer() -> BaseStreamer | None:
-    """The `streamer` of the `generate` call that we are in: transformers 5.23 does not pass it to
-    callables.
+def _callers(argument: str) -> Any:
+    """An argument of the `generate` call that we are in: transformers 5.23 passes neither `streamer` nor
+    `assistant_model` to callables.
     """
     code = inspect.unwrap(GenerationMixin.generate).__code__
     frame = inspect.currentframe()
     while frame is not None and frame.f_code is not code:
         frame = frame.f_back
-    return frame.f_locals.get("streamer") if frame is not None else None
+    return frame.f_locals.get(argument) if frame is not None else None
 
 
 def _check(input_ids: Tensor, config: GenerationConfig) -> None:
+    if _callers("assistant_model") is not None:
+        raise InputError("ltd_generate: assistant_model is not supported; leave it out, `draft` drafts")
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise InputError(f"ltd_generate: {mode.value} is not supported; use greedy decoding or sampling")

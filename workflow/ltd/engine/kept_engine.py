@@ -13,10 +13,9 @@ from torch import nn
 
 from ltd.devices import working_on
 from ltd.draft_head.eagle3 import Eagle3Head, load_head
-from ltd.engine.context_limits import longest_context
 from ltd.engine.drafting import Drafter
-from ltd.engine.loading import make_drafter
-from ltd.engine.target import DEFAULT_CONTEXT, DEFAULT_TREE, TargetModel
+from ltd.engine.loading import make_drafter, within_limits
+from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
 from ltd.errors import InputError
 from ltd.hub import local_folder
 
@@ -52,11 +51,12 @@ def borrowed_engine(
     *,
     beam: int,
     max_depth: int,
+    max_tree: int,
     needed: int,
     max_context: int | None,
 ) -> Iterator[Engine]:
-    """Target and drafter for at least `needed` tokens, or exactly `max_context`; while they are used the
-    model's device is the current one, and its dropout off.
+    """Target and drafter for at least `needed` tokens, as far as the model can hold them, or exactly
+    `max_context`; while they are used the model's device is the current one, and its dropout off.
 
     Raises InputError while another call has them.
     """
@@ -68,7 +68,7 @@ def borrowed_engine(
         )
     try:
         with working_on(model.device), _evaluating(model, modules):
-            yield _engine(keeper, model, modules, draft, (beam, max_depth), needed, max_context)
+            yield _engine(keeper, model, modules, draft, (beam, max_depth, max_tree), needed, max_context)
     finally:
         keeper.lock.release()
 
@@ -78,37 +78,36 @@ def _engine(
     model: nn.Module,
     modules: list[nn.Module],
     draft: str | Path | Eagle3Head,
-    tree: tuple[int, int],
+    tree: tuple[int, int, int],
     needed: int,
     max_context: int | None,
 ) -> Engine:
     if not isinstance(draft, Eagle3Head):
         draft = keeper.folder(draft)
-    asked, needed = (model.device, model.dtype, *tree, max_context), max_context or needed
+    asked = model.device, model.dtype, *tree, max_context
+    needed = within_limits(model.config, needed, tree[-1]) if max_context is None else max_context
     if keeper.made_from != (asked, _edition(draft), _fingerprint(modules)) or keeper.context < needed:
         # The old engine goes first: with two of them fused and packed weights may not fit.
         keeper.engine = keeper.made_from = None
         gc.collect()
-        keeper.context = max_context or roomy_context(model, needed)
+        keeper.context = roomy_context(model, needed, tree[-1]) if max_context is None else max_context
         keeper.engine = _make(model, draft, tree, keeper.context)
         keeper.made_from = asked, _edition(draft), _fingerprint(modules)
     return keeper.engine
 
 
-def _make(model: nn.Module, draft: Path | Eagle3Head, tree: tuple[int, int], context: int) -> Engine:
+def _make(model: nn.Module, draft: Path | Eagle3Head, tree: tuple[int, int, int], context: int) -> Engine:
+    beam, max_depth, max_tree = tree
     head = draft if isinstance(draft, Eagle3Head) else load_head(draft, model)
-    target = TargetModel(model, tap_layers=head.config.tap_layers, max_context=context)
-    beam, max_depth = tree
+    target = TargetModel(model, tap_layers=head.config.tap_layers, max_context=context, max_tree=max_tree)
     drafter = make_drafter(head, beam=beam, max_depth=max_depth, max_context=target.max_context)
     target.new_cache()  # makes its forward, which moves weights
     return target, drafter
 
 
-def roomy_context(model: nn.Module, needed: int) -> int:
+def roomy_context(model: nn.Module, needed: int, max_tree: int) -> int:
     """More than `needed` tokens, so that longer answers find room, as far as the model allows it."""
-    roomy = max(DEFAULT_CONTEXT, 1 << needed.bit_length())
-    longest = longest_context(model.config.get_text_config().to_dict(), DEFAULT_TREE)
-    return max(needed, roomy if longest is None else min(roomy, longest))
+    return within_limits(model.config, max(DEFAULT_CONTEXT, 1 << needed.bit_length()), max_tree)
 
 
 def _edition(draft: Path | Eagle3Head) -> Any:

@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from ltd.bfloat16 import in_bfloat16, to_bfloat16
 from ltd.draft_head.eagle3 import Eagle3Config, Eagle3Head, load_head, text_config
 from ltd.draft_head.head_config import PUBLISHED_DRAFT_VOCABULARY, shape_of_head, target_like
 from ltd.engine.bucketed_drafting import BucketedDrafter
+from ltd.engine.context_limits import longest_context
+from ltd.engine.controllers import Controller, largest_size
 from ltd.engine.drafting import Drafter
-from ltd.engine.model_loading import half_values
+from ltd.engine.model_loading import half_values, read_config
 from ltd.engine.target import DEFAULT_CONTEXT, DEFAULT_TREE, TargetModel
 from ltd.errors import InputError
 from ltd.files import read_json
@@ -33,16 +36,20 @@ def load_models(
     dtype: str = "auto",
     quantisation: str = "none",
     weights: str = "checkpoint",
-    max_context: int = DEFAULT_CONTEXT,
+    max_context: int | None = None,
     max_tree: int = DEFAULT_TREE,
 ) -> tuple[TargetModel, Eagle3Head]:
-    """Load both for sequences of `max_context` tokens (the model's limit holds) and trees of `max_tree`
-    nodes.
+    """Load both for trees of `max_tree` nodes and sequences of `max_context` tokens: the model's positions
+    limit them, and where it is None, for the default, its window does, too.
 
     `weights` random: both from their configurations alone, the head a layer like the target's own where no
-    `draft` is given. Raises InputError when either is missing, damaged or does not fit the other, or when
-    the memory is too small.
+    `draft` is given. Raises InputError when either is missing, damaged or does not fit the other, when
+    the memory is too small, or for a context without a token.
     """
+    if max_context is None:
+        max_context = within_limits(read_config(target), DEFAULT_CONTEXT, max_tree)
+    elif max_context < 1:
+        raise InputError(f"max_context: {max_context} is not at least 1")
     folder = local_folder(draft) if draft is not None else None
     model = TargetModel.load(
         target,
@@ -63,6 +70,19 @@ def load_models(
     else:
         head = load_head(folder, model)
     return tapped_for(head, model), head
+
+
+def within_limits(config: PretrainedConfig, tokens: int, max_tree: int) -> int:
+    """So many tokens, or as many as a model can hold beside trees of `max_tree` nodes; at least 1, for the
+    target to refuse where it has no room.
+    """
+    longest = longest_context(config.get_text_config().to_dict(), max_tree)
+    return tokens if longest is None else max(1, min(tokens, longest))
+
+
+def room_for_trees(controller: Controller) -> int:
+    """Nodes of the largest tree that a target holds by default, or that a controller asks for."""
+    return max(DEFAULT_TREE, largest_size(controller) or 0)
 
 
 def tapped_for(head: Eagle3Head, target: TargetModel) -> TargetModel:

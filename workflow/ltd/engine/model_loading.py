@@ -15,7 +15,8 @@ from ltd.bfloat16 import held_in_float32, to_bfloat16
 from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.engine.memory import check_memory, check_spread, free_bytes, plan_memory
 from ltd.errors import InputError
-from ltd.hub import check_name, explain, split_revision
+from ltd.hub import NO_TOKENIZER, check_name, explain, split_revision
+from ltd.options import DTYPES
 
 WEIGHTS = ("checkpoint", "random")
 
@@ -34,10 +35,12 @@ def read_config(name: str | Path) -> PretrainedConfig:
 
 def number_type(dtype: str | torch.dtype, config: PretrainedConfig, device: torch.device) -> torch.dtype:
     """`auto`: the type that the weights are stored in; on a CPU float32, which holds all of them exactly,
-    unless they are of bfloat16 and the processor multiplies it.
+    unless they are of bfloat16 and the processor multiplies it. Raises InputError for names of no type.
     """
     if isinstance(dtype, torch.dtype):
         return dtype
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if dtype != "auto":
         return getattr(torch, dtype)
     stored = config.get_text_config().dtype or config.dtype or torch.float32
@@ -116,11 +119,16 @@ def _engines_share(device: torch.device, rounded: bool) -> float:
 
 def load_tokenizer(name: str | Path):
     """The tokenizer of a model folder or hub id; raises InputError when it cannot be read."""
+    check_name("target", name)
     plain, revision = split_revision(name)
     try:
-        return AutoTokenizer.from_pretrained(plain, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(plain, revision=revision, trust_remote_code=False)
     except Exception as error:  # as above
         raise InputError(f"{name}: its tokenizer cannot be loaded: {explain(error, name)}") from error
+    # Of some architectures transformers makes one that is empty where there are no files.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(f"{name}: its tokenizer is empty: {NO_TOKENIZER}")
+    return tokenizer
 
 
 @torch.no_grad()

@@ -104,8 +104,9 @@ class NgramModel:
     def children(self, path: Sequence[int], count: int) -> tuple[list[int], list[float]]:
         """The `count` best tokens after the present text and `path`, with their log-probabilities.
 
-        In descending order, ties by token id. Only tokens that followed the history or a shorter one are
-        considered, from the longest history down until there are enough of them.
+        In descending order, ties by token id. Tokens that followed the history or a shorter one are
+        considered, from the longest history down until there are enough of them; where the shortest one has
+        too few, the first of the vocabulary that are not among them, too.
         """
         history = [*self.tokens[-self.order :], *path][-self.order :]
         orders = self._orders(history)

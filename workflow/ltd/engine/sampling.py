@@ -7,6 +7,7 @@ is. A node is accepted when it is the token that the target chose after its pare
 distribution-preserving for any tree that was built without looking at the noise.
 """
 
+import math
 import operator
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,8 +32,8 @@ class SamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise InputError(f"temperature: {self.temperature} is not 0 (greedy) or positive")
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature: {self.temperature} is not 0 (greedy) or a positive number")
         for name in ("top_k", "seed"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _integer(name, value))

@@ -107,8 +107,9 @@ class TargetModel:
         draft_vocab_size: int = 0,
         packed: bool = True,
     ) -> "TargetModel":
-        """Load a Hugging Face folder or hub id; `dtype` auto means float32 on a CPU and the file's own on a
-        GPU; `weights` random needs the configuration alone, and has no tokenizer.
+        """Load a Hugging Face folder or hub id; `dtype` auto means the file's own, on a CPU float32 unless
+        the file is in bfloat16 and the processor multiplies it; `weights` random needs the configuration
+        alone, and has no tokenizer.
 
         Raises InputError when there is no such model, its weights are damaged, or it does not fit together
         with the cache and a head of `draft_vocab_size` tokens.

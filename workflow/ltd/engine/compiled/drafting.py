@@ -40,7 +40,7 @@ class HeadWeights(NamedTuple):
 
 class HeadPass(NamedTuple):
     """What every pass of the head works with: cos and sin [slots, d]; keys and values of the cache; visible
-    [W, D * W] and parents [pool] as in `advance_beam`.
+    [W, (D - 1) * W] and parents [pool] as in `advance_beam`.
     """
 
     weights: HeadWeights
@@ -165,8 +165,8 @@ class CompiledDrafter(Drafter):
     def loop_arguments(self, pending: int | None = None) -> tuple[Bundle, int, int]:
         """Arguments of a kernel that drafts a whole tree behind the first `pending` deferred rows, none: all.
 
-        They are the last three of `ltd.engine.compiled.draft_loop.make_draft_kernel`; `note_levels` then says
-        what it drafted. Raises IndexError where the rows do not fit the cache.
+        They are the last three that a kernel of `ltd.engine.compiled.draft_loop.make_draft_kernel` takes;
+        `note_levels` is then told what it drafted. Raises IndexError where the rows do not fit the cache.
         """
         rows = self.pending if pending is None else pending
         check_slots(self.length + rows, self._prefix_slots, "draft head")
