@@ -1,6 +1,7 @@
 """Advice for other engines: chains from wider traces, the engines' counting, the words."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from ltd.engine.target import TargetModel
 from ltd.errors import InputError
 from ltd.record_traces import RecordTracesOptions, record_traces
 from ltd.replay.chains import chain_profile, chain_traces
+from ltd.replay.latency import LatencyProfile
+from ltd.replay.latency_family import Change, changed
 from ltd.replay.static_grid import static_grid
 from ltd.replay.table import ReplayTable
 from ltd.replay.traces import Traces
@@ -139,6 +142,21 @@ def test_settings_are_the_best_on_validation(experiment):
     assert f"--speculative-num-draft-tokens {size + 1}" in text
     assert f'"num_speculative_tokens": {length}' in text
     assert f"max_draft_len={length}" in text
+
+
+def test_times_taken_in_the_benchmark_count_unless_the_profile_is_newer(experiment):
+    learned_from = experiment.experiment / "latency" / "profile.json"
+    assert "(latency profile)" in advise(experiment)
+    later = experiment.experiment / "benchmark" / "t0" / "profile.json"
+    later.parent.mkdir(parents=True)
+    changed(LatencyProfile.load(learned_from), Change(draft=3.0)).save(later)
+    os.utime(learned_from, (1, 1))
+    assert "(taken in the benchmark)" in advise(experiment)
+    assert Evidence.load(experiment).profile.draft_step(2, 64) == pytest.approx(
+        3 * LatencyProfile.load(learned_from).draft_step(2, 64)
+    )
+    os.utime(later, (0, 0))
+    assert "(latency profile)" in advise(experiment)
 
 
 def test_gains_are_those_of_the_test_prompts(experiment):

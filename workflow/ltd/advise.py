@@ -41,12 +41,15 @@ class AdviseOptions:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Traces to choose settings on, traces to measure them on, the machine's profile."""
+    """Traces to choose settings on, traces to measure them on, the machine's profile: the newer of that which
+    policies learned from and that which the benchmark took between its prompts, `times_of_benchmark`.
+    """
 
     choosing: Traces
     measuring: Traces
     profile: LatencyProfile
     held_out: bool
+    times_of_benchmark: bool
 
     @classmethod
     def load(cls, options: AdviseOptions) -> "Evidence":
@@ -54,14 +57,19 @@ class Evidence:
 
         Without traces of the test prompts the validation prompts serve twice.
         """
-        profile = LatencyProfile.load(options.experiment / "latency" / "profile.json")
+        learned_from = options.experiment / "latency" / "profile.json"
+        profile = LatencyProfile.load(learned_from)
         validation = validation_traces(options, profile.beam)
         choosing = Traces.load(validation)
+        later = options.experiment / "benchmark" / f"t{choosing.temperature:g}" / "profile.json"
+        of_benchmark = later.is_file() and later.stat().st_mtime > learned_from.stat().st_mtime
+        if of_benchmark:
+            profile = LatencyProfile.load(later)
         test = validation.with_name(validation.name.replace("validation", "test", 1))
         if not test.is_file():
-            return cls(choosing, choosing, profile, held_out=False)
+            return cls(choosing, choosing, profile, False, of_benchmark)
         measuring = of_tasks(Traces.load(test), options.test_tasks, str(test), "test_tasks")
-        return cls(choosing, measuring, profile, held_out=True)
+        return cls(choosing, measuring, profile, True, of_benchmark)
 
 
 def validation_traces(options: AdviseOptions, beam: int) -> Path:
@@ -145,6 +153,7 @@ def advise(options: AdviseOptions) -> str:
         profile=evidence.profile,
         traces=evidence.measuring,
         held_out=evidence.held_out,
+        times_of_benchmark=evidence.times_of_benchmark,
         tree=tree,
         chain=chain,
         chain_exact=float(exact.mean()),

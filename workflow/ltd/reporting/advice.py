@@ -32,6 +32,7 @@ class Advice:
     profile: LatencyProfile
     traces: Traces
     held_out: bool
+    times_of_benchmark: bool
     tree: tuple[int, int] | None
     chain: int
     chain_exact: float
@@ -114,11 +115,12 @@ def _with_interval(table: pd.DataFrame, method: str, task: str = MEAN_TASK) -> s
 def _header(advice: Advice) -> str:
     profile = advice.profile
     prompts = "test prompts" if advice.held_out else "the validation prompts that also chose the settings"
+    taken = "taken in the benchmark" if advice.times_of_benchmark else "latency profile"
     return (
         f"Advice from {advice.experiment}: {profile.device}, {profile.dtype}, {profile.threads} threads, "
         f"batch size 1, temperature {advice.traces.temperature:g}.\n"
-        f"Speedups over plain decoding, replayed on this machine's profile of THIS engine, on {prompts};\n"
-        "another engine has other times: take its settings as where to start, and measure."
+        f"Speedups over plain decoding, replayed with the times of THIS engine here ({taken}),\n"
+        f"on {prompts}; another engine has other times: take its settings as where to start, and measure."
     )
 
 
