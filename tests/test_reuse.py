@@ -229,7 +229,7 @@ def test_files_that_the_finished_experiment_was_made_with_are_its_own_prompts(ag
     again[0]["prompts"] |= {"path": "questions"}
     again[0]["benchmark"]["temperatures"] = [0]
     made = merged(ROOT / "tests/config.yaml", written(again)) | {"reuse": None}
-    made_with.keep(tmp_path / "results/smoke", made)
+    made_with.begin(tmp_path / "results/smoke", made)
     assert planned_rules(tmp_path, config=[written(again)]) == MEASURED | COPIED | {"reuse_responses"}
 
 
