@@ -3,6 +3,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 # Beside what is to be done, so that the table is printed also where that is nothing.
 REPRODUCE := snakemake --cores all -R all
+# Where there is no GPU the tests run its kernels through Triton's interpreter; without it they skip them. Torch
+# for CUDA has brought its own Triton.
+TRITON := python -c 'import triton' 2>/dev/null || pip install --quiet triton==3.9.0 || true
 
 .PHONY: reproduce paper paper-rl report smoke test lint ui setup
 
@@ -21,7 +24,8 @@ report: setup  ## tables, figures and the walk through one answer in one file: r
 smoke: setup  ## the whole pipeline at toy size, in .smoke/
 	$(REPRODUCE) --configfile tests/config.yaml --directory .smoke
 
-test: .venv/triton  ## unit, property and end-to-end tests
+test: setup  ## unit, property and end-to-end tests
+	$(TRITON)
 	pytest
 
 lint: setup  ## formatting and static checks
@@ -40,8 +44,3 @@ setup: .venv/installed
 	.venv/bin/pip install --quiet --editable '.[pipeline,dev]'
 	touch $@
 
-# Where there is no GPU the tests run its kernels through Triton's interpreter; without it they skip them. Torch
-# for CUDA has brought its own Triton.
-.venv/triton: .venv/installed
-	.venv/bin/python -c 'import triton' 2>/dev/null || .venv/bin/pip install --quiet triton==3.9.0 || true
-	touch $@

@@ -158,18 +158,39 @@ def test_cuda_asked_for_and_absent(tmp_path, monkeypatch, capsys):
     )
 
 
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("{{ messages[0]['content'] ", "unexpected end of template"),
-        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}", "no system"),
+        (NO_SYSTEM, "no system"),
         ("{{ messages[0]['text']['more'] }}", "has no attribute"),
+        ("{{ messages[0]['content'] + 1 }}", "can only concatenate"),
+        ("{{ raise_exception('') }}", "TemplateError"),
     ],
 )
 def test_a_template_that_renders_no_question_is_refused(tmp_path, text, said):
     file = tmp_path / "chat.jinja"
     file.write_text(text)
     with pytest.raises(InputError, match=rf"^responses\.chat_template: .*{said}.*; correct the template$"):
-        check_template(file, "Be brief.")
-    file.write_text("{{ bos_token + '[' }}{% for message in messages %}{{ message.content }}{% endfor %}")
-    check_template(file, "Be brief.")
+        check_template(str(file), "Be brief.", "template")
+
+
+@pytest.mark.parametrize(
+    ("text", "system"),
+    [
+        (
+            "{{ bos_token + cls_token }}{% for each in messages %}{{ each.content }}{% endfor %}",
+            "Be brief.",
+        ),
+        ("{{ 'Today: ' + date_string }}{{ messages[-1].content }}", None),
+        (NO_SYSTEM, ""),
+        ("{{ 'think' if enable_thinking else 'do not' }}", None),
+    ],
+)
+def test_a_template_that_renders_one_passes(tmp_path, text, system):
+    file = tmp_path / "chat.jinja"
+    file.write_text(text)
+    check_template(str(file), system, "on")

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
 
+from ltd import world
 from ltd.errors import InputError
 from ltd.files import write_jsonl
 from ltd.target_training.tokenizer import train_tokenizer
 from ltd.texts.hub_prompts import hub_prompts
 from ltd.texts.prompts import (
     ChatFormat,
+    builtin_prompts,
     chat_format,
     divide,
     file_prompts,
@@ -307,3 +309,13 @@ def test_the_hub_needs_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match="pip install datasets"):
         hub_prompts(["maths=openai/gsm8k"], ["maths"], COUNTS)
+
+
+@pytest.mark.parametrize("seed", [0, 13, 17])
+def test_what_the_head_learns_from_begins_like_nothing_that_policies_learn_from(seed):
+    """Of built-in chats some begin alike and go on otherwise."""
+    counts = {"train": 80, "draft": 160, "validation": 4, "test": 4}
+    prompts = builtin_prompts(["chat"], counts, seed)
+    first = [{world.normalised(each.turns[:1]) for each in prompts[split]["chat"]} for split in counts]
+    assert not first[0] & first[1]
+    assert len(prompts["train"]["chat"]) == 80 and 150 < len(prompts["draft"]["chat"]) <= 160

@@ -8,6 +8,7 @@ import pandas
 import pytest
 import torch
 
+from ltd import made_with
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode
 from ltd.engine.loading import load_engine
@@ -170,6 +171,11 @@ def test_html_report_holds_every_figure(reproduction, results):
     assert {"acceptance.svg", "target_loss.svg", "tradeoff.svg"} <= figures
     for name in (*figures, "answer.html", "report.md", "summary.csv"):
         assert name in page, name
+
+
+def test_a_whole_run_keeps_its_configuration(results):
+    assert (results / made_with.FILE).is_file() and not (results / made_with.UNFINISHED).exists()
+    assert made_with.kept(results)["experiment"] == results.name
 
 
 def test_finished_run_has_nothing_left_to_do(reproduction):

@@ -5,6 +5,7 @@ from pathlib import Path
 from ltd import experiment_files, made_with, preflight
 from ltd.errors import InputError
 from ltd.options import command_line
+from ltd.stage_jobs import is_up_to_date
 
 try:
     EXPERIMENTS = experiment_files.configurations(
@@ -92,9 +93,13 @@ def close_parent_run(status):
     from ltd import tracking
 
     for experiment in EXPERIMENTS:
-        made_with.finish(Path("results") / experiment)
+        folder = Path("results") / experiment
+        is_whole = is_up_to_date(workflow.dag, f"{experiment}_report")
+        if is_whole:
+            made_with.finish(folder)
         try:
-            tracking.close_parent(Path("results") / experiment, status)
+            # What failed may be another one of them.
+            tracking.close_parent(folder, "FINISHED" if is_whole else status)
         except InputError as error:
             print(error)
 

@@ -194,14 +194,21 @@ def form_of(options: GenerateOptions) -> ChatFormat:
     policies of the experiment have learned from, where its target decodes.
     """
     config = kept(options.experiment)
-    is_own = config and options.target in (None, config["target"]["path"])
-    learned = config["responses"] if is_own else {}
+    learned = config["responses"] if config and _is_own(options, config["target"]["path"]) else {}
 
     def chosen(name: str) -> str | None:
         given = getattr(options, name)
         return learned.get(name) if given is None else given
 
     return chat_format(chosen("system"), chosen("chat_template"), chosen("thinking") or "template")
+
+
+def _is_own(options: GenerateOptions, path: str | None) -> bool:
+    """Whether the target that decodes is the experiment's, whose `target.path` is given."""
+    own = options.experiment / "target" if path is None else path
+    if options.target in (None, str(own)):
+        return True
+    return Path(options.target).is_dir() and Path(options.target).resolve() == Path(own).resolve()
 
 
 def generate(options: GenerateOptions) -> None:

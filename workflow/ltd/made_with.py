@@ -15,7 +15,6 @@ from ltd.errors import InputError
 from ltd.files import read_json, write_json
 
 FILE, UNFINISHED = "config.json", "config-unfinished.json"
-REPORT = "report/report.md"
 # What changes how long something takes or how much memory, and not what comes of it.
 EFFORT = {
     "target.checkpoint_every",
@@ -39,10 +38,9 @@ def begin(experiment: Path, config: Config) -> None:
 
 
 def finish(experiment: Path) -> None:
-    """Keep the configuration of the run that ends, when the report was made since it began."""
-    begun, report = experiment / UNFINISHED, experiment / REPORT
-    if report.is_file() and report.stat().st_mtime >= begun.stat().st_mtime:
-        begun.replace(experiment / FILE)
+    """Keep the configuration of the run that ends, whose report is up to date."""
+    if (experiment / UNFINISHED).is_file():
+        (experiment / UNFINISHED).replace(experiment / FILE)
 
 
 def kept(experiment: Path) -> Config:
@@ -95,7 +93,7 @@ def _compare(keys: Iterable[str], config: Config, finished: Path) -> None:
         if key in theirs and begun.get(key, theirs[key]) != theirs[key]:
             raise InputError(
                 f"{key}: {finished} was made with {json.dumps(theirs[key])}, and since then a run with "
-                f"{json.dumps(begun[key])} has begun; run it to its report with one of them first"
+                f"{json.dumps(begun[key])} has begun; run it with one of them first, with `-R all`"
             )
         if key in theirs and ours[key] != theirs[key]:
             wanted, made = json.dumps(ours[key]), json.dumps(theirs[key])

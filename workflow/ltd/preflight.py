@@ -14,30 +14,34 @@ from ltd.measurement.visits import check_room
 from ltd.option_checks import check_draft_of_target
 from ltd.target_training import MAX_POSITIONS
 
+SPECIAL_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "pad", "unk", "cls", "sep", "mask"))
+
 
 def check(config: dict[str, Any]) -> None:
     """Raise InputError for models as of `check_models`, and a chat template that no prompt can go through."""
     check_models(config)
-    if (template := config["responses"]["chat_template"]) is not None:
-        check_template(Path(template), config["responses"]["system"])
+    responses = config["responses"]
+    if responses["chat_template"] is not None:
+        check_template(responses["chat_template"], responses["system"], responses["thinking"])
 
 
-def check_template(file: Path, system: str | None) -> None:
+def check_template(file: str, system: str | None, thinking: str) -> None:
     """Raise InputError where a file with a chat template does not render a question."""
-    from jinja2 import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": "How are you?"})
+    from ltd.texts.prompts import chat_format, messages_of, switches_of
+
+    form = chat_format(system, file, thinking)
     try:
         render_jinja_template(
-            conversations=[messages],
-            chat_template=file.read_text(),
+            conversations=[messages_of(["How are you?"], [], form)],
+            chat_template=form.template,
             add_generation_prompt=True,
-            **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), ""),
+            **dict.fromkeys(SPECIAL_TOKENS, ""),
+            **switches_of(form),
         )
-    except TemplateError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a template may do anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"responses.chat_template: {file}: {reason}; correct the template") from error
 
 

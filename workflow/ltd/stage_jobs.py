@@ -5,6 +5,7 @@ that runs once a split, temperature or policy; forcing it would rerun none of th
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 JOBS = {
     "prepare_prompts": ("prepare_prompts_of_split",),
@@ -35,3 +36,9 @@ def with_jobs(forced: Iterable[str], prefixes: Iterable[str]) -> frozenset[str]:
     }
     forced = frozenset(forced)
     return forced.union(*(jobs.get(name, ()) for name in forced))
+
+
+def is_up_to_date(dag: Any, rule: str) -> bool:
+    """Whether jobs of a rule are in Snakemake's DAG of the present run, and none of them is left to do."""
+    jobs = {job for job in dag.jobs if job.rule.name == rule}
+    return bool(jobs) and jobs.isdisjoint(dag.needrun_jobs())

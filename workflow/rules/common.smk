@@ -12,7 +12,7 @@ from ltd.errors import InputError
 from ltd.files import own_files
 from ltd.options import command_line
 from ltd.rl.presets import PRESETS
-from ltd.stage_jobs import with_jobs
+from ltd.stage_jobs import is_up_to_date, with_jobs
 
 
 envvars:
@@ -335,7 +335,8 @@ def open_parent_run():
 def close_parent_run(status):
     from ltd import tracking
 
-    made_with.finish(Path(RESULTS))
+    if is_up_to_date(workflow.dag, "report"):
+        made_with.finish(Path(RESULTS))
     try:
         tracking.close_parent(Path(RESULTS), status)
     except InputError as error:

@@ -33,7 +33,7 @@ def builtin_prompts(tasks: Sequence[str], counts: Mapping[str, int], seed: int) 
     Args:
         tasks: names of `ltd.world.TASKS`.
         counts: conversations a task for each split; `corpus` is allowed, too. `draft` comes from the same
-            part of the world as `train`.
+            part of the world as `train`, and lacks the few that begin like one there.
 
     Raises InputError for an unknown task or if a split of a task stays empty.
     """
@@ -52,8 +52,16 @@ def builtin_prompts(tasks: Sequence[str], counts: Mapping[str, int], seed: int) 
     if draft:
         both = {task: world.generate(task, "train", counts["train"] + draft, seed) for task in tasks}
         prompts["train"] = {task: each[: counts["train"]] for task, each in both.items()}
-        prompts["draft"] = {task: each[counts["train"] :] for task, each in both.items()}
+        prompts["draft"] = {
+            task: _without(each[counts["train"] :], prompts["train"][task]) for task, each in both.items()
+        }
     return checked(prompts)
+
+
+def _without(conversations: Sequence[Conversation], others: Sequence[Conversation]) -> list[Conversation]:
+    """Those whose first turn none of the others has: two may begin alike and go on otherwise."""
+    taken = {_first_turn(each) for each in others}
+    return [each for each in conversations if _first_turn(each) not in taken]
 
 
 def file_prompts(
@@ -232,6 +240,22 @@ def chat_format(system: str | None, template: str | None, thinking: str) -> Chat
 OWN_FORMAT = ChatFormat()
 
 
+def messages_of(turns: Sequence[str], answers: Sequence[str], form: ChatFormat) -> list[dict[str, str]]:
+    """A chat up to where the next answer starts, as chat templates take it; arguments as of `render`."""
+    messages = [{"role": "system", "content": form.system}] if form.system else []
+    messages.append({"role": "user", "content": turns[0]})
+    for answer, turn in zip(answers, turns[1:], strict=True):
+        messages.append({"role": "assistant", "content": answer})
+        messages.append({"role": "user", "content": turn})
+    return messages
+
+
+def switches_of(form: ChatFormat) -> dict[str, Any]:
+    """What a chat template is told beside the messages."""
+    # Some templates tell the model today's date, and prompts would be others tomorrow.
+    return {"date_string": DATE} | ({} if form.thinking is None else {"enable_thinking": form.thinking})
+
+
 def render(
     tokenizer: PreTrainedTokenizerBase,
     turns: Sequence[str],
@@ -252,13 +276,7 @@ def render(
             f"target.path: the tokenizer of {tokenizer.name_or_path or 'the target'} has no chat template; "
             "give responses.chat_template, or add chat_template.jinja to its folder"
         )
-    messages = [{"role": "system", "content": form.system}] if form.system else []
-    messages.append({"role": "user", "content": turns[0]})
-    for answer, turn in zip(answers, turns[1:], strict=True):
-        messages.append({"role": "assistant", "content": answer})
-        messages.append({"role": "user", "content": turn})
-    # Some templates tell the model today's date, and prompts would be others tomorrow.
-    switches = {"date_string": DATE} | ({} if form.thinking is None else {"enable_thinking": form.thinking})
+    messages, switches = messages_of(turns, answers, form), switches_of(form)
     try:
         text = tokenizer.apply_chat_template(
             messages, chat_template=form.template, add_generation_prompt=True, tokenize=False, **switches
