@@ -83,7 +83,7 @@ def test_a_run_that_made_no_report_does_not_pass_for_what_all_was_made_with(kept
     changed = made | {"draft": made["draft"] | {"epochs": 3}}
     made_with.begin(Path("results/smoke"), changed)
     assert made_with.kept(Path("results/smoke")) == made
-    with pytest.raises(InputError, match=r"^draft\.epochs: .* made with 2, and since then .* 3 .* -R all"):
+    with pytest.raises(InputError, match=r"^draft\.epochs: .* made with 2, and since then .* 3 .*-R all"):
         configuration.check(kept, SCHEMA)
     made_with.finish(Path("results/smoke"))
     made_with.finish(Path("results/smoke"))  # where none has begun since, nothing
