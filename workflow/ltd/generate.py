@@ -1,6 +1,6 @@
 """Answer a prompt with the models of an experiment: stream the text, then say how fast it was.
 
-    python -m ltd.generate --experiment results/default --prompt "Write a function that adds two numbers."
+    python -m ltd.generate --experiment results/default --prompt "How does a piano work?"
 
 Decodes with the experiment's trained policies, or with a fixed depth and size if both are given, and once
 more without drafting to measure the speedup.
