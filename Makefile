@@ -43,4 +43,3 @@ setup: .venv/installed
 	test -d .venv || $(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --editable '.[pipeline,dev]'
 	touch $@
-

@@ -167,8 +167,8 @@ def _clock(results: Results, drawn: set[str]) -> list[str]:
     )
     if by_method := answers.get("cycles"):  # benchmarks before c5fb37e did not count them
         sentences.append(
-            f"On the clock all cycles of such an answer were those of replay in {_counts(by_method)}; where "
-            "one was not, a near-tie went the other way."
+            f"On the clock all cycles of such an answer were those of replay in {_counts(by_method)}: "
+            "drafts are recorded in batches, which round otherwise."
         )
     if (check := facts["transformers"]) is not None:
         sentences.append(
