@@ -221,6 +221,9 @@ def test_wrong_prompts_are_refused():
         target.prefill([])
     with pytest.raises(InputError, match="21 tokens do not fit a context of 20"):
         target.prefill([1] * 21)
+    positions = target.model.config.max_position_embeddings
+    with pytest.raises(InputError, match=f"more than the {positions} that the target can hold; shorten"):
+        target.prefill([1] * (positions + 1))
 
 
 def test_sliding_windows_smaller_than_the_context_are_refused():

@@ -132,18 +132,16 @@ class Decoder:
         torch's global generator gives one.
         """
         sampling.setdefault("seed", int(torch.randint(2**62, ())))
-        tokens, target = self.encode(prompt), self.target
-        limits = target.model.config.get_text_config().to_dict()
-        check_prompt(limits, target.max_tree, len(tokens), "the target")
+        tokens = self.encode(prompt)
         result = decode(
-            target,
+            self.target,
             self.drafter,
             self.controller,
             tokens,
             max_new_tokens=max_new_tokens,
             **sampling,
         )
-        return target.tokenizer.decode(result.tokens, skip_special_tokens=True)
+        return self.target.tokenizer.decode(result.tokens, skip_special_tokens=True)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, form: ChatFormat = OWN_FORMAT) -> list[int]:

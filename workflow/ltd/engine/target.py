@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 from ltd.bfloat16 import computes_in
 from ltd.draft_head.head_config import check_tap_layers, default_tap_layers
 from ltd.engine.bucketed_forward import BucketedForward
-from ltd.engine.context_limits import check_rotation, sliding_window
+from ltd.engine.context_limits import check_prompt, check_rotation, sliding_window
 from ltd.engine.lean_forward import LeanForward, supports_lean
 from ltd.engine.model_forward import ModelForward
 from ltd.engine.model_loading import load_model, load_tokenizer, read_config
@@ -234,9 +234,10 @@ class TargetModel:
         if count == 0:
             raise InputError("prompt: no tokens; at least one is needed")
         if count > self.max_context:
+            check_prompt(self.model.config.get_text_config().to_dict(), self.max_tree, count, "the target")
             raise InputError(
-                f"prompt: {count} tokens do not fit a context of {self.max_context}; "
-                "shorten it or raise max_context"
+                f"prompt: {count} tokens do not fit a context of {self.max_context}; raise max_context or "
+                "shorten the prompt"
             )
 
 
