@@ -224,6 +224,28 @@ def test_hashed_numbers_are_those_of_splitmix64():
     np.testing.assert_allclose(noise[1:], [number / 2**64 for number in published], rtol=1e-6)
 
 
+ROUNDED_TO_ONE = {"seed": 0, "position": 16218, "token": 1089}  # a number of the hash, in float32
+
+
+def test_a_token_without_waiting_time_is_chosen_only_where_none_else_is_left():
+    vocab, token, position = 4096, ROUNDED_TO_ONE["token"], ROUNDED_TO_ONE["position"]
+    streams = torch.tensor([signed(noise_stream(ROUNDED_TO_ONE["seed"]))])
+    assert uniform_noise(streams, torch.tensor([position]), vocab)[0, token] == 1
+    assert gumbel_noise(streams, torch.tensor([position]), vocab).isfinite().all()
+    for lead, top_k, top_p, alone in (
+        (9.0, None, 0.5, True),
+        (9.0, 1, None, True),
+        (110.0, None, None, True),
+        (9.0, None, None, False),
+        (80.0, 2, None, False),
+    ):
+        logits = torch.zeros(1, vocab)
+        logits[0, token] = lead
+        options = SamplingOptions(1.0, top_k, top_p, seed=ROUNDED_TO_ONE["seed"])
+        chosen = [make(options, vocab).choose(logits, position).item() for make in SAMPLERS.values()]
+        assert chosen[0] == chosen[1] and (chosen[0] == token) == alone
+
+
 TRUNCATIONS = [(None, None), (7, None), (None, 0.8), (40, 0.6), (1, None), (None, 1e-9), (10**6, 1.0)]
 
 

@@ -14,6 +14,9 @@ FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 # Every output position has room for 2^32 tokens; of a number's bits the first 53 are used.
 POSITION_SHIFT, UNUSED_BITS = 32, 11
 SMALLEST = 2.0**-53
+# The noise of a number that float32 rounds to 1, in the place of minus infinity: the token loses to all that
+# are not e^87 times less likely, which is where the compiled race has no weight left.
+LEAST = -87.0
 MASK64 = (1 << 64) - 1
 
 
@@ -47,6 +50,7 @@ def _shifted(numbers: Tensor, bits: int) -> Tensor:
 
 
 def gumbel_noise(streams: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
-    """Gumbel noise float32 [R, vocab]; arguments as of `uniform_noise`."""
+    """Gumbel noise float32 [R, vocab], finite; arguments as of `uniform_noise`."""
     # In double precision: the noise of a token that wins against the odds comes from a very small number.
-    return uniform_noise(streams, positions, vocab_size).double().neg_().log1p_().neg_().log_().neg_().float()
+    noise = uniform_noise(streams, positions, vocab_size).double().neg_().log1p_().neg_().log_().neg_()
+    return noise.clamp_(min=LEAST).float()
