@@ -1,39 +1,98 @@
 """What the engine's benchmark loads and prints."""
 
 import re
+from dataclasses import fields
 
 import pytest
 import torch
-from transformers import GenerationMixin
+from transformers import AutoModelForCausalLM, GenerationMixin
 
 from decoding_experiments import save_words
-from engine_models import random_head, random_model
+from engine_models import random_head
 from ltd import benchmark_engine
+from ltd.benchmark_engine import EngineBenchmarkOptions
 from ltd.bfloat16 import in_bfloat16
 from ltd.draft_head.eagle3 import save_head
+from ltd.engine import memory
 from ltd.engine.target import TargetModel
+from ltd.errors import InputError
 
 
 class Loaded(Exception):
     """Instead of a benchmark."""
 
 
-def test_the_target_has_the_taps_of_the_head(tmp_path, monkeypatch):
-    model = random_model("qwen3")
-    target = TargetModel(model, tap_layers=(0, 1, 2))
-    save_head(random_head(target), tmp_path / "draft")
-    monkeypatch.setattr(TargetModel, "load", lambda *_, **sizes: TargetModel(model, max_context=128))
+@pytest.fixture
+def loaded(monkeypatch):
+    """Target and drafter that options lead to, in the place of a benchmark."""
 
     def benchmark(target, drafter, options):
-        raise Loaded(target)
+        raise Loaded(target, drafter)
 
     monkeypatch.setattr(benchmark_engine, "EngineBenchmark", benchmark)
-    options = {"target": "anything", "draft": tmp_path / "draft", "device": "cpu", "context": 20, "rounds": 1}
-    with pytest.raises(Loaded) as seen:
-        benchmark_engine.benchmark_engine(benchmark_engine.EngineBenchmarkOptions(**options, beam=4, depth=2))
-    found = seen.value.args[0]
-    assert found.tap_layers == (0, 1, 2) and found.max_context == 128
-    assert found.prefill(torch.tensor([3, 4]))[1].shape == (2, 3 * model.config.hidden_size)
+
+    def load(**options):
+        with pytest.raises(Loaded) as seen:
+            benchmark_engine.benchmark_engine(EngineBenchmarkOptions(**{"device": "cpu"} | options))
+        return seen.value.args
+
+    return load
+
+
+def test_the_target_has_the_taps_of_the_head(tmp_path, loaded):
+    folders = save_words(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(folders / "target")
+    save_head(random_head(TargetModel(model, tap_layers=(0, 1, 2))), folders / "draft")
+    models = {"target": str(folders / "target"), "draft": str(folders / "draft")}
+    target, drafter = loaded(**models, context=20, beam=4, depth=2)
+    assert target.tap_layers == drafter.head.config.tap_layers == (0, 1, 2)
+    assert target.prefill(torch.tensor([3, 4]))[1].shape == (2, 3 * model.config.hidden_size)
+
+
+@pytest.fixture
+def small_shapes(tmp_path, monkeypatch):
+    """Shapes of a small target and head in the place of those of the paper."""
+    folders = save_words(tmp_path / "words")
+    for name, kept in (("target", "small"), ("draft", "small/draft")):
+        (tmp_path / kept).mkdir()
+        (tmp_path / kept / "config.json").write_bytes((folders / name / "config.json").read_bytes())
+    monkeypatch.setattr(benchmark_engine, "SHAPES", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_shape_is_made_in_the_number_type_asked_for(small_shapes, loaded, dtype):
+    target, drafter = loaded(shape="small", dtype=dtype, beam=4)
+    assert target.number_type == getattr(torch, dtype)
+    assert drafter.head.config.draft_vocab_size == 15
+
+
+def test_a_shape_too_large_for_the_memory_is_refused(small_shapes, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    with pytest.raises(InputError, match=r"^memory: .*small needs about"):
+        benchmark_engine.benchmark_engine(EngineBenchmarkOptions(shape="small", device="cpu"))
+
+
+def test_every_shape_of_the_experiments_is_a_choice():
+    assert {folder.name for folder in benchmark_engine.SHAPES.iterdir()} == set(
+        next(field for field in fields(EngineBenchmarkOptions) if field.name == "shape").metadata["choices"]
+    )
+    assert {"llama31-8b", "qwen3-14b"} <= {folder.name for folder in benchmark_engine.SHAPES.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "target: name a model, or in its place the shape"),
+        ({"target": "a", "shape": "llama31-8b"}, "target: name a model, or in its place the shape"),
+        ({"target": "a"}, "draft: none given; name"),
+        ({"shape": "llama31-8b", "draft": "a"}, "draft: a shape brings its own"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_models_are_read(options, said, monkeypatch):
+    monkeypatch.setattr(benchmark_engine, "read_config", None)
+    with pytest.raises(InputError, match=said):
+        benchmark_engine.benchmark_engine(EngineBenchmarkOptions(**options))
 
 
 @pytest.mark.parametrize(

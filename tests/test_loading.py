@@ -11,10 +11,11 @@ from transformers import AutoConfig
 
 from engine_models import random_model
 from ltd.draft_head.eagle3 import Eagle3Head, load_head, save_head
+from ltd.draft_head.head_config import target_like
 from ltd.engine import memory, model_loading
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
-from ltd.engine.loading import load_engine
+from ltd.engine.loading import load_engine, random_head
 from ltd.engine.memory import cache_bytes, plan_memory, weight_bytes
 from ltd.engine.model_loading import load_model, number_type
 from ltd.engine.target import TargetModel
@@ -191,6 +192,16 @@ def test_context_follows_what_is_asked_within_the_models_limit(shapes):
 def test_a_head_must_be_named(folder):
     with pytest.raises(InputError, match="draft: none given"):
         load_engine(folder / "target", None, beam=3, max_depth=3, device="cpu")
+
+
+def test_a_random_head_leaves_the_targets_own_weights_alone():
+    model = random_model("qwen2")  # ties its embeddings: they are the output head, too
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    head = random_head(TargetModel(model), target_like(model.config))
+    assert head.embed_tokens.weight.data_ptr() == model.lm_head.weight.data_ptr()
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    halved = head.midlayer.mlp.up_proj.weight
+    assert torch.equal(halved, halved.half().float())
 
 
 def profile_options(target, folder, **more):

@@ -8,8 +8,8 @@ the table shows medians, and minima for a machine that is not quiet. Steps and v
 that decoding makes (`ltd.engine.verification`), each tree drafted just before. Where a CPU holds the
 weights in 16 bits, steps over a float32 copy are timed, too; transformers computes in float32 there, without
 the roundings of `ltd.bfloat16`. Whole cycles, plain ones too, and transformers are greedy unless a
-temperature is given, which shows what sampling costs. Random weights serve as well for timing: give a shape
-instead of folders.
+temperature is given, which shows what sampling costs. Random weights serve as well for timing: give a shape,
+one of `workflow/experiments/shapes/`, instead of folders.
 """
 
 import sys
@@ -23,34 +23,22 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LlamaConfig
 
-from ltd.bfloat16 import held_in_float32, in_bfloat16, to_bfloat16, without_rounding
+from ltd.bfloat16 import in_bfloat16, without_rounding
 from ltd.devices import device_name, resolve_device, set_threads, synchronise
-from ltd.draft_head.eagle3 import load_head, text_config
-from ltd.draft_head.head_config import target_like
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import Generation, decode, decode_autoregressive
 from ltd.engine.drafting import Drafter
-from ltd.engine.loading import make_drafter, random_head, tapped_for
-from ltd.engine.model_loading import random_model
+from ltd.engine.loading import load_engine, within_limits
+from ltd.engine.model_loading import read_config
 from ltd.engine.sampling import SamplingOptions
-from ltd.engine.target import TargetModel
+from ltd.engine.target import DEFAULT_CONTEXT, TargetModel
 from ltd.engine.verification import Verification, make_verification
 from ltd.errors import InputError
 from ltd.options import ModelOptions, option, parse_options
 
-SHAPES = {
-    "default": dict(
-        hidden_size=384, intermediate_size=1152, num_hidden_layers=12, num_attention_heads=6,
-        num_key_value_heads=3, vocab_size=2048, max_position_embeddings=2048,
-    ),
-    "llama31-8b": dict(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, vocab_size=128256, max_position_embeddings=8192,
-    ),
-}  # fmt: skip
-DRAFT_VOCABULARY = {"default": 1024, "llama31-8b": 32000}
+# Configurations without weights: a folder with config.json for a target, in it draft/ for its head.
+SHAPES = Path(__file__).parents[1] / "experiments" / "shapes"
 LARGEST_COPY = 1 << 30
 SHORT_CYCLES = ((1, 1), (2, 3))  # depth and size, as policies choose them where drafts are seldom accepted
 BASELINE = "transformers generate"
@@ -61,9 +49,13 @@ REST = "rest of "
 class EngineBenchmarkOptions(ModelOptions):
     """Options of the command."""
 
-    target: str | None = option(None, "target model, folder or hub id; none: random weights of --shape")
-    draft: Path | None = option(None, "folder of the Eagle3 head; none: random weights")
-    shape: str = option("default", "shape of random weights", choices=tuple(SHAPES))
+    target: str | None = option(None, "target model, folder or hub id")
+    draft: str | None = option(None, "its Eagle3 head, folder or hub id")
+    shape: str | None = option(
+        None,
+        "in the place of both, random weights of this shape",
+        choices=tuple(sorted(folder.name for folder in SHAPES.glob("*"))),
+    )
     context: int = option(200, "tokens in the cache")
     rounds: int = option(10, "rounds over all phases")
     repetitions: int = option(8, "calls a phase and round")
@@ -279,42 +271,60 @@ def sampling_name(options: SamplingOptions) -> str:
     return ", ".join([f"temperature {options.temperature:g}", *limits])
 
 
-def benchmark_engine(options: EngineBenchmarkOptions) -> str:
-    """Load or make the models, measure, and return the table; raises InputError for models that do not
-    fit.
+def tokens_needed(options: EngineBenchmarkOptions) -> int:
+    """Tokens in the cache at most: every phase of a round begins with a prompt anew."""
+    return options.context + 4 * options.repetitions
+
+
+def largest_tree(options: EngineBenchmarkOptions) -> int:
+    """Nodes of the largest tree that is verified."""
+    return max(*options.sizes, *(size for _, size in cycle_shapes(options)))
+
+
+def check(options: EngineBenchmarkOptions) -> None:
+    """Refuse options that cannot work, before anything is read."""
+    options.sampling()
+    if (options.target is None) == (options.shape is None):
+        raise InputError("target: name a model, or in its place the shape of one with random weights")
+    if options.shape is not None and options.draft is not None:
+        raise InputError("draft: a shape brings its own; leave it out, or name a target, not a shape")
+    if options.shape is None and options.draft is None:
+        raise InputError("draft: none given; name the folder or hub id of the target's Eagle3 head")
+
+
+def load_engine_of(options: EngineBenchmarkOptions) -> tuple[TargetModel, Drafter]:
+    """Target and drafter of the folders or of the shape.
+
+    Raises InputError as `load_engine` does, and before models are read for a context beyond the target's.
     """
-    options.sampling()  # before models are read
+    folder = None if options.shape is None else SHAPES / options.shape
+    target = options.target if folder is None else folder
+    needed, max_tree = tokens_needed(options), largest_tree(options)
+    max_context = within_limits(read_config(target), max(DEFAULT_CONTEXT, needed), max_tree)
+    if needed > max_context:
+        raise InputError(f"context: {options.context} and the steps after it exceed {max_context} tokens")
+    return load_engine(
+        target,
+        options.draft if folder is None else folder / "draft",
+        beam=options.beam,
+        max_depth=max(options.depth, 2),
+        device=options.device,
+        dtype=options.dtype,
+        quantisation=options.quantisation,
+        weights="checkpoint" if folder is None else "random",
+        max_context=max_context,
+        max_tree=max_tree,
+    )
+
+
+def benchmark_engine(options: EngineBenchmarkOptions) -> str:
+    """Load or make the models, measure, and return the table; raises InputError for options that cannot work
+    and for models that do not fit.
+    """
+    check(options)
     device = resolve_device(options.device)
     torch.manual_seed(options.seed)
-    if options.target is None and options.quantisation != "none":
-        raise InputError("quantisation: random weights have none; name a target")
-    room = options.context + 4 * options.repetitions  # every phase of a round begins with a prompt anew
-    sizes = {
-        "max_context": max(1024, room),
-        "max_tree": max(*options.sizes, *(size for _, size in cycle_shapes(options))),
-    }
-    if options.target is not None:
-        given = {"dtype": options.dtype, "quantisation": options.quantisation}
-        target = TargetModel.load(options.target, device=device.type, **given, **sizes)
-    else:
-        config = LlamaConfig(**SHAPES[options.shape], eos_token_id=None)
-        held = torch.bfloat16 if device.type == "cuda" else torch.float32
-        model = random_model(config, held, device)
-        rounded = options.dtype == "bfloat16" and held_in_float32(torch.bfloat16, device)
-        target = TargetModel(to_bfloat16(model) if rounded else model, **sizes)
-    if room > target.max_context:
-        raise InputError(
-            f"context: {options.context} and the steps after it exceed {target.max_context} tokens"
-        )
-    head = (
-        load_head(options.draft, target)
-        if options.draft is not None
-        else random_head(target, target_like(text_config(target.model), DRAFT_VOCABULARY[options.shape]))
-    )
-    target = tapped_for(head, target)
-    drafter = make_drafter(
-        head, beam=options.beam, max_depth=max(options.depth, 2), max_context=target.max_context
-    )
+    target, drafter = load_engine_of(options)
     benchmark = EngineBenchmark(target, drafter, options)
     benchmark.run()
     return table(benchmark, copy_bandwidth(device, weight_bytes(target)))

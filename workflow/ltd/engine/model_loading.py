@@ -142,10 +142,10 @@ def random_model(config: PretrainedConfig, dtype: torch.dtype, device: torch.dev
 @torch.no_grad()
 def half_values(module: nn.Module) -> nn.Module:
     """Round float32 weights to values that half precision holds, as saved models have them: the engine packs
-    such layers on a CPU.
+    such layers on a CPU. Frozen ones stay as they are: another module shares them.
     """
     for weight in module.parameters():
-        if weight.dtype == torch.float32:
+        if weight.dtype == torch.float32 and weight.requires_grad:
             weight.copy_(weight.half())
     return module.eval().requires_grad_(False)
 
