@@ -87,12 +87,26 @@ def test_every_shape_of_the_experiments_is_a_choice():
         ({"target": "a", "shape": "llama31-8b"}, "target: name a model, or in its place the shape"),
         ({"target": "a"}, "draft: none given; name"),
         ({"shape": "llama31-8b", "draft": "a"}, "draft: a shape brings its own"),
+        ({"shape": "llama31-8b", "sizes": ()}, r"sizes: \[\] are not one or more"),
+        ({"shape": "llama31-8b", "sizes": (4, 0)}, r"sizes: \[4, 0\] are not one or more"),
+        ({"shape": "llama31-8b", "top_p": 0.0}, "top_p: 0.0 is not in"),
+        *(
+            ({"shape": "llama31-8b", name: value}, f"{name}: {value} is not at least 1")
+            for name in ("context", "rounds", "repetitions", "beam", "depth", "size")
+            for value in (0, -1)
+        ),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_models_are_read(options, said, monkeypatch):
     monkeypatch.setattr(benchmark_engine, "read_config", None)
     with pytest.raises(InputError, match=said):
         benchmark_engine.benchmark_engine(EngineBenchmarkOptions(**options))
+
+
+def test_a_context_beyond_the_target_is_refused_before_it_is_made(small_shapes, monkeypatch):
+    monkeypatch.setattr(TargetModel, "load", None)
+    with pytest.raises(InputError, match="context: 2040 and the steps after it exceed 2048 tokens"):
+        benchmark_engine.benchmark_engine(EngineBenchmarkOptions(shape="small", context=2040))
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,11 @@ def largest_tree(options: EngineBenchmarkOptions) -> int:
 def check(options: EngineBenchmarkOptions) -> None:
     """Refuse options that cannot work, before anything is read."""
     options.sampling()
+    for name in ("context", "rounds", "repetitions", "beam", "depth", "size"):
+        if (value := getattr(options, name)) < 1:
+            raise InputError(f"{name}: {value} is not at least 1")
+    if min(options.sizes, default=0) < 1:
+        raise InputError(f"sizes: {list(options.sizes)} are not one or more numbers of nodes of at least 1")
     if (options.target is None) == (options.shape is None):
         raise InputError("target: name a model, or in its place the shape of one with random weights")
     if options.shape is not None and options.draft is not None:
