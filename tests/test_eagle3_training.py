@@ -67,6 +67,22 @@ def chains_of(step_weight=1.0, steps=5):
     return plan_chains(PROMPTS, LENGTHS, steps, step_weight, generator)
 
 
+def test_a_cpu_attends_in_float32_where_products_are_bfloat16(head, batch, monkeypatch):
+    seen, attention = [], training._attention
+
+    def watched(queries, keys, values, blocked, chain_keys, chain_values):
+        attended = attention(queries, keys, values, blocked, chain_keys, chain_values)
+        seen.extend([queries, keys, values, *chain_keys, *chain_values, attended])
+        return attended
+
+    monkeypatch.setattr(training, "_attention", watched)
+    features, tokens = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        assert head.float().midlayer.self_attn.q_proj(torch.zeros(1, 2 * WIDTH)).dtype == torch.bfloat16
+        unroll(head, features.float(), tokens, chains_of(), False)
+    assert len(seen) > 20 and {states.dtype for states in seen} == {torch.float32}
+
+
 @pytest.mark.parametrize("step_weight", [1.0, 0.6])
 def test_unroll_equals_sequential_decoding(step_weight, head, batch):
     features, tokens = batch

@@ -158,7 +158,7 @@ def _first_step(
     """
     layer, positions = head.midlayer, torch.arange(features.shape[1] - 1, device=tokens.device)[None]
     embeddings, angles = head.embed_tokens(tokens[:, 1:]), rotary_of(head.config, positions)
-    queries, keys, values = layer.project(embeddings, features[:, :-1], *angles)
+    queries, keys, values = _precise(layer.project(embeddings, features[:, :-1], *angles))
     attended = _attend(_take(queries, rows[:, None], 2), keys, values, blocked, [], [])
     return layer.finish(_take(features, rows, 1), attended), keys, values
 
@@ -178,7 +178,7 @@ def _later_step(
     hidden [B, A, H] are those of the step before. `causal` are keys, values and mask of the first step.
     """
     angles = rotary_of(head.config, positions)
-    queries, key, value = head.midlayer.project(head.embed_tokens(read), hidden, *angles)
+    queries, key, value = _precise(head.midlayer.project(head.embed_tokens(read), hidden, *angles))
     attended = _attend(queries, *causal, [*own_keys, key], [*own_values, value])
     return head.midlayer.finish(hidden, attended), key, value
 
@@ -188,14 +188,21 @@ def _take(states: Tensor, rows: Tensor, dim: int) -> Tensor:
     return torch.take_along_dim(states, rows[..., None], dim=dim)
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, *masked: Any) -> Tensor:
-    """`_attention`; on a CPU in the queries' precision, float32: its shapes seldom come again (see
-    `row_multiple`).
+def _precise(projected: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Queries, keys and values as attention takes them: on a CPU in float32 or better, because its shapes
+    seldom come again (see `row_multiple`).
     """
+    if projected[0].is_cuda:
+        return projected
+    return tuple(states.to(torch.promote_types(states.dtype, torch.float32)) for states in projected)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, *masked: Any) -> Tensor:
+    """`_attention`; on a CPU in the precision of its arguments (see `_precise`)."""
     if queries.is_cuda:
         return _attention(queries, keys, values, *masked)
     with torch.autocast(queries.device.type, enabled=False):
-        return _attention(queries, keys, values.to(queries.dtype), *masked)
+        return _attention(queries, keys, values, *masked)
 
 
 def _attention(
