@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import BloomConfig, GPT2Config, GPT2LMHeadModel, MambaConfig
+from transformers import BloomConfig, GPT2Config, GPT2LMHeadModel, MambaConfig, Phi3Config
 
 from engine_models import (
     ARCHITECTURES,
@@ -12,6 +12,7 @@ from engine_models import (
     random_model,
     random_target,
 )
+from ltd.engine.context_limits import check_rotation, longest_context, unchanged_rotation
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.model_forward import ModelForward
@@ -270,6 +271,22 @@ def test_rope_that_changes_with_length_is_refused(kind, original):
         ):
             TargetModel(model, max_context=context, max_tree=40)
     TargetModel(model, max_context=room, max_tree=40)
+
+
+def test_limits_are_read_wherever_a_configuration_keeps_them():
+    """Files keep them beside the rotation and name its kind by an older key; transformers moves both."""
+    old = {
+        "model_type": "phi3",
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "rope_scaling": {"type": "longrope", "long_factor": [1.0] * 8, "short_factor": [1.0] * 8},
+    }
+    assert unchanged_rotation(old, 256) == longest_context(old, 256) == 4096 - 257
+    loaded = Phi3Config(hidden_size=64, num_attention_heads=4, pad_token_id=0, **old).to_dict()
+    assert unchanged_rotation(loaded, 256) == 4096 - 257
+    with pytest.raises(InputError, match=r"'longrope' rotates all positions anew beyond 4096 .*most 3839,"):
+        check_rotation(old, 3840, 256)
+    check_rotation(old, 3839, 256)
 
 
 @pytest.mark.parametrize("ignored", ["attention_mask", "position_ids"])

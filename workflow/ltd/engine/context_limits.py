@@ -19,15 +19,23 @@ def sliding_window(values: Mapping[str, Any]) -> int | None:
     return values.get("sliding_window") or None if slides and values.get("use_sliding_window", True) else None
 
 
+def length_dependent_rotation(values: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Kind of the rotary embeddings that change with the sequence's length, and the tokens up to which they
+    do not; None for others. Configurations keep both in either place, or under an older name.
+    """
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    kind, key = rope.get("rope_type", rope.get("type")), "original_max_position_embeddings"
+    if kind not in LENGTH_DEPENDENT_ROPE:
+        return None
+    return kind, rope.get(key) or values.get(key) or values["max_position_embeddings"]
+
+
 def unchanged_rotation(values: Mapping[str, Any], tree: int) -> int | None:
     """Longest context in which rotary embeddings do not change with the length, behind which the positions of
     a tree of so many nodes have room; None where they never change.
     """
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) not in LENGTH_DEPENDENT_ROPE:
-        return None
-    original = rope.get("original_max_position_embeddings") or values["max_position_embeddings"]
-    return original - tree - 1  # a tree is its root and its nodes
+    changing = length_dependent_rotation(values)
+    return None if changing is None else changing[1] - tree - 1  # a tree is its root and its nodes
 
 
 def longest_context(values: Mapping[str, Any], tree: int) -> int | None:
@@ -51,11 +59,11 @@ def check_rotation(values: Mapping[str, Any], max_context: int, max_tree: int) -
     """Refuse rotary embeddings that change with the sequence's length within `max_context` tokens and the
     positions of a tree behind them: tables are computed once, for all of them.
     """
-    room = unchanged_rotation(values, max_tree)
-    if room is not None and max_context > room:
-        kind = (values.get("rope_parameters") or values["rope_scaling"])["rope_type"]
+    changing, room = length_dependent_rotation(values), unchanged_rotation(values, max_tree)
+    if changing is not None and max_context > room:
+        kind, original = changing
         raise InputError(
-            f"max_context: rope type {kind!r} rotates all positions anew beyond {room + max_tree + 1} "
+            f"max_context: rope type {kind!r} rotates all positions anew beyond {original} "
             f"tokens, which a cache cannot follow; use at most {room}, which leaves room for trees of "
             f"{max_tree} nodes"
         )
