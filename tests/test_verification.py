@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine_models import random_drafter, random_target
+from engine_models import random_drafter, random_head, random_target
 from ltd.engine.compiled.verification import CompiledVerification
+from ltd.engine.controllers import StaticController
+from ltd.engine.decoding import decode
+from ltd.engine.drafting import Drafter
 from ltd.engine.lookup_drafting import LookupDrafter
 from ltd.engine.ngrams import NgramModel
 from ltd.engine.sampling import SamplingOptions, make_sampler
@@ -99,6 +102,16 @@ def test_a_drafter_made_for_another_target_is_refused(context, width, added, sai
         drafter.head.config = dataclasses.replace(drafter.head.config, target_hidden_size=width)
     with pytest.raises(InputError, match=said):
         make_verification(target, drafter, SamplingOptions())
+
+
+@pytest.mark.parametrize("held", [{"dtype": torch.bfloat16}, {"device": "meta"}], ids=["type", "device"])
+def test_a_head_held_otherwise_than_the_target_is_refused(held):
+    target = random_target("llama", vocab=VOCAB)
+    head = random_head(target).to(**held)
+    drafter = Drafter(random_head(target), beam=2, max_context=target.max_context)
+    drafter.head = head
+    with pytest.raises(InputError, match=r"the target in torch.float32 on cpu; load the head for this model"):
+        decode(target, drafter, StaticController(2, 3), PROMPT, max_new_tokens=4)
 
 
 def test_a_look_up_of_other_tokens_is_refused():

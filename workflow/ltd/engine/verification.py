@@ -108,3 +108,9 @@ def _check_fit(target: TargetModel, drafter: Drafter | LookupDrafter) -> None:
             f"drafter: its head reads layers {drafter.head.config.tap_layers}, the target taps "
             f"{target.tap_layers}; make the target with the head's tap_layers (ltd.engine.loading.tapped_for)"
         )
+    weight = drafter.head.embed_tokens.weight
+    if (weight.dtype, weight.device) != (target.dtype, target.device):
+        raise InputError(
+            f"drafter: its head is in {weight.dtype} on {weight.device}, the target in {target.dtype} on "
+            f"{target.device}; load the head for this model (ltd.draft_head.eagle3.load_head)"
+        )
