@@ -17,7 +17,7 @@ from ltd.draft_head.eagle3 import (
     rotary,
     save_head,
 )
-from ltd.draft_head.head_config import default_tap_layers
+from ltd.draft_head.head_config import default_tap_layers, shape_of_head
 from ltd.errors import InputError
 
 VOCAB, DRAFT_VOCAB, WIDTH = 40, 13, 24
@@ -296,6 +296,34 @@ def test_tap_layer_conventions(changes, taps, folder, target):
         ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 1, 4]}}, "three ascending"),
         ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 3, 7]}}, "three ascending"),
         ({"intermediate_size": None}, "intermediate_size missing"),
+        ({"transformer_layer_config": [1]}, "config.json: transformer_layer_config is not an object"),
+        (
+            {"num_attention_heads": "3"},
+            "config.json: num_attention_heads is '3', not an integer",
+        ),
+        ({"num_key_value_heads": True}, "num_key_value_heads is True, not an integer"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings is 0, not an integer of at least 1"),
+        ({"rms_norm_eps": "x"}, "rms_norm_eps is 'x', not a number"),
+        ({"rope_theta": "x"}, "rope_theta is 'x', not a number"),
+        ({"rope_parameters": {"rope_theta": "x"}}, "rope_theta is 'x', not a number"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\], not an object"),
+        ({"rope_scaling": {"rope_type": ["yarn"]}}, r"rope scaling \['yarn'\] is not supported"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope scaling 'yarn': factor missing or not a number"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            "rope scaling 'llama3': low_freq_factor, high_freq_factor missing",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": "x"}},
+            "'linear': factor missing or not",
+        ),
+        ({"layer_types": 1}, "layer_types is 1, not a list"),
+        ({"eagle_config": [1]}, r"eagle_config is \[1\], not an object"),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": 3}}, "layer_ids is 3, not a list of integers"),
+        (
+            {"eagle_config": None, "eagle_aux_hidden_state_layer_ids": ["1", "2", "3"]},
+            r"layer_ids is \['1', '2', '3'\], not a list of integers",
+        ),
     ],
 )
 def test_wrong_configs_are_named(changes, message, folder, target):
@@ -320,6 +348,13 @@ def test_wrong_tensors_are_named(change, message, folder, target):
     edit_tensors(folder, change)
     with pytest.raises(InputError, match=message):
         load_head(folder, target)
+
+
+@pytest.mark.parametrize("changes", [{"num_attention_heads": "3"}, {"eagle_config": [1]}])
+def test_wrong_configs_are_named_where_there_are_no_weights(changes, folder):
+    edit_config(folder, **changes)
+    with pytest.raises(InputError, match=f"{next(iter(changes))} is"):
+        shape_of_head(folder, 8)
 
 
 def test_head_of_another_target_is_refused(folder):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ltd.draft_head.head_config import Eagle3Config, parse_config, read_values
+from ltd.draft_head.head_config import Eagle3Config, check_types, parse_config, read_values
 from ltd.errors import InputError
 from ltd.files import atomic_path, write_json
 
@@ -50,6 +50,7 @@ def read_checkpoint(path: Path, num_layers: int) -> tuple[Eagle3Config, dict[str
     """
     path = Path(path)
     values = read_values(path)
+    check_types(values, path / "config.json")
     tensors = _canonical_names(_read_tensors(path))
     config = _config_of(values, tensors, num_layers, path)
     _check_names(config, tensors, path)

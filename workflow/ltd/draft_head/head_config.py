@@ -4,9 +4,10 @@ Projects differ in how they number the tapped layers, in where they keep the rot
 stand where; everything here maps those onto one `Eagle3Config`, and refuses what the head does not compute.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from ltd.errors import InputError
@@ -14,9 +15,26 @@ from ltd.files import read_json
 
 DEFAULT_ROPE_THETA = 10000.0  # the base of heads whose trainers never passed one
 PUBLISHED_DRAFT_VOCABULARY = 32000
-# Rotary scalings whose angles depend on the position alone.
-ROPE_SCALINGS = ("linear", "llama3", "yarn")
+# Rotary scalings whose angles depend on the position alone, with the keys that each needs.
+ROPE_SCALINGS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor",),
+}
 REFUSED = ("attention_bias", "bias")
+SIZES = (
+    "hidden_size",
+    "target_hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "draft_vocab_size",
+    "max_position_embeddings",
+)
+NUMBERS = ("rms_norm_eps", "rope_theta")
+OBJECTS = ("rope_parameters", "rope_scaling", "eagle_config")
 ACTIVATIONS = ("silu", "swish")  # two names of one function
 
 
@@ -101,6 +119,7 @@ def target_like(target: Any, draft_vocab_size: int = PUBLISHED_DRAFT_VOCABULARY)
 def shape_of_head(folder: Path, num_layers: int) -> Eagle3Config:
     """The configuration in `folder` alone, for a head without weights."""
     values, path = read_values(folder), folder / "config.json"
+    check_types(values, path)
     heads = values.get("num_attention_heads")
     head_dim = values.get("head_dim") or values.get("hidden_size", 0) // (heads or 1)
     vocab_size = values.get("vocab_size")
@@ -121,8 +140,28 @@ def read_values(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected an object with the head's configuration")
     # The speculators format keeps the layer's shapes in a block of their own.
-    top = {key: value for key, value in values.items() if value is not None}
-    return (values.get("transformer_layer_config") or {}) | top
+    layer = values.get("transformer_layer_config") or {}
+    if not isinstance(layer, dict):
+        raise InputError(f"{path}: transformer_layer_config is not an object")
+    return {key: value for block in (layer, values) for key, value in block.items() if value is not None}
+
+
+def check_types(values: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError where a key of the configuration is there with a value of another type."""
+
+    def refuse(keys: Sequence[str], fits: Callable[[Any], bool], kind: str) -> None:
+        for key in keys:
+            if values.get(key) is not None and not fits(values[key]):
+                raise InputError(f"{path}: {key} is {values[key]!r}, not {kind}")
+
+    refuse(SIZES, lambda value: _is_number(value, int) and value > 0, "an integer of at least 1")
+    refuse(NUMBERS, lambda value: _is_number(value) and value > 0, "a number above 0")
+    refuse(OBJECTS, lambda value: isinstance(value, dict), "an object")
+    refuse(("layer_types",), lambda value: isinstance(value, list), "a list")
+
+
+def _is_number(value: Any, kind: type | UnionType = int | float) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def parse_config(
@@ -200,13 +239,21 @@ def _rope(values: Mapping[str, Any], path: Path) -> tuple[float, dict[str, Any] 
     kind = scaling.pop("type", None) or "default"
     kind = scaling.pop("rope_type", kind)
     inner = scaling.pop("rope_theta", None)
+    if inner is not None and not _is_number(inner):
+        raise InputError(f"{path}: rope_theta is {inner!r}, not a number")
     theta = float(values.get("rope_theta") or inner or DEFAULT_ROPE_THETA)
     if kind == "default":
         return theta, None
-    if kind not in ROPE_SCALINGS:
+    if not isinstance(kind, str) or kind not in ROPE_SCALINGS:
         raise InputError(
             f"{path}: rope scaling {kind!r} is not supported for heads; expected none or one of "
             f"{', '.join(ROPE_SCALINGS)}"
+        )
+    absent = [key for key in ROPE_SCALINGS[kind] if scaling.get(key) is None]
+    wrong = [key for key, value in scaling.items() if not isinstance(value, int | float | None)]
+    if absent or wrong:
+        raise InputError(
+            f"{path}: rope scaling {kind!r}: {', '.join(absent or wrong)} missing or not a number"
         )
     return theta, {"rope_type": kind, **scaling}
 
@@ -215,8 +262,11 @@ def _tap_layers(values: Mapping[str, Any], num_layers: int, path: Path) -> tuple
     """Tapped hidden states from either key: the nested one counts layer outputs, the top-level one hidden
     states.
     """
-    outputs = (values.get("eagle_config") or {}).get("eagle_aux_hidden_state_layer_ids")
-    states = values.get("eagle_aux_hidden_state_layer_ids")
+    key = "eagle_aux_hidden_state_layer_ids"
+    outputs, states = (values.get("eagle_config") or {}).get(key), values.get(key)
+    for ids in (outputs, states):
+        if ids is not None and not (isinstance(ids, list) and all(_is_number(index, int) for index in ids)):
+            raise InputError(f"{path}: {key} is {ids!r}, not a list of integers")
     if outputs is not None:
         states = [index + 1 for index in outputs]
     if states is None:
