@@ -234,6 +234,17 @@ def test_records_add_up():
         assert (cycle.depth == 0) == (cycle.size == 0) == (cycle.draft_ms == 0)
 
 
+def test_sizes_beyond_the_largest_tree_are_refused(monkeypatch):
+    """Before the prompt is read where the controller says what it may ask for."""
+    target = random_target()
+    drafter, silent = random_drafter(target), RandomController(stop=0.0)
+    silent.choose_size = lambda state: 65
+    for controller, prefill in ((StaticController(2, 65), None), (silent, target.prefill)):
+        monkeypatch.setattr(target, "prefill", prefill)
+        with pytest.raises(InputError, match="size 65 is not between 1 and 64"):
+            decode(target, drafter, controller, PROMPT, max_new_tokens=5)
+
+
 def test_wrong_requests_are_refused():
     target = random_target()
     drafter = random_drafter(target)
@@ -245,8 +256,6 @@ def test_wrong_requests_are_refused():
     ]:
         with pytest.raises(InputError, match=message):
             decode(target, drafter, StaticController(1, 1), PROMPT, **options)
-    with pytest.raises(InputError, match="size 65 is not between 1 and 64"):
-        decode(target, drafter, StaticController(2, 65), PROMPT, max_new_tokens=5)
     for parts in ((target, drafter, None), (target, None, StaticController(1, 1))):
         with pytest.raises(InputError, match="a drafter needs a controller and a controller a drafter"):
             decode(*parts, PROMPT, max_new_tokens=4)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ltd.devices import synchronise
-from ltd.engine.controllers import Controller
+from ltd.engine.controllers import Controller, largest_size
 from ltd.engine.draft_loop import make_draft_loop
 from ltd.engine.drafting import Drafter
 from ltd.engine.phases import PhaseClock
@@ -134,6 +134,8 @@ class _Loop:
         self.clock = PhaseClock(target.device)
         if drafter is not None:
             self.draft_loop = make_draft_loop(drafter, controller, self.clock)
+            if (largest := largest_size(controller)) is not None:
+                self._check_size(largest)
         self.result = Generation([])
 
     def run(self, prompt: Tensor) -> Generation:
@@ -182,12 +184,16 @@ class _Loop:
         self.drafter.state.root = self.result.tokens[-1]
         self.clock.mark("rest")
         depth, size = self.draft_loop()
-        if depth and not 1 <= size <= self.target.max_tree:
+        if depth:
+            self._check_size(size)
+        return depth, size
+
+    def _check_size(self, size: int) -> None:
+        if not 1 <= size <= self.target.max_tree:
             raise InputError(
                 f"controller {self.controller.name}: size {size} is not between 1 and "
                 f"{self.target.max_tree}; choose one that is, or make the target with a larger max_tree"
             )
-        return depth, size
 
     def _verify(self, size: int) -> int:
         verified = self.verification.select(size)
