@@ -182,8 +182,10 @@ def test_context_limit_ends_the_answer(room, forward):
     """Prompt and answer fill the context, plus the one token that needs no place in the cache."""
     prompt = (PROMPT * 10)[: 64 - room]
     target, drafter = random_engine(forward, max_context=64)
-    with pytest.warns(UserWarning, match=f"answer cut after {room + 1} tokens: .* context of 64; a larger"):
-        expected = decode_autoregressive(target, prompt, max_new_tokens=50).tokens
+    said = f"answer cut after {room + 1} tokens: .* context of 64; a larger"
+    with pytest.warns(UserWarning, match=said) as warned:
+        expected = decode(target, None, None, prompt, max_new_tokens=50).tokens
+    assert warned[0].filename == __file__
     assert len(expected) == room + 1
     for make in CONTROLLERS.values():
         assert decode(target, drafter, make(), prompt, max_new_tokens=room + 1).tokens == expected

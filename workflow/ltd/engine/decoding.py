@@ -70,7 +70,6 @@ def decode_autoregressive(target: TargetModel, prompt_ids: Sequence[int] | Tenso
     return decode(target, None, None, prompt_ids, **options)
 
 
-@torch.inference_mode()
 def decode(
     target: TargetModel,
     drafter: Drafter | None,
@@ -105,7 +104,8 @@ def decode(
     ends = frozenset(target.eos_ids if eos_ids is None else eos_ids)
     last = _last_token_rule(ends, stop)
     limit = min(max_new_tokens, target.max_context - len(prompt) + 1)
-    result = _Loop(target, drafter, controller, options, last, limit, on_tokens).run(prompt)
+    with torch.inference_mode():
+        result = _Loop(target, drafter, controller, options, last, limit, on_tokens).run(prompt)
     if len(result.tokens) == limit < max_new_tokens and not last(result.tokens):
         warnings.warn(
             f"answer cut after {limit} tokens: with its prompt of {len(prompt)} it fills the context of "
