@@ -18,7 +18,7 @@ SMALLEST_CONTEXT = 256
 class Passes:
     """Runs passes by key: on a GPU captured when first met and replayed from then on, elsewhere called.
 
-    What a pass returns is overwritten by the next run of the same key.
+    What a pass returns is overwritten by the next run of any pass of this object: graphs share their memory.
     """
 
     def __init__(self, device: torch.device) -> None:
