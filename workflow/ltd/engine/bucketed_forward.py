@@ -92,7 +92,7 @@ class BucketedForward(LeanForward):
             from ltd.engine.gpu.network import target_pass  # needs Triton
 
             self.kernels = target_pass(self.network)
-        self.rows = PaddedRows(max_tree + 1, model.device)
+        self.padded = PaddedRows(max_tree + 1, model.device)
         self.row_buckets, self.context_buckets = row_buckets(max_tree + 1), context_buckets(max_context)
         self._one = torch.ones(1, dtype=torch.int64, device=model.device)
         # All passes leave their results here: one copy in memory, however many graphs there are.
@@ -114,8 +114,8 @@ class BucketedForward(LeanForward):
         length = self.cache.length
         if len(tokens) > 1 or length == 0:
             return super().append(tokens)
-        self.rows.tokens[-1:].copy_(tokens)
-        self.rows.length.fill_(length)
+        self.padded.tokens[-1:].copy_(tokens)
+        self.padded.length.fill_(length)
         context = bucket(length, self.context_buckets)
         logits, taps = self.passes.run(("step", context), partial(self._step, context))
         self.cache.length += 1
@@ -124,7 +124,7 @@ class BucketedForward(LeanForward):
     def verify(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
         """As `LeanForward.verify`, its rows padded up to a bucket."""
         count = len(tokens)
-        self.rows.fill(tokens, depths, ancestors, self.cache.length)
+        self.padded.fill(tokens, depths, ancestors, self.cache.length)
         rows = bucket(count, self.row_buckets)
         logits, taps = self.verify_padded(rows)
         return logits[rows - count :], taps[rows - count :]
@@ -136,16 +136,16 @@ class BucketedForward(LeanForward):
 
     def _step(self, context: int) -> tuple[Tensor, Tensor]:
         rows = 1 if self.kernels else self.row_buckets[0]  # a library takes longer for one
-        self.rows.separate(rows)
+        self.padded.separate(rows)
         logits, taps = self._pass(rows, context)
-        self.cache.keep_last(1, self.rows.length, self._one)
+        self.cache.keep_last(1, self.padded.length, self._one)
         return logits[-1:], taps[-1:]
 
     def _pass(self, rows: int, context: int) -> tuple[Tensor, Tensor]:
-        tokens, positions = self.rows.last(rows)
+        tokens, positions = self.padded.last(rows)
         start = self.cache.scratch - rows
         keys, values = self.cache.window(start, self.cache.scratch + context)
-        slots, sees, length = self.cache.slots(start, rows), self.rows.among(rows), self.rows.length
+        slots, sees, length = self.cache.slots(start, rows), self.padded.among(rows), self.padded.length
         if self.kernels:
             passed = self.kernels(tokens, positions, slots, keys, values, sees, length)
         else:

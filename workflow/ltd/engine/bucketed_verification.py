@@ -33,7 +33,7 @@ class TreePasses:
         # There is always a root, also while passes are met for the first time; then nothing is written.
         self.count = torch.ones(1, dtype=torch.int64, device=device)
         self.room = torch.zeros(1, dtype=torch.int64, device=device)
-        self.parents, self.chosen = torch.zeros(2, forward.rows.rows, dtype=torch.int64, device=device)
+        self.parents, self.chosen = torch.zeros(2, forward.padded.rows, dtype=torch.int64, device=device)
         self.outcome = torch.zeros(1 + self._longest, dtype=torch.int64, device=device)
         self.passes = Passes(device)
         if self.passes.captures:
@@ -72,7 +72,7 @@ class TreePasses:
 
     def _select(self, rows: int) -> None:
         tokens, depths, parents, ancestors = self.drafter.padded_tree(self.count, rows)
-        self.forward.rows.enter(tokens, depths, ancestors)
+        self.forward.padded.enter(tokens, depths, ancestors)
         self.parents.narrow(0, 0, rows).copy_(parents)
 
     def _accept_greedily(self, rows: int) -> None:
@@ -81,13 +81,13 @@ class TreePasses:
 
     def _accept(self, rows: int) -> None:
         forward, parents, chosen = self.forward, *(t.narrow(0, 0, rows) for t in (self.parents, self.chosen))
-        tree_tokens, ancestors = forward.rows.last(rows)[0], forward.rows.among(rows)
+        tree_tokens, ancestors = forward.padded.last(rows)[0], forward.padded.among(rows)
         path, accepted = padded_accepted_rows(
             tree_tokens, parents, ancestors, chosen, self.count, self._longest
         )
         path_tokens = chosen.index_select(0, path)
         self.outcome.copy_(torch.cat([accepted, path_tokens]))
-        forward.cache.keep_path(path, rows, forward.rows.length, torch.minimum(accepted, self.room))
+        forward.cache.keep_path(path, rows, forward.padded.length, torch.minimum(accepted, self.room))
         taps, tokens = self.drafter.deferred_rows(self._longest)
         taps.copy_(forward.taps.index_select(0, path))
         tokens.copy_(path_tokens)
@@ -122,7 +122,7 @@ class BucketedVerification(Verification):
     def verify(self) -> None:
         """Pass over the selected tree."""
         forward = self.target.forward
-        forward.rows.length.fill_(forward.cache.length)
+        forward.padded.length.fill_(forward.cache.length)
         forward.verify_padded(self._row_count)
 
     @torch.inference_mode()
@@ -151,5 +151,5 @@ class BucketedVerification(Verification):
         position `position`.
         """
         forward, levels = self.target.forward, self.drafter.state.depth
-        logits, depths = forward.logits.narrow(0, 0, self._row_count), forward.rows.depths(self._row_count)
+        logits, depths = forward.logits.narrow(0, 0, self._row_count), forward.padded.depths(self._row_count)
         return self.sampler.choose_rows(logits, position, depths, levels)

@@ -125,7 +125,7 @@ class CompiledDrafter(Drafter):
     def prefill(self, taps: Tensor, tokens: Tensor) -> None:
         """Start a sequence; see `Drafter.prefill`."""
         self.reset()
-        self._prefix_pass(taps[:-1].numpy(), tokens[1:].numpy())
+        self._append_rows(taps[:-1].numpy(), tokens[1:].numpy())
         self.state.scores.fill_(float("-inf"))  # nothing is drafted yet: the children were the prompt's
         self._new_tree()
 
@@ -142,12 +142,14 @@ class CompiledDrafter(Drafter):
         """Prefix pass over all deferred rows; see `Drafter.extend`."""
         if taps is not None:
             self.defer(taps, tokens)
-        self._prefix_pass(self.deferred_taps[: self.pending], self.deferred_tokens[: self.pending])
+        self._append_rows(self.deferred_taps[: self.pending], self.deferred_tokens[: self.pending])
         self._root, self.pending = int(self.deferred_tokens[self.pending - 1]), 0
         self._note_level(1)
 
-    def _prefix_pass(self, taps: np.ndarray, tokens: np.ndarray) -> None:
-        """Pass over true features, which join the cache; the last row's children are level 1."""
+    def _append_rows(self, taps: np.ndarray, tokens: np.ndarray) -> None:
+        """Prefix pass over taps [R, 3 * Ht] and tokens [R], which join the cache; the last row's children are
+        level 1.
+        """
         check_slots(self.length + len(tokens), self._prefix_slots, "draft head")
         draft_prefix(Prefix(taps, tokens, self.length), self.arrays)
         self.length += len(tokens)
