@@ -126,6 +126,17 @@ def test_replayed_passes_decode_the_same_tokens(architecture, sampling):
     assert fixed.forward.passes.replays > 100 and drafter.passes.replays > 100
 
 
+def test_buffers_are_made_in_the_type_of_the_weights_and_no_mask_is_kept():
+    model, rows, context = random_target(dtype=torch.bfloat16).model, 31, 300
+    with Recorder() as recorder:
+        target = TargetModel(model, max_context=context, max_tree=rows - 1, bucketed=True)
+        forward = target.forward
+    made = [(tensor.shape, tensor.dtype) for *_, result in recorder.operations for tensor in flat(result)]
+    assert (rows, rows + context) not in {shape for shape, _ in made}
+    for buffer in (forward.logits, forward.taps):
+        assert {dtype for shape, dtype in made if shape == buffer.shape} == {torch.bfloat16}
+
+
 def test_replayed_passes_in_bfloat16_differ_only_at_near_ties():
     """What a GPU computes in; `test_decoding` has all architectures, not recorded."""
     (usual, _), (fixed, drafter) = engines("qwen3", draft_vocab=8, dtype=torch.bfloat16)

@@ -96,11 +96,15 @@ class BucketedForward(LeanForward):
         self.row_buckets, self.context_buckets = row_buckets(max_tree + 1), context_buckets(max_context)
         self._one = torch.ones(1, dtype=torch.int64, device=model.device)
         # All passes leave their results here: one copy in memory, however many graphs there are.
-        self.logits = torch.zeros(max_tree + 1, *model.lm_head.weight.shape[:1]).to(self.mask)
+        held = {"dtype": self.cache.buffer.dtype, "device": model.device}
+        self.logits = torch.zeros(max_tree + 1, len(model.lm_head.weight), **held)
         width = len(self.network.tap_layers) * model.config.hidden_size
-        self.taps = torch.zeros(max_tree + 1, width).to(self.mask)
+        self.taps = torch.zeros(max_tree + 1, width, **held)
         if self.passes.captures:
             self._capture()
+
+    def _make_mask(self, rows: int, context: int) -> None:
+        """None that stays: a pass makes its own (see `padded_mask`)."""
 
     def _capture(self) -> None:
         """Meet every pass once, so that none is captured while time is taken."""
@@ -149,7 +153,7 @@ class BucketedForward(LeanForward):
         if self.kernels:
             passed = self.kernels(tokens, positions, slots, keys, values, sees, length)
         else:
-            mask = padded_mask(sees, length, context, self.mask.dtype)
+            mask = padded_mask(sees, length, context, self.cache.buffer.dtype)
             passed = self.network(tokens, positions, slots, keys, values, mask, False, False)
         results = self.logits.narrow(0, 0, rows), self.taps.narrow(0, 0, rows)
         for buffer, result in zip(results, passed, strict=True):

@@ -129,8 +129,13 @@ class LeanForward:
             dtype=dtype,
             device=device,
         )
+        self._make_mask(max_tree + 1, max_context)
+
+    def _make_mask(self, rows: int, context: int) -> None:
+        """What rows of trees see, as numbers that are added to the scores of attention."""
+        dtype, device = self.cache.buffer.dtype, self.cache.buffer.device
         # Columns of the prefix stay zero for ever; a pass over a tree writes the last columns before them.
-        self.mask = torch.zeros(max_tree + 1, max_tree + 1 + max_context, dtype=dtype, device=device)
+        self.mask = torch.zeros(rows, rows + context, dtype=dtype, device=device)
 
     @property
     def length(self) -> int:
