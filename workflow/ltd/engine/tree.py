@@ -25,8 +25,9 @@ def top_nodes(scores: Tensor, count: int) -> Tensor:
 def best_children(logits: Tensor, beam: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities and draft ids [..., W] of the best children of rows with logits [..., Vd].
 
-    Chosen by logit, because rounding may make log-probabilities tie. Of equal logits, which float32 hardly
-    ever brings, topk takes any: a stable order would take more than twice as long.
+    Chosen by logit, because rounding may make log-probabilities tie. Of equal logits topk takes any: a stable
+    order would take more than twice as long. Float32 hardly ever brings any; where logits are products of 16
+    bits made float32, on a GPU without the kernels of `ltd.engine.gpu`, ties are common.
     """
     indices = torch.topk(logits, beam, dim=-1)[1]
     return log_probabilities(logits, indices), indices
