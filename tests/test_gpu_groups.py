@@ -69,7 +69,8 @@ def four_gpus(monkeypatch):
 @pytest.fixture
 def second_of_two(four_gpus, monkeypatch):
     """The environment of the second of two processes on that machine, as torchrun makes it."""
-    for name, value in (("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2), ("RANK", 1), ("LOCAL_RANK", 1)):
+    told = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1}
+    for name, value in (told | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}).items():
         monkeypatch.setenv(name, str(value))
     groups = []
     monkeypatch.setattr(module.dist, "is_initialized", lambda: False)
@@ -90,6 +91,17 @@ def test_a_process_takes_its_group_and_the_first_of_it(four_gpus, second_of_two)
 def test_groups_are_those_of_the_machine_not_of_all_machines(four_gpus, second_of_two, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")  # four machines of two processes
     assert list(Processes.join("cuda").gpus) == [2, 3]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_processes_without_a_launcher_are_refused(device, four_gpus, second_of_two, monkeypatch):
+    for name in ("LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.delenv(name)
+    with pytest.raises(
+        InputError, match=r"2 processes, but LOCAL_RANK, MASTER_PORT not set; start .* torchrun"
+    ):
+        Processes.join(device)
+    assert second_of_two == []
 
 
 def test_uneven_groups_end_before_the_processes_meet(four_gpus, second_of_two, monkeypatch):

@@ -20,6 +20,8 @@ from ltd.errors import InputError
 
 # One process may compute the target's features while the others wait.
 PATIENCE = timedelta(hours=12)
+# What a launcher tells every process beside their number.
+LAUNCHERS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,11 +52,17 @@ class Processes:
     @classmethod
     def join(cls, device: str) -> "Processes":
         """Meet the others, where the environment says that there are any; the first of this process's GPUs
-        becomes the current one. Raises InputError (see `gpus_of`).
+        becomes the current one. Raises InputError (see `gpus_of`), also where a launcher is missing.
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
+        missing = [name for name in LAUNCHERS if name not in os.environ]
+        if missing:
+            raise InputError(
+                f"WORLD_SIZE: {count} processes, but {', '.join(missing)} not set; start them with torchrun, "
+                "or unset WORLD_SIZE for one"
+            )
         backend, first, gpus = "gloo", None, range(0)
         if resolve_device(device).type == "cuda":
             here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
