@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import read_json, write_jsonl
+from ltd.muon import Muon, orthogonalise
 from ltd.option_checks import check_target
 from ltd.target_training.growth import grow, without_blocks
-from ltd.target_training.muon import Muon, orthogonalise
 from ltd.target_training.packing import batches, encode_conversations, pack, read_conversations
 from ltd.target_training.tokenizer import train_tokenizer
 from ltd.target_training.training import Trainer, answer_loss, learning_rate_factor

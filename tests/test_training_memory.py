@@ -21,7 +21,7 @@ from ltd.draft_head.training_memory import (
     step_bytes,
 )
 from ltd.errors import InputError
-from ltd.target_training.muon import Muon
+from ltd.muon import Muon
 from ltd.tracking import StageRun
 from test_eagle3_training import CONFIG
 from test_train_draft import inputs, options  # noqa: F401 (a fixture)

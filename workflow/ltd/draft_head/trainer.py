@@ -27,7 +27,7 @@ from ltd.draft_head.training import (
     unroll_loss,
 )
 from ltd.files import atomic_path
-from ltd.target_training.muon import Muon
+from ltd.muon import Muon
 from ltd.texts.responses import Sequence
 from ltd.tracking import StageRun
 

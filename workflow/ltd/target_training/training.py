@@ -15,8 +15,8 @@ from transformers import LlamaForCausalLM
 from ltd.devices import mixed_precision
 from ltd.errors import InputError
 from ltd.files import atomic_path
+from ltd.muon import Muon
 from ltd.target_training.growth import grow
-from ltd.target_training.muon import Muon
 from ltd.target_training.packing import Rows
 
 CHECKPOINT = "checkpoint.safetensors"
