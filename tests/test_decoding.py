@@ -236,6 +236,30 @@ def test_records_add_up():
         assert (cycle.depth == 0) == (cycle.size == 0) == (cycle.draft_ms == 0)
 
 
+@pytest.fixture(params=[torch.bfloat16, torch.float64])
+def default_type(request):
+    """Torch's default number type is another one until the test ends; sets it when called."""
+    usual = torch.get_default_dtype()
+    yield lambda: torch.set_default_dtype(request.param)
+    torch.set_default_dtype(usual)
+
+
+@pytest.mark.parametrize("forward", FORWARDS)
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 1}])
+def test_number_types_are_not_torchs_default(forward, sampling, default_type):
+    target, drafter = random_engine(forward, draft_vocab=8)
+    expected = decode(target, drafter, StaticController(3, 9), PROMPT, max_new_tokens=20, **sampling).tokens
+    default_type()
+    way = {"compiled": False, "bucketed": False} | FORWARDS[forward]
+    again = TargetModel(target.model, max_context=target.max_context, max_tree=64, **way)
+    sizes = {"beam": drafter.beam, "max_depth": drafter.max_depth, "max_context": drafter.max_context}
+    other = type(drafter)(drafter.head, **sizes)
+    answer = decode(again, other, StaticController(3, 9), PROMPT, max_new_tokens=20, **sampling)
+    assert answer.tokens == expected
+    other.extend()
+    assert other.state.scores.dtype == other.state.draft_logits.dtype == torch.float32
+
+
 def test_sizes_beyond_the_largest_tree_are_refused(monkeypatch):
     """Before the prompt is read where the controller says what it may ask for."""
     target = random_target()

@@ -70,7 +70,7 @@ class BucketedDrafter(Drafter):
         self._causal = torch.ones(rows, rows, dtype=torch.bool, device=self.device).tril()
         width, vocabulary = self.head.config.hidden_size, self.head.config.draft_vocab_size
         self.hidden = torch.zeros(self.beam, width, dtype=dtype, device=self.device)
-        self._logits = torch.zeros(vocabulary, device=self.device)
+        self._logits = torch.zeros(vocabulary, dtype=torch.float32, device=self.device)
         self.state.entropy_of = self._entropy_of
 
     def _capture(self) -> None:

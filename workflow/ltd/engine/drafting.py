@@ -57,7 +57,7 @@ class Drafter:
         # The root stands before the pool, and no node scores as high.
         nodes = 1 + pool_size(self.beam, depth)
         self._tree_tokens = torch.zeros(nodes, dtype=torch.int64, device=self.device)
-        self._tree_scores = torch.full((nodes,), float("inf"), device=self.device)
+        self._tree_scores = torch.full((nodes,), float("inf"), dtype=torch.float32, device=self.device)
         self.tokens, scores = self._tree_tokens[1:], self._tree_scores[1:]
         width = 3 * self.head.config.target_hidden_size
         # An accepted path may be longer than what the answer has room for.

@@ -110,7 +110,7 @@ class HeadRotation(nn.Module):
         """cos and sin are float32 [positions, head_dim] in the layout of transformers (both halves alike)."""
         super().__init__()
         half = cos.shape[-1] // 2
-        signs = torch.tensor([-1.0, 1.0], device=sin.device)[:, None]
+        signs = torch.tensor([-1.0, 1.0], dtype=sin.dtype, device=sin.device)[:, None]
         turned = torch.stack([cos.view(-1, 2, half), sin.view(-1, 2, half) * signs], dim=1)
         still = torch.zeros_like(turned)
         still[:, 0] = 1.0

@@ -99,7 +99,7 @@ class TensorSampler:
         self.options = options
         if options.temperature > 0:
             self._stream = torch.tensor([signed(noise_stream(options.seed))], device=device)
-            self._noise = torch.empty(max_depth + 1, vocab_size, device=device)
+            self._noise = torch.empty(max_depth + 1, vocab_size, dtype=torch.float32, device=device)
             self._first, self._end = 0, 0  # output positions whose noise the ring holds
 
     def choose(self, logits: Tensor, position: int) -> Tensor:

@@ -111,7 +111,8 @@ class CompiledDrafter(Drafter):
         visible = np.zeros((self.beam, tree_slots), dtype=bool)
         head = HeadPass(weights, *rotation, keys[0], values[0], visible, parents, work)
         width = len(weights.output) * LANES
-        self.hidden, logits = torch.zeros(self.beam, config.hidden_size), torch.zeros(self.beam, width)
+        self.hidden = torch.zeros(self.beam, config.hidden_size, dtype=torch.float32)
+        logits = torch.zeros(self.beam, width, dtype=torch.float32)
         # Arrays and rows that share the tensors' memory, made once.
         scores, tokens = self.state.score_array, self.tokens.numpy()
         self._pool_arrays = scores, parents, tokens
