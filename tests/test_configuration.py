@@ -92,7 +92,12 @@ def test_the_default_is_accepted(config):
             ["level", "rot"],
             "rl.size_observation: 'rot' is unknown; choose",
         ),
-        ("rl", "depth_observation", ["machine", "root"], "rl.depth_observation: 'machine' is expected once"),
+        (
+            "rl",
+            "depth_observation",
+            ["machine", "suffix"],
+            "rl.depth_observation: 'machine' is expected once",
+        ),
         ("rl", "rollout", 1000, "rl.rollout: 1000: expected a multiple of rl.lanes (256)"),
         ("rl", "first_decision", 2, "rl.first_decision: 2 is not allowed; expected 0 or 1"),
         ("rl", "whole_answers", True, "rl.rehearsal: needs rl.whole_answers to be false"),

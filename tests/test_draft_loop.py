@@ -25,16 +25,19 @@ from ltd.engine.draft_loop import DraftLoop, make_draft_loop
 from ltd.engine.phases import PhaseClock
 from ltd.errors import InputError
 from ltd.opponents.calibration import PLACES, Calibration
-from ltd.opponents.marginal_rule import MarginalRule
+from ltd.opponents.marginal_rule import MarginalRule, count_of_regressors
 from ltd.opponents.rule_controller import RuleController
 from ltd.rl import COMPILED_PARTS
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_controller import PolicyController
-from ltd.rl.root_prior import RootPrior
+from ltd.rl.suffix_prior import LEVELS, TOKENS, SuffixPrior
 
 BEAM, DEPTH, SIZES = 4, 5, (1, 2, 4, 8, 16)
-ROOTS = RootPrior(np.linspace(-2, 2, 23).astype(np.float32))
+# Every two of the model's 23 tokens are known.
+PARENTS, CHILDREN = np.divmod(np.arange(23 + 23 * 23), 23)
+MEANS = np.random.default_rng(0).uniform(-2, 2, (1 + len(PARENTS), len(LEVELS)))
+SUFFIXES = SuffixPrior(PARENTS * TOKENS + CHILDREN + 1, MEANS.astype(np.float32))
 PROMPT = [3, 14, 15, 9, 2, 6, 5, 3]
 
 
@@ -56,7 +59,7 @@ def network_of(inputs, outputs, seed=0, hidden=16):
 
 def policy(kind, seed, parts=COMPILED_PARTS, **schedule):
     """Random weights, with a bias that balances what a random draft looks like."""
-    spec = ObservationSpec(parts, BEAM, DEPTH, SIZES, root_prior=ROOTS)
+    spec = ObservationSpec(parts, BEAM, DEPTH, SIZES, suffix_prior=SUFFIXES)
     actions = SIZES if kind == "size" else (0, 1)
     return Policy(kind, network_of(spec.width, len(actions), seed), spec, actions, **schedule)
 
@@ -76,9 +79,9 @@ def marginal_rule(seed):
         first_decision=0,
         interval=1,
         calibration=Calibration(knots, np.sort(rng.uniform(size=(DEPTH, PLACES, len(knots))), axis=-1)),
-        root_prior=ROOTS,
+        suffix_prior=SUFFIXES,
         seconds=np.sort(rng.uniform(0, 2, (1 + DEPTH, 300, len(SIZES))), axis=-1),
-        forecast=rng.normal(size=(DEPTH, 2 + 2 * BEAM + len(SIZES))),
+        forecast=rng.normal(size=(DEPTH, count_of_regressors(BEAM, len(SIZES)))),
         rate=1.0,
     )
 

@@ -9,25 +9,24 @@ import torch
 from ltd.engine.controllers import DraftState
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
-from ltd.replay.traces import NO_RANK
 from ltd.rl import OBSERVATION_PARTS
 from ltd.rl.observations import PARTS, DraftView, Levels, ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_controller import PolicyController
 from ltd.rl.replay_walk import ReplayWorld
-from ltd.rl.root_prior import RootPrior, root_prior
+from ltd.rl.suffix_prior import LEVELS, SuffixPrior
 from ltd.rl.worlds import observation_in
 from synthetic import synthetic_profile, synthetic_traces
 
 SIZES = (1, 2, 4, 30)
-PRIOR = RootPrior(np.array([0.25, 0.75, 0.5], np.float32))
+PRIOR = SuffixPrior(np.array([2, 3]), np.arange(9, dtype=np.float32).reshape(3, 3))
 
 
 def view(scores, depth, context=7):
     scores = np.asarray(scores, dtype=np.float32)
     ones = np.ones(len(scores))
-    hidden, root = np.ones((len(scores), 5)), np.ones(len(scores), np.int64)
-    return DraftView(scores, depth, np.full(len(scores), context), ones, hidden=hidden, root=root)
+    hidden, suffix = np.ones((len(scores), 5)), np.ones((len(scores), len(LEVELS)))
+    return DraftView(scores, depth, np.full(len(scores), context), ones, hidden=hidden, suffix=suffix)
 
 
 def observe(part, scores, depth, beam=2, max_depth=3, top=3):
@@ -75,23 +74,15 @@ def test_hidden_states_have_one_scale_and_none_is_there_before_a_pass():
     assert not spec.observe(drafts).any()
 
 
-def test_a_root_is_known_by_what_drafts_after_it_brought():
-    """Sixty positions, trees of three levels: after token 1 all are accepted, after token 0 none."""
-    traces, chain = synthetic_traces(sequences=2, answer_tokens=(30, 30)), np.arange(6)
-    root = np.arange(60) % 2
-    accepted = (root == 1)[:, None, None] & (chain <= chain[:, None])
-    ranks = np.where(accepted, chain, NO_RANK).astype(np.uint16)
-    prior = root_prior(dataclasses.replace(traces, root=root, ranks=ranks))
-    leaning = np.array([5 * 0.5 / 35, (30 + 5 * 0.5) / 35, 0.5, 0.5])
-    assert np.allclose(prior.after(np.array([0, 1, 2, 4000])), leaning)
-
-
-def test_equal_tables_of_roots_are_one_observation():
+def test_equal_trees_of_suffixes_are_one_observation():
     specs = {
-        ObservationSpec(("root",), 2, 3, SIZES, root_prior=RootPrior(PRIOR.values.copy())) for _ in range(2)
+        ObservationSpec(("suffix",), 2, 3, SIZES, suffix_prior=SuffixPrior(PRIOR.edges, PRIOR.values.copy()))
+        for _ in range(2)
     }
-    other = ObservationSpec(("root",), 2, 3, SIZES, root_prior=RootPrior(PRIOR.values + 1))
-    assert len(specs) == 1 and other not in specs
+    others = SuffixPrior(PRIOR.edges, PRIOR.values + 1), SuffixPrior(PRIOR.edges + 1, PRIOR.values)
+    assert len(specs) == 1
+    for other in others:
+        assert ObservationSpec(("suffix",), 2, 3, SIZES, suffix_prior=other) not in specs
 
 
 def test_a_summary_that_grows_equals_one_made_at_once():
@@ -106,8 +97,10 @@ def test_a_summary_that_grows_equals_one_made_at_once():
 def test_live_and_replayed_observations_are_identical():
     traces = synthetic_traces(with_optional=True)
     world = ReplayWorld(traces, synthetic_profile(), SIZES)
-    parts = ("nodes", "level", "mass", "levels", "one_hot_depth", "length", "entropy", "hidden", "root")
-    spec = observation_in(world, parts, SIZES)
+    parts = ("nodes", "level", "mass", "levels", "one_hot_depth", "length", "entropy", "hidden", "suffix")
+    # Another world's: its own would leave every answer out of its own means.
+    others = ReplayWorld(synthetic_traces(seed=1), synthetic_profile(), SIZES).suffix_prior
+    spec = dataclasses.replace(observation_in(world, parts, SIZES), suffix_prior=others)
     network = PolicyNetwork([(np.zeros((len(SIZES), spec.width)), np.zeros(len(SIZES)))])
     controller = PolicyController(1, Policy("size", network, spec, SIZES))
     controller.begin(0)
@@ -117,7 +110,7 @@ def test_live_and_replayed_observations_are_identical():
         scores = torch.from_numpy(traces.scores[position].copy())
         scores[pool_size(traces.beam, depth) :] = -torch.inf
         state = DraftState(traces.max_depth, traces.beam, scores, depth, int(traces.context_length[position]))
-        state.root = int(traces.root[position])
+        state.recent = traces.recent[position]
         state.feature = torch.from_numpy(traces.features[position, depth - 1].astype(np.float32))
         state.entropy = lambda p=position, d=depth: float(traces.entropy[p, d - 1])
         controller.accepted(0)
@@ -131,8 +124,8 @@ def test_wrong_parts_are_refused():
         ObservationSpec(("weather",), 2, 3, SIZES)
     with pytest.raises(InputError, match="no hidden states; record them with features"):
         ObservationSpec(("hidden",), 2, 3, SIZES)
-    with pytest.raises(InputError, match="'root': its table is missing"):
-        ObservationSpec(("root",), 2, 3, SIZES)
+    with pytest.raises(InputError, match="'suffix': its tree is missing"):
+        ObservationSpec(("suffix",), 2, 3, SIZES)
     with pytest.raises(InputError, match="no entropy"):
         ReplayWorld(synthetic_traces(), synthetic_profile(), SIZES).observations(
             ObservationSpec(("entropy", "mass"), 4, 6, SIZES)

@@ -168,7 +168,7 @@ def test_the_deployed_rule_weighs_what_the_replayed_one_does(fitted, monkeypatch
         growth.extend(scores, depth)
         values = rule.stop_values(depth, growth.expected(), traces.context_length)
         gain = (
-            regressors(growth, rule.root_prior.after(traces.root)) @ rule.forecast[depth]
+            regressors(growth, rule.suffix_prior.after(traces.recent)) @ rule.forecast[depth]
             if depth < rule.max_depth
             else np.full(len(traces), np.inf)
         )
@@ -179,7 +179,7 @@ def test_the_deployed_rule_weighs_what_the_replayed_one_does(fitted, monkeypatch
                 scores=torch.from_numpy(scores[position]),
                 depth=depth,
                 context_length=int(traces.context_length[position]),
-                root=int(traces.root[position]),
+                recent=traces.recent[position],
             )
             controller.begin(0)
             assert rule.sizes[values[position].argmax()] == controller.choose_size(state)
@@ -325,10 +325,10 @@ def test_absent_and_damaged_folders_are_refused(fitted, tmp_path):
     with pytest.raises(InputError, match="do not belong together"):
         load_opponent(tmp_path, "marginal_rule")
     path.write_text(json.dumps(description | {"version": 0}))
-    with pytest.raises(InputError, match="not an opponent of version 1"):
+    with pytest.raises(InputError, match="not an opponent of version 2"):
         load_opponent(tmp_path, "marginal_rule")
     path.write_text(json.dumps({name: value for name, value in description.items() if name != "rate"}))
-    with pytest.raises(InputError, match="not an opponent of version 1"):
+    with pytest.raises(InputError, match="not an opponent of version 2"):
         load_opponent(tmp_path, "marginal_rule")
     path.write_text(json.dumps(description))
     damaged = tmp_path / "marginal_rule" / "rule.safetensors"

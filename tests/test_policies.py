@@ -22,12 +22,13 @@ from ltd.rl.policies import Policy, PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_controller import LiveObserver, PolicyController
 from ltd.rl.policy_settings import OBSERVED, SIZES, asked_depths, decisions_up_to
 from ltd.rl.replay_walk import ReplayWorld
-from ltd.rl.root_prior import RootPrior, root_prior
+from ltd.rl.suffix_prior import SuffixPrior, fit_suffix_prior
 from synthetic import synthetic_profile, synthetic_traces, with_free_decisions
 
-# Roots that differ enough for a random policy to decide by them.
-ROOTS = RootPrior(20 * root_prior(synthetic_traces()).values - 12)
-SPEC = ObservationSpec(OBSERVED, 4, 6, SIZES, root_prior=ROOTS)
+# Suffixes that differ enough for a random policy to decide by them.
+FITTED = fit_suffix_prior(synthetic_traces())[0]
+SUFFIXES = SuffixPrior(FITTED.edges, 20 * FITTED.values - 12)
+SPEC = ObservationSpec(OBSERVED, 4, 6, SIZES, suffix_prior=SUFFIXES)
 
 
 def random_policy(kind, seed=0, spec=SPEC, hidden=16, **schedule):
@@ -84,16 +85,16 @@ def test_damaged_folders_are_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize("part", COMPILED_PARTS)
 def test_compiled_observations_are_those_of_replay(part):
     traces = synthetic_traces(beam=4, max_depth=6)
-    prior = root_prior(traces)
-    spec = ObservationSpec((part, "length"), 4, 6, (1, 2, 5, 12, 60), root_prior=prior)
+    prior = fit_suffix_prior(traces)[0]
+    spec = ObservationSpec((part, "length"), 4, 6, (1, 2, 5, 12, 60), suffix_prior=prior)
     live, out = live_observation(spec), np.empty(spec.width, np.float32)
     for position in (0, 7, 40):
         for depth in range(7):
             scores = traces.scores[position].copy()
             lengths, entropy = traces.context_length[position : position + 1], np.float32(0.3 * depth)
-            root = traces.root[position : position + 1] + 5 * depth
-            view = DraftView(scores[None], depth, lengths, entropy[None], root=root)
-            assert observe(live, scores, depth, lengths[0], entropy, root[0], out) == spec.width
+            recent = np.roll(traces.recent[position], depth)
+            view = DraftView(scores[None], depth, lengths, entropy[None], suffix=prior.after(recent[None]))
+            assert observe(live, scores, depth, lengths[0], entropy, recent, out) == spec.width
             assert np.allclose(out, spec.observe(view)[0], rtol=1e-5, atol=1e-6)
 
 
@@ -107,9 +108,10 @@ def test_compiled_decisions_are_those_of_the_network(kind, hidden):
     for position in range(60):
         scores = torch.from_numpy(traces.scores[position].copy())
         length = int(traces.context_length[position])
-        depth, root = position % 7, traces.root[position : position + 1]
-        state = DraftState(6, 4, scores, depth=depth, context_length=length, root=int(root[0]))
-        view = DraftView(scores.numpy()[None], depth, np.array([length]), root=root)
+        depth, recent = position % 7, traces.recent[position]
+        state = DraftState(6, 4, scores, depth=depth, context_length=length, recent=recent)
+        suffix = policy.spec.suffix_prior.after(recent[None])
+        view = DraftView(scores.numpy()[None], depth, np.array([length]), suffix=suffix)
         logits = policy.network.logits(policy.spec.observe(view))[0]
         if np.diff(np.sort(logits)[-2:])[0] > 1e-4:
             assert decide(state) == logits.argmax()
@@ -210,7 +212,7 @@ def test_task_speedups_are_those_of_the_tasks_alone(world):
 def test_a_decision_takes_less_time_than_in_numpy():
     """Some ten microseconds, where numpy takes twenty."""
     traces = synthetic_traces(beam=10, max_depth=8, sequences=1)
-    spec = ObservationSpec(OBSERVED, 10, 8, SIZES, root_prior=root_prior(traces))
+    spec = ObservationSpec(OBSERVED, 10, 8, SIZES, suffix_prior=fit_suffix_prior(traces)[0])
     policy, observer = random_policy("depth", spec=spec), LiveObserver(spec)
     controller = PolicyController(policy, random_policy("size", spec=spec))
     state = DraftState(8, 10, torch.from_numpy(traces.scores[5]), context_length=100)

@@ -79,7 +79,7 @@ def test_the_stages_of_a_chain(files, monkeypatch, capsys):
         train_policy.main(stage_arguments(files, *words(round_1 | {"output": chain / "other"}), "--top", "2"))
     assert exit_status.value.code == 2
     complaint = capsys.readouterr().err.splitlines()[-1]
-    assert "the size policy was trained with other top, root_prior than these settings" in complaint
+    assert "the size policy was trained with other top, suffix_prior than these settings" in complaint
     initial = json.loads((chain / "size" / "validation.json").read_text())
     training = json.loads((chain / "size" / "size.training.json").read_text())
     assert initial in training["curves"] and initial["steps"] == training["best_steps"]

@@ -34,7 +34,7 @@ LOOKUP_CHAIN = "lookup"
 LOOKUP_POLICIES = f"{LOOKUP_CHAIN}/best"  # their folder under policies/
 SEEDS = 5
 # What the paper varies: cumulative probabilities, depth and length; then with entropy and hidden state. The
-# root token is ours.
+# suffix is ours.
 OBSERVATIONS = (
     ("scores",),
     ("depth",),
@@ -43,8 +43,8 @@ OBSERVATIONS = (
     ("scores", "depth"),
     ("depth", "length"),
     ("scores", "depth", "length"),
-    ("root",),
-    ("scores", "depth", "length", "root"),
+    ("suffix",),
+    ("scores", "depth", "length", "suffix"),
 )
 WITH_ENTROPY = (("entropy",), ("scores", "depth", "length", "entropy"))
 WITH_HIDDEN = (("scores", "depth", "length", "hidden"),)
@@ -55,7 +55,7 @@ SYNONYMS = {
     "length": ("length",),
     "entropy": ("entropy",),
     "hidden": ("hidden",),
-    "root": ("root",),
+    "suffix": ("suffix",),
 }
 # Hidden layers of the size policy: small ones, and the paper's three.
 NETWORKS = ((32, 32), (128, 64), (1024,), (1024, 256), (1024, 512, 256))

@@ -4,11 +4,12 @@ A controller sees what a deployed one could see: the scores of the tree so far, 
 what was accepted before. It never sees the target's logits of the cycle that it decides about.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # a GPU needs no Numba
     from ltd.engine.compiled.draft_loop import CompiledDecisions
 
 PAPER_TREE = 10, 12  # beam and largest depth
+# How many of the answer's newest tokens a draft shows, and what stands before its first.
+RECENT, NO_TOKEN = 4, -1
 
 
 def distribution_entropy(logits: Tensor) -> Tensor:
@@ -33,10 +36,11 @@ class DraftState:
     """The tree drafted so far in this cycle.
 
     depth: draft passes made; scores float32 [pool(max_depth)]: cumulative log-probabilities in pool order,
-    -inf where nothing is drafted yet; context_length: tokens in the target's cache; root: the newest token,
-    which the tree continues; feature [H] and draft_logits [Vd]: the head's
-    hidden state and output at the best row of the newest pass (None at depth 0; in replay the latter always,
-    the former where the traces hold no features); entropy_of: computes the entropy of draft_logits on a GPU.
+    -inf where nothing is drafted yet; context_length: tokens in the target's cache; recent int64 [RECENT]:
+    the answer's newest tokens, the root first, `NO_TOKEN` before its first; feature [H] and draft_logits
+    [Vd]: the head's hidden state and output at the best row of the newest pass (None at depth 0; in replay
+    the latter always, the former where the traces hold no features); entropy_of: computes the entropy of
+    draft_logits on a GPU.
     One object serves all cycles and changes in place.
     """
 
@@ -45,7 +49,7 @@ class DraftState:
     scores: Tensor
     depth: int = 0
     context_length: int = 0
-    root: int = 0
+    recent: NDArray = field(default_factory=lambda: np.full(RECENT, NO_TOKEN))
     feature: Tensor | None = None
     draft_logits: Tensor | None = field(default=None, repr=False)
     entropy_of: Callable[[Tensor], Tensor] = field(default=distribution_entropy, repr=False)
@@ -56,6 +60,12 @@ class DraftState:
     def clear(self) -> None:
         """Another draft begins."""
         self.depth, self.feature, self.draft_logits, self._fetched = 0, None, None, 0
+
+    def continue_answer(self, tokens: Sequence[int]) -> None:
+        """Show the newest of all tokens of the answer so far."""
+        newest = tokens[: -RECENT - 1 : -1]
+        self.recent[: len(newest)] = newest
+        self.recent[len(newest) :] = NO_TOKEN
 
     @property
     def pool(self) -> int:

@@ -181,7 +181,7 @@ class _Loop:
 
     def _draft(self) -> tuple[int, int]:
         """Depth and chosen size of a tree, 0 and 0 for a plain step."""
-        self.drafter.state.root = self.result.tokens[-1]
+        self.drafter.state.continue_answer(self.result.tokens)
         self.clock.mark("rest")
         depth, size = self.draft_loop()
         if depth:

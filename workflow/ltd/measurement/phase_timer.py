@@ -37,7 +37,7 @@ from ltd.rl.policies import CONTINUE, Policy, PolicyNetwork
 from ltd.rl.policy_controller import PolicyController
 from ltd.rl.policy_settings import OBSERVED
 from ltd.rl.presets import PAPER
-from ltd.rl.root_prior import RootPrior
+from ltd.rl.suffix_prior import LEVELS, TOKENS, SuffixPrior
 
 if TYPE_CHECKING:  # a GPU needs no Numba
     from ltd.engine.compiled.draft_loop import CompiledDecisions
@@ -47,6 +47,7 @@ MOST_PLAIN_STEPS = 3  # in a turn
 TREE_NEXT = 7 / 8  # chance that no plain step, or no further one, comes before the cycle that counts
 PLAIN = (0, 1)  # a plain step in a schedule
 NEVER_STOP = 1e9  # logit
+SUFFIXES = 25_000  # in the tree of an untrained policy, about as many as the default's have
 
 
 @dataclass(frozen=True)
@@ -342,10 +343,10 @@ def untrained_policies(
 
     They never stop drafting: the depth is not theirs to choose.
     """
-    prior = RootPrior(np.zeros(drafter.head.embed_tokens.num_embeddings, np.float32))
+    prior = SuffixPrior(np.arange(SUFFIXES) * TOKENS, np.zeros((SUFFIXES + 1, len(LEVELS)), np.float32))
 
     def policy(kind: str, parts: tuple[str, ...], layers: tuple[int, ...]) -> Policy:
-        spec = ObservationSpec(parts, drafter.beam, drafter.max_depth, sizes, root_prior=prior)
+        spec = ObservationSpec(parts, drafter.beam, drafter.max_depth, sizes, suffix_prior=prior)
         actions = sizes if kind == "size" else (0, 1)
         widths = pairwise((spec.width, *layers, len(actions)))
         weights = [(random.standard_normal((b, a)) / a**0.5, np.zeros(b)) for a, b in widths]

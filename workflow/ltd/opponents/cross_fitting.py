@@ -2,9 +2,8 @@
 
 A value that is maximised over fitted values is too good on the prompts of the fit: the maximum picks what the
 noise favoured. Fitted once without each fold of the prompts, the networks decide for the fold left out, and
-what their decisions bring there is an honest value, but for the part `root`, whose table is of all prompts;
-with each answer left out of its own mean the speedup is 1.93 instead of 1.94 (docs/negative-results.md). One
-more network, fitted to all prompts, is deployed.
+what their decisions bring there is an honest value; the part `suffix` leaves every answer out of its own
+means (`ltd.rl.suffix_prior`). One more network, fitted to all prompts, is deployed.
 """
 
 from collections.abc import Callable

@@ -14,14 +14,15 @@ from ltd.opponents import NAMES
 from ltd.opponents.calibration import PLACES, Calibration
 from ltd.opponents.marginal_rule import MarginalRule, count_of_regressors
 from ltd.opponents.rule_controller import RuleController
+from ltd.rl.policies import EDGES, VALUES
 from ltd.rl.policy_controller import PolicyController
-from ltd.rl.root_prior import RootPrior
+from ltd.rl.suffix_prior import SuffixPrior
 
 CONSTANT, RULE = "constant.json", "rule.json"
 TABLES = "rule.safetensors"
-VERSION = 1
+VERSION = 2
 NUMBERS = ("beam", "max_depth", "sizes", "first_decision", "interval", "rate", "trained_on")
-ARRAYS = ("knots", "chances", "seconds", "forecast", "root_prior")
+ARRAYS = ("knots", "chances", "seconds", "forecast", EDGES, VALUES)
 
 
 def load_opponent(folder: Path, name: str) -> Controller:
@@ -56,7 +57,8 @@ def save_rule(folder: Path, rule: MarginalRule) -> None:
         rule.calibration.chances,
         rule.seconds,
         rule.forecast,
-        rule.root_prior.values,
+        rule.suffix_prior.edges,
+        rule.suffix_prior.values,
     )
     save_file(dict(zip(ARRAYS, arrays, strict=True)), folder / TABLES)
     write_json(folder / RULE, {"version": VERSION} | {name: getattr(rule, name) for name in NUMBERS})
@@ -82,7 +84,7 @@ def load_rule(folder: Path) -> MarginalRule:
                 "the two files do not belong together"
             )
     calibration = Calibration(tables["knots"], tables["chances"])
-    rest = {"calibration": calibration, "root_prior": RootPrior(tables["root_prior"])}
+    rest = {"calibration": calibration, "suffix_prior": SuffixPrior(tables[EDGES], tables[VALUES])}
     return MarginalRule(**value, **rest, seconds=tables["seconds"], forecast=tables["forecast"])
 
 

@@ -13,19 +13,21 @@ from ltd.engine.compiled.bundle import bundle
 from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel
 from ltd.engine.compiled.tree import best_nodes, pool_size
 from ltd.opponents.marginal_rule import MarginalRule
+from ltd.rl.live_suffix import suffix_number
 
 
 class KernelRule(NamedTuple):
     """The rule as kernels take it.
 
-    asked [D] says at which depths it decides; prior [K]: what `ltd.rl.root_prior` holds; forecast [D, F]
-    weighs, in this order: one, what is known of the root, the beam's chances, their squares, the expected
-    tokens; cost [1 + D, C, A] in tokens; knots [B] and chances [D, places, B] as of `Calibration`; expected
-    [A] is working space.
+    asked [D] says at which depths it decides; edges [K] and known [K + 1, C]: the arrays of its
+    `SuffixPrior`; forecast [D, F] weighs, in this order: one, what is known of the suffix, the beam's
+    chances, their squares, the expected tokens; cost [1 + D, C, A] in tokens; knots [B] and chances
+    [D, places, B] as of `Calibration`; expected [A] is working space.
     """
 
     asked: np.ndarray
-    prior: np.ndarray
+    edges: np.ndarray
+    known: np.ndarray
     forecast: np.ndarray
     cost: np.ndarray
     beam: int
@@ -40,7 +42,8 @@ def for_kernel(rule: MarginalRule) -> KernelRule:
     calibration, sizes = rule.calibration, np.array(rule.sizes, np.int64)
     return KernelRule(
         asked=np.array([rule.asked(depth) for depth in range(rule.max_depth)]),
-        prior=rule.root_prior.values,
+        edges=rule.suffix_prior.edges,
+        known=rule.suffix_prior.values,
         forecast=rule.forecast,
         cost=rule.cost,
         beam=rule.beam,
@@ -59,7 +62,7 @@ class LiveRule:
 
     def goes_on(self, state: Any) -> bool:
         """Whether drafting on is expected to pay."""
-        return _goes_on(self._rule, state.score_array, state.depth, state.root)
+        return _goes_on(self._rule, state.score_array, state.depth, state.recent)
 
     def best_size(self, state: Any) -> int:
         """Index of the size that is expected to pay best."""
@@ -75,20 +78,23 @@ def tree_decisions(rule: MarginalRule) -> CompiledDecisions:
 
 
 @kernel(arithmetic=AS_WRITTEN)
-def _goes_on(rule, scores, depth, root):
+def _goes_on(rule, scores, depth, recent):
     """Whether the gain that is forecast for scores [pool] at this depth is positive."""
     _expect(rule, scores, depth)
     beam, weights = rule.beam, rule.forecast[depth]
-    gain = weights[0] + rule.prior[min(root, len(rule.prior) - 1)] * weights[1]
+    known = rule.known[suffix_number(rule.edges, recent)]
+    gain, first = weights[0], 1 + len(known)
+    for i in range(len(known)):
+        gain += known[i] * weights[1 + i]
     if depth > 0:
         level = scores[pool_size(beam, depth - 1) : pool_size(beam, depth)]
         chances, best = rule.chances[depth - 1], np.empty(beam, np.int64)
         best_nodes(level, best)
         for rank in range(beam):
             chance = _chance(level[best[rank]], rule.knots, chances[min(rank, len(chances) - 1)])
-            gain += chance * weights[2 + rank] + chance * chance * weights[2 + beam + rank]
+            gain += chance * weights[first + rank] + chance * chance * weights[first + beam + rank]
     for i in range(len(rule.sizes)):
-        gain += rule.expected[i] * weights[2 + 2 * beam + i]
+        gain += rule.expected[i] * weights[first + 2 * beam + i]
     return gain > 0
 
 
@@ -148,7 +154,7 @@ def _chance(score, knots, chances):
 def _drafts_on(rule, draft):
     if draft.depth >= len(rule.asked):
         return False
-    return not rule.asked[draft.depth] or _goes_on(rule, draft.scores, draft.depth, draft.root)
+    return not rule.asked[draft.depth] or _goes_on(rule, draft.scores, draft.depth, draft.recent)
 
 
 @kernel(arithmetic=AS_WRITTEN)

@@ -51,7 +51,7 @@ def fit_marginal_rule(workshop: Workshop, rate: float) -> MarginalRule:
         settings.first_decision,
         settings.interval,
         calibrate(world.traces),
-        world.root_prior,
+        world.suffix_prior,
         cycle_seconds(world, settings),
         np.zeros((depth, count)),
         rate,
@@ -86,7 +86,7 @@ def cycle_seconds(world: ReplayWorld, settings: PolicySettings) -> NDArray:
 
 def grow(world: ReplayWorld, rule: MarginalRule) -> GrownTrees:
     """Look at the trees of all positions as the rule does, depth by depth."""
-    traces, sizes, after_roots = world.traces, rule.sizes, rule.root_prior.after(world.traces.root)
+    traces, sizes, known = world.traces, rule.sizes, world.known_by(rule.suffix_prior)
     shape = traces.max_depth + 1, len(traces)
     expected = np.empty((*shape, len(sizes)), dtype=np.float32)
     seen = np.empty((*shape, count_of_regressors(traces.beam, len(sizes))), dtype=np.float32)
@@ -97,7 +97,7 @@ def grow(world: ReplayWorld, rule: MarginalRule) -> GrownTrees:
         for depth in range(traces.max_depth + 1):
             growth.extend(scores, depth)
             expected[depth, rows] = growth.expected()
-            seen[depth, rows] = regressors(growth, after_roots[rows])
+            seen[depth, rows] = regressors(growth, known[rows])
     return GrownTrees(expected, seen)
 
 

@@ -7,8 +7,9 @@ accepted tokens. With the rate, in tokens a second, that the rule itself attains
   verification; as that time grows in steps, all sizes are weighed and the best is taken;
 - a level is drafted while the gain to be expected of drafting on exceeds rate times its cost. Looking one
   level ahead would not do before the first, which has to pay for its verification, too. What drafting on will
-  gain is forecast by depth, linearly, from what drafts after the root token brought in training, the chances
-  of the newest level's beam, their squares, and the tokens that every size is expected to bring already.
+  gain is forecast by depth, linearly, from what drafts after the newest tokens brought in training, the
+  chances of the newest level's beam, their squares, and the tokens that every size is expected to bring
+  already.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from ltd.engine.tree import pool_size
 from ltd.opponents.calibration import Calibration
-from ltd.rl.root_prior import RootPrior
+from ltd.rl.suffix_prior import LEVELS, SuffixPrior
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class MarginalRule:
     first_decision: int
     interval: int
     calibration: Calibration
-    root_prior: RootPrior
+    suffix_prior: SuffixPrior
     seconds: NDArray
     forecast: NDArray
     rate: float
@@ -58,9 +59,9 @@ class MarginalRule:
         """Tell whether the rule decides at `depth`; elsewhere drafting goes on."""
         return depth >= self.first_decision and (depth - self.first_decision) % self.interval == 0
 
-    def goes_on(self, depth: int, growth: "Growth", roots: NDArray) -> NDArray:
-        """Whether drafting on is expected to pay for drafts of some depth after root tokens [B], [B]."""
-        return regressors(growth, self.root_prior.after(roots)) @ self.forecast[depth] > 0
+    def goes_on(self, depth: int, growth: "Growth", recent: NDArray) -> NDArray:
+        """Whether drafting on is expected to pay for drafts of some depth after tokens [B, RECENT], [B]."""
+        return regressors(growth, self.suffix_prior.after(recent)) @ self.forecast[depth] > 0
 
     def stop_values(self, depth: int, expected: NDArray, context: NDArray) -> NDArray:
         """Expected tokens less cost of every size, [B, A]; expected as of `Growth.expected`, context [B]."""
@@ -110,12 +111,12 @@ class Growth:
         return self._chances.cumsum(axis=1).take(self._last, axis=1, mode="clip")
 
 
-def regressors(growth: Growth, after_root: NDArray) -> NDArray:
-    """What the gain of drafting on is forecast from, [B, 2 + 2 W + A]; after_root [B] of a `RootPrior`."""
-    chances, known = growth.beam_chances, after_root[:, None]
-    return np.concatenate([np.ones_like(known), known, chances, chances**2, growth.expected()], axis=1)
+def regressors(growth: Growth, known: NDArray) -> NDArray:
+    """What the gain of drafting on is forecast from, [B, 1 + C + 2 W + A]; known [B, C]: of `SuffixPrior`."""
+    chances, one = growth.beam_chances, np.ones((len(known), 1))
+    return np.concatenate([one, known, chances, chances**2, growth.expected()], axis=1)
 
 
 def count_of_regressors(beam: int, sizes: int) -> int:
     """Numbers in `regressors`."""
-    return 2 + 2 * beam + sizes
+    return 1 + len(LEVELS) + 2 * beam + sizes

@@ -91,7 +91,7 @@ class GrowingDecisions:
 
     def goes_on(self, state: Any) -> bool:
         """Whether drafting on is expected to pay."""
-        return bool(self.rule.goes_on(state.depth, self._seen(state), np.array([state.root]))[0])
+        return bool(self.rule.goes_on(state.depth, self._seen(state), state.recent[None])[0])
 
     def best_size(self, state: Any) -> int:
         """Index of the size that is expected to pay best."""

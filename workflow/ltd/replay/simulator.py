@@ -137,7 +137,7 @@ def _decide(controller: Controller, traces: Traces, position: int) -> tuple[int,
         beam=beam,
         scores=torch.full_like(scores, -torch.inf),
         context_length=int(traces.context_length[position]),
-        root=int(traces.root[position]),
+        recent=traces.recent[position],
         entropies=None if traces.entropy is None else traces.entropy[position],
     )
     decisions = 0

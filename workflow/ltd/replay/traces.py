@@ -9,12 +9,14 @@ beam, rank among its children).
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ltd.engine.controllers import NO_TOKEN, RECENT
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.files import atomic_path
@@ -78,6 +80,19 @@ class Traces:
     def answer_tokens(self) -> NDArray[np.int64]:
         """Tokens that cycles emit for every sequence (all of the answer but its first), int64."""
         return self.tokens_left[self.starts].astype(np.int64)
+
+    @cached_property
+    def recent(self) -> NDArray[np.int64]:
+        """The answer's newest tokens at every position, the root first, NO_TOKEN before its first, int64
+        [N, RECENT].
+        """
+        lengths = np.diff(self.starts, append=len(self))
+        place = np.arange(len(self)) - np.repeat(self.starts, lengths)
+        recent = np.full((len(self), RECENT), NO_TOKEN)
+        for back in range(RECENT):
+            there = np.flatnonzero(place >= back)
+            recent[there, back] = self.root[there - back]
+        return recent
 
     @property
     def tasks(self) -> list[str]:

@@ -12,9 +12,9 @@ OBSERVATION_PARTS = (
     "length",
     "entropy",
     "hidden",
-    "root",
+    "suffix",
     MACHINE_PART,
 )
 # Those that kernels write, too, numbered there in this order (`ltd.rl.live_decision`); policies that see
 # others decide through numpy.
-COMPILED_PARTS = ("nodes", "level", "mass", "levels", "depth", "one_hot_depth", "length", "entropy", "root")
+COMPILED_PARTS = ("nodes", "level", "mass", "levels", "depth", "one_hot_depth", "length", "entropy", "suffix")

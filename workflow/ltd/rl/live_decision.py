@@ -15,16 +15,19 @@ from ltd.engine.compiled.draft_loop import CompiledDecisions, make_draft_kernel,
 from ltd.engine.compiled.network import KernelNetwork, for_kernel, perceptron
 from ltd.engine.compiled.tree import best_nodes, pool_size
 from ltd.rl import COMPILED_PARTS
+from ltd.rl.live_suffix import suffix_number
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE, Policy
 
 # Numbers of the parts in the kernel: places in COMPILED_PARTS.
-NODES, LEVEL, MASS, LEVELS, DEPTH, ONE_HOT_DEPTH, LENGTH, ENTROPY, ROOT = range(9)
+NODES, LEVEL, MASS, LEVELS, DEPTH, ONE_HOT_DEPTH, LENGTH, ENTROPY, SUFFIX = range(9)
+# A `SuffixPrior` of nothing, for what does not observe it.
+NO_EDGES, NOTHING_KNOWN = np.empty(0, np.int64), np.zeros((1, 1), np.float32)
 
 
 class LiveObservation(NamedTuple):
-    """What the kernel needs to know of an `ObservationSpec`; kinds: numbers of its parts, prior [K]: what
-    `ltd.rl.root_prior` holds.
+    """What the kernel needs to know of an `ObservationSpec`; kinds: numbers of its parts; edges [K] and
+    known [K + 1, C]: the arrays of its `SuffixPrior`.
     """
 
     kinds: np.ndarray
@@ -32,7 +35,8 @@ class LiveObservation(NamedTuple):
     max_depth: int
     top: int
     sizes: np.ndarray
-    prior: np.ndarray
+    edges: np.ndarray
+    known: np.ndarray
 
 
 class LivePolicy(NamedTuple):
@@ -65,16 +69,16 @@ class LiveDecision:
     def __call__(self, state: Any) -> int:
         seen = np.float32(state.entropy() if self._observes_entropy and state.depth else 0)
         return _best_action(
-            self._policy, state.score_array, state.depth, state.context_length, seen, state.root
+            self._policy, state.score_array, state.depth, state.context_length, seen, state.recent
         )
 
 
 def live_observation(spec: ObservationSpec) -> LiveObservation:
     """An observation as the kernel takes it."""
     kinds = np.array([COMPILED_PARTS.index(part) for part in spec.parts], np.int64)
-    table = np.zeros(1, np.float32) if spec.root_prior is None else spec.root_prior.values
-    sizes = np.array(spec.sizes, np.int64)
-    return LiveObservation(kinds, spec.beam, spec.max_depth, spec.top, sizes, table)
+    prior, sizes = spec.suffix_prior, np.array(spec.sizes, np.int64)
+    arrays = (NO_EDGES, NOTHING_KNOWN) if prior is None else (prior.edges, prior.values)
+    return LiveObservation(kinds, spec.beam, spec.max_depth, spec.top, sizes, *arrays)
 
 
 def live_policy(policy: Policy) -> LivePolicy:
@@ -99,9 +103,9 @@ def pair_decisions(depth: Policy | int, size: Policy | int) -> CompiledDecisions
 
 
 @kernel
-def observe(observation, scores, depth, context_length, entropy, root, out):
+def observe(observation, scores, depth, context_length, entropy, recent, out):
     """Write the observation of one draft, scores [pool], into out [>= width]; returns the width."""
-    kinds, beam, max_depth, top, sizes, prior = observation
+    kinds, beam, max_depth, top, sizes, edges, known = observation
     start = 0
     for kind in kinds:
         if kind == NODES:
@@ -117,13 +121,16 @@ def observe(observation, scores, depth, context_length, entropy, root, out):
             for level in range(max_depth + 1):
                 out[start + level] = np.float32(level == depth)
             start += max_depth + 1
+        elif kind == SUFFIX:
+            means = known[suffix_number(edges, recent)]
+            for i in range(len(means)):
+                out[start + i] = means[i]
+            start += len(means)
         else:
             if kind == DEPTH:
                 out[start] = np.float32(depth / 10)
             elif kind == LENGTH:
                 out[start] = np.float32(context_length / 1000)
-            elif kind == ROOT:
-                out[start] = prior[min(root, len(prior) - 1)]
             else:
                 out[start] = np.float32(entropy) * np.float32(0.25)
             start += 1
@@ -169,10 +176,10 @@ def _write_levels(scores, depth, beam, max_depth, top, out):
 
 
 @kernel
-def _best_action(policy, scores, depth, context_length, entropy, root):
+def _best_action(policy, scores, depth, context_length, entropy, recent):
     """Observe, pass through the network and take the best action."""
     network = policy.network
-    observe(policy.observation, scores, depth, context_length, entropy, root, network.values[0])
+    observe(policy.observation, scores, depth, context_length, entropy, recent, network.values[0])
     logits = perceptron(network)
     best = 0
     for action in range(1, network.widths[-1]):
@@ -188,7 +195,7 @@ def _action_for(policy, draft):
     for kind in policy.observation.kinds:
         if kind == ENTROPY and draft.depth > 0:
             seen = signals.entropy(draft.logits)
-    return _best_action(policy, draft.scores, draft.depth, draft.context_length, seen, draft.root)
+    return _best_action(policy, draft.scores, draft.depth, draft.context_length, seen, draft.recent)
 
 
 @kernel

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ltd.devices import synchronise
+from ltd.engine.controllers import RECENT
 from ltd.engine.drafting import Drafter
 from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import TargetModel
@@ -21,7 +22,7 @@ from ltd.errors import InputError
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policy_controller import LiveObserver
-from ltd.rl.root_prior import RootPrior
+from ltd.rl.suffix_prior import SuffixPrior
 from ltd.texts.responses import Responses, Sequence
 
 
@@ -55,7 +56,7 @@ class LiveDecoder:
     def draft(self, depth: int) -> None:
         """Bring the draft of the running cycle to `depth` levels."""
         state = self.drafter.state
-        state.root = int(self.context[-1])
+        state.continue_answer(self.context[-min(self._emitted, RECENT) :].tolist())
         if state.depth > depth:  # the environment was reset in mid-cycle
             self._read()
         with self._timed():
@@ -150,9 +151,9 @@ class LiveWorld:
         return self.decoder.drafter.head.config.hidden_size
 
     @property
-    def root_prior(self) -> RootPrior:
+    def suffix_prior(self) -> SuffixPrior:
         """Unknown: it takes traces."""
-        raise InputError("observation part 'root': live answers hold no traces; leave it out or use replay")
+        raise InputError("observation part 'suffix': live answers hold no traces; leave it out or use replay")
 
     def observations(self, spec: ObservationSpec) -> "LiveObservations":
         """What policies of this observation see of the running draft."""

@@ -2,9 +2,9 @@
 
 The paper's observations (section 4) are the parts `nodes` (size policy) and `level` (depth policy) with
 `depth` and `length`. `levels` is a short summary that grows with the draft: a decision looks at the newest
-level alone, and a small network decides in some twenty microseconds. `root` is what is known before the first
-draft pass (`ltd.rl.root_prior`). `machine` describes where a policy runs (`ltd.rl.machine`): it is no part of
-a draft, and whoever replays or loads such a policy adds it.
+level alone, and a small network decides in some twenty microseconds. `suffix` is what is known before the
+first draft pass (`ltd.rl.suffix_prior`). `machine` describes where a policy runs (`ltd.rl.machine`): it is no
+part of a draft, and whoever replays or loads such a policy adds it.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import numpy as np
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.rl import machine
-from ltd.rl.root_prior import RootPrior
+from ltd.rl.suffix_prior import LEVELS, SuffixPrior
 
 # Brings sums of probabilities and entropies to the order of one.
 QUARTER = np.float32(0.25)
@@ -33,7 +33,7 @@ class DraftView:
     context_length: [B] integers.
     entropy: [B] float32 in nats at the best row of the newest pass, or None.
     hidden: [B, H] the head's hidden state at that row, or None.
-    root: [B] integers, the root tokens, or None.
+    suffix: [B, len(LEVELS)] float32, what `ltd.rl.suffix_prior` knows of the newest tokens, or None.
     levels: the summary of the levels seen at earlier decisions about the same drafts, or None.
     """
 
@@ -43,7 +43,7 @@ class DraftView:
     entropy: np.ndarray | None = None
     levels: "Levels | None" = None
     hidden: np.ndarray | None = None
-    root: np.ndarray | None = None
+    suffix: np.ndarray | None = None
 
 
 class Levels:
@@ -74,8 +74,8 @@ class ObservationSpec:
     """Which parts an observation has, in order, and the tree it describes.
 
     `sizes` are the thresholds of the part `mass`, `top` the nodes of every level in the part `levels`,
-    `hidden_size` the width of the head's hidden state in the part `hidden`, `root_prior` the table of the
-    part `root`.
+    `hidden_size` the width of the head's hidden state in the part `hidden`, `suffix_prior` what the part
+    `suffix` is looked up in.
     """
 
     parts: tuple[str, ...]
@@ -84,7 +84,7 @@ class ObservationSpec:
     sizes: tuple[int, ...]
     top: int = 3
     hidden_size: int = 0
-    root_prior: RootPrior | None = None
+    suffix_prior: SuffixPrior | None = None
 
     def __post_init__(self) -> None:
         for part in self.parts:
@@ -94,8 +94,8 @@ class ObservationSpec:
             raise InputError(
                 "observation part 'hidden': the traces have no hidden states; record them with features"
             )
-        if "root" in self.parts and self.root_prior is None:
-            raise InputError("observation part 'root': its table is missing; it comes from traces")
+        if "suffix" in self.parts and self.suffix_prior is None:
+            raise InputError("observation part 'suffix': its tree is missing; it comes from traces")
         if machine.PART in self.parts[:-1]:
             raise InputError(f"observation part {machine.PART!r}: expected once, after all other parts")
 
@@ -183,8 +183,8 @@ def _hidden(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
         np.divide(hidden, np.maximum(scale, SMALLEST_SCALE), out=out)
 
 
-def _root(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
-    out[:, 0] = spec.root_prior.after(view.root)
+def _suffix(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
+    out[:] = view.suffix
 
 
 def _machine(spec: ObservationSpec, view: DraftView, out: np.ndarray) -> None:
@@ -211,6 +211,6 @@ PARTS: dict[str, _Part] = {
     "length": _Part(lambda spec: 1, _length),
     "entropy": _Part(lambda spec: 1, _entropy),
     "hidden": _Part(lambda spec: spec.hidden_size, _hidden),
-    "root": _Part(lambda spec: 1, _root),
+    "suffix": _Part(lambda spec: len(LEVELS), _suffix),
     machine.PART: _Part(lambda spec: machine.machine_width(spec.sizes), _machine),
 }

@@ -1,8 +1,8 @@
 """Trained policies: small networks in safetensors and JSON.
 
 A folder of policies holds `depth.safetensors`, `size.safetensors` and one `policy.json` that describes both:
-observation, action map, and the hashes of what they were trained on. The table of the observation part `root`
-is kept beside the weights. Only numpy, torch and safetensors are needed to run them.
+observation, action map, and the hashes of what they were trained on. The tree of the observation part
+`suffix` is kept beside the weights. Only numpy, torch and safetensors are needed to run them.
 """
 
 from collections.abc import Mapping
@@ -18,17 +18,17 @@ from safetensors.numpy import load_file, save_file
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
 from ltd.rl.observations import DraftView, ObservationSpec
-from ltd.rl.root_prior import RootPrior
+from ltd.rl.suffix_prior import SuffixPrior
 
-VERSION = 1
+VERSION = 2
 STOP, CONTINUE = 0, 1
 # Above this many weights a layer gains from torch's threads; below, numpy's lower overhead wins.
 NUMPY_WEIGHTS = 100_000
 DESCRIPTION = "policy.json"
 # Written beside every pair by its training: among others the constants that do best in the place of either.
 VALIDATION = "validation.json"
-# The field of an observation that is kept beside the weights.
-ROOT_PRIOR = "root_prior"
+# The field of an observation that is kept beside the weights, and its arrays there.
+SUFFIX_PRIOR, EDGES, VALUES = "suffix_prior", "suffix_edges", "suffix_values"
 
 
 class PolicyNetwork:
@@ -162,7 +162,7 @@ class Policy:
     def description(self) -> dict[str, Any]:
         """What policy.json says about this policy."""
         rest = {name: getattr(self, name) for name in ("actions", "first_decision", "interval", "machine")}
-        names = (field.name for field in fields(self.spec) if field.name != ROOT_PRIOR)
+        names = (field.name for field in fields(self.spec) if field.name != SUFFIX_PRIOR)
         observation = {name: getattr(self.spec, name) for name in names}
         return {"observation": observation} | rest | {"trained_on": dict(self.trained_on)}
 
@@ -170,9 +170,9 @@ class Policy:
 def save_policies(folder: Path, *policies: Policy) -> None:
     """Write the given policies (one or both kinds) and their description into an existing folder."""
     for policy in policies:
-        prior = policy.spec.root_prior
-        table = {} if prior is None else {ROOT_PRIOR: prior.values}
-        policy.network.save(folder / f"{policy.kind}.safetensors", **table)
+        prior = policy.spec.suffix_prior
+        arrays = {} if prior is None else {EDGES: prior.edges, VALUES: prior.values}
+        policy.network.save(folder / f"{policy.kind}.safetensors", **arrays)
     descriptions = {policy.kind: policy.description() for policy in policies}
     write_json(folder / DESCRIPTION, {"version": VERSION} | descriptions)
 
@@ -186,10 +186,10 @@ def load_policy(folder: str | Path, kind: str) -> Policy:
     if kind not in description:
         raise InputError(f"{path}: no {kind} policy in this folder")
     entry, weights = description[kind], path.with_name(f"{kind}.safetensors")
-    network, table = PolicyNetwork.load(weights), load_file(weights).get(ROOT_PRIOR)
+    network, arrays = PolicyNetwork.load(weights), load_file(weights)
     observation = entry["observation"]
     observation |= {"parts": tuple(observation["parts"]), "sizes": tuple(observation["sizes"])}
-    observation[ROOT_PRIOR] = None if table is None else RootPrior(table)
+    observation[SUFFIX_PRIOR] = SuffixPrior(arrays[EDGES], arrays[VALUES]) if EDGES in arrays else None
     return Policy(
         kind=kind,
         network=network,

@@ -118,8 +118,7 @@ class LiveObserver:
 
     def __init__(self, spec: ObservationSpec) -> None:
         self.spec = spec
-        levels, root = Levels(1, spec), np.zeros(1, np.int64)
-        self._view = DraftView(np.empty((1, 0)), 0, np.zeros(1, np.int64), levels=levels, root=root)
+        self._view = DraftView(np.empty((1, 0)), 0, np.zeros(1, np.int64), levels=Levels(1, spec))
         self._scores: np.ndarray | None = None
         self._observations = np.zeros((1, spec.width), dtype=np.float32)
         self._columns = spec.columns(self._observations)
@@ -128,6 +127,7 @@ class LiveObserver:
     def clear(self) -> None:
         """Another draft begins."""
         self._view.levels.clear()
+        self._view.suffix = None
         self._fresh = False
 
     def observe(self, state: Any) -> np.ndarray:
@@ -140,7 +140,9 @@ class LiveObserver:
         scores = state.score_array  # for one draft state always the same
         if scores is not self._scores:
             self._scores, view.scores = scores, scores[None]
-        view.depth, view.context_length[0], view.root[0] = depth, state.context_length, state.root
+        view.depth, view.context_length[0] = depth, state.context_length
+        if "suffix" in self.spec.parts and view.suffix is None:
+            view.suffix = self.spec.suffix_prior.after(state.recent[None])
         if "entropy" in self.spec.parts:
             view.entropy = np.asarray([state.entropy() if depth else 0.0], dtype=np.float32)
         if "hidden" in self.spec.parts and depth:

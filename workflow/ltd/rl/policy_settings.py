@@ -14,7 +14,7 @@ from ltd.rl import rewards
 SIZES = (1, 2, 3, 4, 5, 6, 7, 9, 11, 15, 23, 38)
 # A summary of the draft, and with it what is known before.
 COMPACT = ("levels", "one_hot_depth", "length")
-OBSERVED = (*COMPACT, "root")
+OBSERVED = (*COMPACT, "suffix")
 
 
 @dataclass(frozen=True, kw_only=True)

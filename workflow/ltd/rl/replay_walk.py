@@ -19,10 +19,10 @@ from ltd.replay.table import ReplayTable
 from ltd.replay.traces import Traces
 from ltd.rl import machine
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
-from ltd.rl.root_prior import RootPrior, root_prior
+from ltd.rl.suffix_prior import SuffixPrior, fit_suffix_prior
 
 # Parts that are cheaper to read from the scores than to keep for every position and depth.
-PLAIN_PARTS = {"nodes", "level", "depth", "length", "hidden", "root"}
+PLAIN_PARTS = {"nodes", "level", "depth", "length", "hidden", "suffix"}
 MAX_TABLE_BYTES = 1 << 30
 ROWS_AT_ONCE = 4096
 
@@ -63,9 +63,20 @@ class ReplayWorld:
         return 0 if self.traces.features is None else self.traces.features.shape[-1]
 
     @cached_property
-    def root_prior(self) -> RootPrior:
-        """What drafts after every token bring in these traces."""
-        return root_prior(self.traces)
+    def _suffixes(self) -> tuple[SuffixPrior, np.ndarray]:
+        return fit_suffix_prior(self.traces)
+
+    @property
+    def suffix_prior(self) -> SuffixPrior:
+        """What drafts after the newest tokens bring in these traces."""
+        return self._suffixes[0]
+
+    def known_by(self, prior: SuffixPrior) -> np.ndarray:
+        """What a tree of suffixes says of every position, [N, C]; of those it was made from, without their
+        own answer.
+        """
+        own, held_out = self._suffixes
+        return held_out if prior == own else prior.after(self.traces.recent)
 
     def column(self, positions: np.ndarray, machines: np.ndarray | int = 0) -> np.ndarray:
         """Column of the latency tables at positions on machines of the family; the two broadcast."""
@@ -85,7 +96,8 @@ class ReplayWorld:
             machines = None
             if machine.PART in spec.parts:
                 machines = np.stack([machine.machine_numbers(one, spec.sizes) for one in self.family])
-            self._observations[spec] = ObservationTable(self.traces, spec.without_machine, machines)
+            known = None if spec.suffix_prior is None else self.known_by(spec.suffix_prior)
+            self._observations[spec] = ObservationTable(self.traces, spec.without_machine, machines, known)
         return self._observations[spec]
 
     def walk(self, position: np.ndarray, machines: np.ndarray | None = None) -> "Walk":
@@ -96,11 +108,18 @@ class ReplayWorld:
 class ObservationTable:
     """Observations by (position, depth): summaries are computed once, plain parts when asked for.
 
-    `machines` [P, M] float32, where the policy observes the machine, are the numbers of each.
+    `machines` [P, M] float32, where the policy observes the machine, are the numbers of each; `known` [N, C],
+    where it observes the suffix, what its tree says at every position.
     """
 
-    def __init__(self, traces: Traces, spec: ObservationSpec, machines: np.ndarray | None = None) -> None:
-        self.traces, self.spec, self.machines = traces, spec, machines
+    def __init__(
+        self,
+        traces: Traces,
+        spec: ObservationSpec,
+        machines: np.ndarray | None = None,
+        known: np.ndarray | None = None,
+    ) -> None:
+        self.traces, self.spec, self.machines, self.known = traces, spec, machines, known
         shape = (len(traces), traces.max_depth + 1, spec.width)
         self._rows: np.ndarray | None = None
         if math.prod(shape) * 4 <= MAX_TABLE_BYTES and not PLAIN_PARTS.issuperset(spec.parts):
@@ -146,8 +165,9 @@ class ObservationTable:
         hidden = None
         if depth > 0 and "hidden" in self.spec.parts:
             hidden = traces.features[positions, depth - 1]
-        context, root = traces.context_length[positions], traces.root[positions]
-        view = DraftView(traces.scores[positions], depth, context, entropy, levels, hidden, root)
+        suffix = None if self.known is None else self.known[positions]
+        context = traces.context_length[positions]
+        view = DraftView(traces.scores[positions], depth, context, entropy, levels, hidden, suffix)
         return self.spec.observe(view)
 
 

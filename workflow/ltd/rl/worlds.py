@@ -9,7 +9,7 @@ import numpy as np
 
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.observations import ObservationSpec
-from ltd.rl.root_prior import RootPrior
+from ltd.rl.suffix_prior import SuffixPrior
 
 
 class Observations(Protocol):
@@ -52,8 +52,8 @@ class World(Protocol):
     hidden_size: int
 
     @property
-    def root_prior(self) -> RootPrior:
-        """What drafts after every token bring; raises InputError where that is not known."""
+    def suffix_prior(self) -> SuffixPrior:
+        """What drafts after the newest tokens bring; raises InputError where that is not known."""
 
     def observations(self, spec: ObservationSpec) -> Observations:
         """Return the observations of `spec`, made once."""
@@ -70,5 +70,5 @@ def observation_in(
     Raises InputError for a part that the world cannot show.
     """
     hidden_size = world.hidden_size if "hidden" in parts else 0
-    prior = world.root_prior if "root" in parts else None
+    prior = world.suffix_prior if "suffix" in parts else None
     return ObservationSpec(parts, world.profile.beam, world.max_depth, sizes, top, hidden_size, prior)

@@ -32,7 +32,7 @@ class Draft(NamedTuple):
     depth: int
     beam: int
     context_length: int
-    root: int
+    recent: np.ndarray
     feature: np.ndarray
     logits: np.ndarray
 
@@ -88,12 +88,12 @@ def make_draft_kernel(goes_on: Callable, choose: Callable) -> Callable:
 
     @kernel(kept=False)
     def draft_tree(decisions, deepest, seconds, drafter, length, rows):
-        arguments, (head, pool, deferred_taps, deferred_tokens) = decisions.value, drafter.value
+        arguments, (head, pool, deferred_taps, deferred_tokens, recent) = decisions.value, drafter.value
         prefix = Prefix(deferred_taps[:rows], deferred_tokens[:rows], length)
-        beam, context, root = len(head.visible), length + rows, deferred_tokens[rows - 1] if rows else 0
+        beam, context = len(head.visible), length + rows
         feature, logits = pool.hidden[0], pool.logits[0, : len(head.weights.target_ids)]
         depth, choice, begun = np.int64(0), np.int64(0), seconds_now()
-        draft = Draft(pool.scores, depth, beam, context, root, feature, logits)
+        draft = Draft(pool.scores, depth, beam, context, recent, feature, logits)
         while depth < deepest and goes_on(arguments, draft):
             decided = seconds_now()
             seconds[DECIDING] += decided - begun
@@ -104,7 +104,7 @@ def make_draft_kernel(goes_on: Callable, choose: Callable) -> Callable:
             begun = seconds_now()
             seconds[FIRST_LEVEL + depth] = begun - decided
             depth += 1
-            draft = Draft(pool.scores, depth, beam, context, root, feature, logits)
+            draft = Draft(pool.scores, depth, beam, context, recent, feature, logits)
         decided = seconds_now()
         seconds[DECIDING] += decided - begun
         if depth > 0:

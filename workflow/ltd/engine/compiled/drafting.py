@@ -72,13 +72,14 @@ class Pool(NamedTuple):
 
 class DraftArrays(NamedTuple):
     """All that a drafter works with; deferred_taps [rows, 3 * Ht] and deferred_tokens [rows] are those that
-    the next prefix pass may take.
+    the next prefix pass may take, recent as in `ltd.engine.controllers.DraftState`.
     """
 
     head: HeadPass
     pool: Pool
     deferred_taps: np.ndarray
     deferred_tokens: np.ndarray
+    recent: np.ndarray
 
 
 class CompiledDrafter(Drafter):
@@ -120,7 +121,8 @@ class CompiledDrafter(Drafter):
         self._newest = self.hidden[0], logits[0, : config.draft_vocab_size]
         self.deferred_taps, self.deferred_tokens = self._pending_taps.numpy(), self._pending_tokens.numpy()
         self._every = np.arange(len(self.deferred_tokens))
-        self.arrays = bundle(DraftArrays(head, pool, self.deferred_taps, self.deferred_tokens))
+        deferred = self.deferred_taps, self.deferred_tokens
+        self.arrays = bundle(DraftArrays(head, pool, *deferred, self.state.recent))
 
     @torch.inference_mode()
     def prefill(self, taps: Tensor, tokens: Tensor) -> None:
@@ -241,7 +243,7 @@ def draft_prefix(prefix, drafter):
     """All rows of a `Prefix` join the cache, as many in a pass as there is working space for; the last one's
     children enter the pool. drafter: bundled `DraftArrays`.
     """
-    head, pool, _, _ = drafter.value
+    head, pool, _, _, _ = drafter.value
     most, rows = len(head.work.hidden), len(prefix.tokens)
     for first in range(0, rows, most):
         end = min(first + most, rows)
@@ -281,7 +283,7 @@ def draft_level(level, length, drafter):
 
     drafter: bundled `DraftArrays`; the pool's hidden and logits of the pass before become those of this one.
     """
-    head, pool, _, _ = drafter.value
+    head, pool, _, _, _ = drafter.value
     weights, cos, sin, keys, values, visible, parents, work = head
     scores, tokens, hidden, logits = pool
     beam, place_of_level = len(visible), length + level - 1

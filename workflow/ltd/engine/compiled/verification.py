@@ -132,7 +132,7 @@ class CompiledVerification(Verification):
 @kernel
 def _select(drafter, drafted, root, tree, size):
     """Enter the best `size` of the `drafted` nodes below the token `root`; how many rows that are with it."""
-    head, pool, _, _ = drafter.value
+    head, pool, _, _, _ = drafter.value
     chosen = select_tree(pool.scores[:drafted], head.parents, pool.tokens, root, size)
     tokens, depths, parents, ancestors = chosen
     into, rows = tree.value, len(tokens)
@@ -171,7 +171,7 @@ def _settle(target, length, tree, rows, drafter, first):
     scores are cleared.
     """
     tokens, _, parents, _, taps, _, chosen = tree.value
-    _, pool, deferred_taps, deferred_tokens = drafter.value
+    _, pool, deferred_taps, deferred_tokens, _ = drafter.value
     path = accepted_path(tokens[:rows], parents[:rows], chosen)
     keep_rows(target, length, path)
     defer_rows(taps, path, chosen[path], deferred_taps, deferred_tokens, first)
