@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from baseline_data import BEAM, DEPTH, SIZES, data_of, depth_chosen, state_at
+from baseline_data import BEAM, DEPTH, SIZES, data_of, depth_chosen, state_at, threshold_controller
 from ltd.baselines import FITTED, PUBLISHED, ddd, disco, gammatune, specdecpp, svip
 from ltd.baselines.catalogue import BASELINES, load_controller, save_baseline
 from ltd.baselines.lanes import replay_lanes
@@ -17,7 +17,7 @@ from ltd.record_traces import RecordTracesOptions, TraceRecorder
 from ltd.replay.latency import LatencyTable
 from ltd.replay.simulator import simulate
 from ltd.replay.static_grid import static_grid
-from synthetic import synthetic_profile, synthetic_traces
+from synthetic import synthetic_profile, synthetic_traces, with_free_decisions
 from tiny_engine import tiny_answers, tiny_drafter, tiny_head, tiny_target
 
 
@@ -126,6 +126,43 @@ def test_a_fitted_rule_without_checkpoints_never_asks_its_network(rule, monkeypa
     static = static_grid(traces, profile, [controller.max_depth], [controller.size])
     simulated = simulate(controller, traces, profile)
     assert simulated.seconds.sum() == pytest.approx(static.seconds.sum(), rel=1e-12)
+
+
+HEURISTICS = pytest.mark.parametrize("rule", [ddd.RULE, svip.RULE], ids=lambda rule: rule.name)
+
+
+def with_dear_decisions(device_type):
+    """A machine whose networks take 5 ms a decision; the smallest timed has 100 weights, the next 7 ms."""
+    decisions = LatencyTable([100, 200], [[5.0] * 3, [7.0] * 3])
+    profile = synthetic_profile(BEAM, DEPTH, verify_slope=0.01).replace_table("depth_policy", decisions)
+    return dataclasses.replace(profile, device_type=device_type)
+
+
+@HEURISTICS
+def test_a_look_without_a_network_is_a_decision_of_the_smallest_one_on_a_gpu(rule):
+    traces = synthetic_traces(seed=4, beam=BEAM, max_depth=DEPTH, with_optional=True)
+    threshold = float(np.median(rule.signal(None).recorded(traces)[:, :2]))
+    controller = threshold_controller(rule, threshold, (1, 2), 4)
+    on_cpu, on_gpu = (simulate(controller, traces, with_dear_decisions(name)) for name in ("cpu", "cuda"))
+    free = simulate(controller, traces, with_free_decisions(with_dear_decisions("cpu")))
+    np.testing.assert_array_equal(on_cpu.seconds, free.seconds)
+    assert set(on_cpu.log.depth) == {1, 2, 4}
+    looks = np.minimum(on_cpu.log.depth, 2)
+    np.testing.assert_allclose(on_gpu.log.seconds - on_cpu.log.seconds, 5e-3 * looks, rtol=1e-9)
+
+
+@HEURISTICS
+def test_a_heuristic_is_tuned_with_what_its_looks_cost(rule):
+    """Free on a CPU, it looks; where a look takes longer than cycles, it never does."""
+    traces = synthetic_traces(seed=4, beam=BEAM, max_depth=DEPTH, with_optional=True)
+    on_cpu, on_gpu = (rule.fit(data_of(traces, with_dear_decisions(name))) for name in ("cpu", "cuda"))
+    assert on_cpu[FITTED].settings["checkpoints"] and not on_gpu[FITTED].settings["checkpoints"]
+    # The published constants look on a GPU, too, and replay says what that costs.
+    simulated = simulate(rule.controller(on_gpu[PUBLISHED], rule.name), traces, with_dear_decisions("cuda"))
+    plain = data_of(traces).world.latency.autoregressive[traces.context_length].sum()
+    found = on_gpu[PUBLISHED].validation["speedup"]
+    assert plain / simulated.seconds.sum() == pytest.approx(found, rel=1e-9)
+    assert rule is ddd.RULE or found < on_cpu[PUBLISHED].validation["speedup"] / 2
 
 
 def test_lanes_of_many_candidates_are_those_of_one(data, monkeypatch):

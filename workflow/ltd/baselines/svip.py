@@ -10,7 +10,7 @@ On trees: H is that of the distribution from which the newest level's best paren
 one that a chain along the best path would look at; so a tree of beam 1 is decided as in the original. The
 search varies h; c only rescales it.
 
-Replay does not charge the entropy of a level; where its time matters it shows in the measured rows.
+On a CPU replay does not charge the entropy of a level; where its time matters it shows in the measured rows.
 """
 
 from collections.abc import Callable

@@ -76,8 +76,7 @@ class ThresholdController(BaselineController):
     def __init__(
         self, name: str, settings: ThresholdSettings, signal: Signal, network: Network | None
     ) -> None:
-        weights = {"depth": network.weights} if network else None
-        super().__init__(name, settings.max_depth, settings.size, weights)
+        super().__init__(name, settings.max_depth, settings.size, weights_of(network))
         self.threshold, self.signal = settings.threshold, signal
         self._asked = frozenset(settings.asked)
 
@@ -106,7 +105,7 @@ class ThresholdController(BaselineController):
 class ThresholdChooser(Stateless):
     """Candidates with the depths that their stopping rules lead to at every position."""
 
-    def __init__(self, signal: np.ndarray, candidates: Sequence[ThresholdSettings], charged: bool) -> None:
+    def __init__(self, signal: np.ndarray, candidates: Sequence[ThresholdSettings]) -> None:
         """signal [N, D] of the traces that are replayed."""
         # Candidates that differ in size alone, or that stop alike, share a row of the table.
         stops: dict[tuple, int] = {}
@@ -117,7 +116,7 @@ class ThresholdChooser(Stateless):
                 stops[key] = len(depths)
                 depth, asked = settings.stops(signal)
                 depths.append(depth)
-                decisions.append(asked * charged)
+                decisions.append(asked)
             rows.append(stops[key])
         self._row, self._size = np.array(rows), np.array([settings.size for settings in candidates])
         self._depth, self._decisions = np.stack(depths), np.stack(decisions)
@@ -155,8 +154,7 @@ class ThresholdRule:
         fitted, published = (
             self.train(data, size) if self.train else None for size in (data.static_size, data.published_size)
         )
-        if self.train:
-            data = replace(data, world=data.world.with_networks({"depth": fitted.weights}))
+        data = replace(data, world=data.world.with_networks(weights_of(fitted)))
         settings = self._search(data, self.signal(fitted).recorded(data.world.traces))
         return {
             FITTED: self._variant(data, settings, fitted),
@@ -187,8 +185,7 @@ class ThresholdRule:
     def _replay(
         self, world: ReplayWorld, signal: np.ndarray, candidates: Sequence[ThresholdSettings]
     ) -> LaneResults:
-        chooser = ThresholdChooser(signal, candidates, self.train is not None)
-        return replay_lanes(world, chooser, len(candidates))
+        return replay_lanes(world, ThresholdChooser(signal, candidates), len(candidates))
 
     def _search(self, data: FitData, signal: np.ndarray) -> ThresholdSettings:
         """Try all combinations, then finer thresholds and every size around the best one.
@@ -226,6 +223,11 @@ class ThresholdRule:
             by_behaviour.setdefault(settings.behaviour, settings)
         distinct = list(by_behaviour.values())
         return distinct[self._replay(data.world, signal, distinct).fastest()]
+
+
+def weights_of(network: Network | None) -> dict[str, int]:
+    """What replay charges looks by: the weights of the network; a heuristic has none."""
+    return {"depth": network.weights if network else 0}
 
 
 def quantiles(signal: np.ndarray, count: int) -> list[float]:

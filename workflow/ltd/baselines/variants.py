@@ -63,8 +63,8 @@ class FitData:
 class BaselineController:
     """Never a plain step; the largest depth and a fixed size unless a subclass decides.
 
-    weights are those of its networks, by what they decide, `depth` or `size`; replay charges a network as
-    much time as the profile has measured for policies of that size, and nothing for comparing a few numbers.
+    weights are those of its networks, by what they decide, `depth` or `size`, 0 where a look at the draft
+    compares a few numbers; replay charges decisions by them (`LatencyProfile.with_networks`).
     tree is the beam and the largest depth of the trees that it was fitted to, None where nobody said.
     """
 
@@ -74,7 +74,7 @@ class BaselineController:
         self.name, self.max_depth, self.size, self.weights = name, max_depth, size, weights or {}
 
     def asked(self, depth: int) -> bool:
-        """Whether the network of the depth is evaluated at this depth."""
+        """Whether it looks at the draft of this depth to decide about the next level."""
         return False
 
     def begin(self, prompt_length: int) -> None:

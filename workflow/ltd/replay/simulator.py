@@ -79,9 +79,9 @@ def simulate(controller: Controller | None, traces: Traces, profile: LatencyProf
     """Walk all answers with a controller, as the decoding loop would ask it, and keep every cycle. None is
     plain decoding, without a draft head.
 
-    A controller whose networks decide has `weights`, how many by kind, `depth` or `size`, and tells by
-    `asked(depth)` where the former do: these decisions are charged with what the profile measured for
-    networks of that size. A static setting or a threshold costs nothing measurable. Raises InputError when
+    A controller that looks at drafts has `weights`, how many its networks have by kind, `depth` or `size` (0:
+    it compares numbers), and tells by `asked(depth)` where it looks to decide about the depth: decisions are
+    charged as `LatencyProfile.with_networks` says. A static setting costs nothing. Raises InputError when
     traces and profile do not belong together, when the controller was fitted to other trees, or when it
     chooses a size without a measured time.
     """
