@@ -7,7 +7,7 @@ import pytest
 
 from ltd.errors import InputError
 from ltd.replay.dense_latency import check_together, dense_for, dense_latency
-from ltd.replay.latency import VERSION, LatencyProfile
+from ltd.replay.latency import VERSION, LatencyProfile, LatencyTable
 from synthetic import synthetic_profile, synthetic_traces
 
 
@@ -120,6 +120,19 @@ def test_slower_growth_keeps_the_autoregressive_step(profile):
     base = profile.autoregressive_step(64)
     assert slower.autoregressive_step(64) == base
     assert slower.verify(32, 64) - base == pytest.approx((profile.verify(32, 64) - base) / 3)
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_slower_growth_never_makes_verification_slower(factor):
+    """Also where a step of plain decoding takes longer than small verifications, as it does on a GPU."""
+    profile = synthetic_profile()
+    step = LatencyTable([1], [[1.3, 1.0, 2.0]])
+    changed = profile.replace_table("autoregressive_step", step).slower_growth_of_verification(factor)
+    before, after = (np.array(one.tables["verify"].ms) for one in (profile, changed))
+    assert (after <= before).all() == (factor > 1) and (after >= before).all() == (factor < 1)
+    growth, expected = np.diff(after, axis=0), np.diff(before, axis=0) / factor
+    np.testing.assert_allclose(growth, expected, rtol=1e-9)
+    assert changed.tables["autoregressive_step"] == step
 
 
 @pytest.mark.parametrize("key", ["target_hash", "draft_hash", "beam", "max_depth"])
