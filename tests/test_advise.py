@@ -135,13 +135,21 @@ def test_settings_are_the_best_on_validation(experiment):
     depth, size, throughput = best_tree(evidence, 60)
     grid = static_grid(evidence.choosing, evidence.profile, range(1, 7), range(1, 61))
     assert (depth, size) == grid.best()[:2]
-    length, slower = best_chain(evidence)
+    length, slower = best_chain(evidence, 60)
     assert slower < throughput
     text = advise(experiment)
     assert f"--speculative-num-steps {depth} --speculative-eagle-topk {min(size, 4)}" in text
     assert f"--speculative-num-draft-tokens {size + 1}" in text
     assert f'"num_speculative_tokens": {length}' in text
     assert f"max_draft_len={length}" in text
+
+
+def test_no_chain_is_longer_than_trees_may_be_large(tmp_path):
+    write_experiment(tmp_path, verify_slope=0.01)
+    evidence = Evidence.load(AdviseOptions(experiment=tmp_path))
+    assert best_chain(evidence, 60)[0] > 1 == best_chain(evidence, 1)[0]
+    text = advise(AdviseOptions(experiment=tmp_path, max_size=1))
+    assert '"num_speculative_tokens": 1' in text and "max_draft_len=1" in text
 
 
 def test_times_taken_in_the_benchmark_count_unless_the_profile_is_newer(experiment):

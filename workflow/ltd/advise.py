@@ -36,7 +36,7 @@ class AdviseOptions:
     )
     test_tasks: tuple[str, ...] = option((), "tasks to measure on; none: all of the test traces")
     policies: Path | None = option(None, "folder of trained policies; none: the experiment's tuned ones")
-    max_size: int = option(60, "largest tree considered, as far as the profile goes")
+    max_size: int = option(60, "largest tree or chain considered, as far as the profile goes")
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def best_tree(evidence: Evidence, max_size: int) -> tuple[int, int, float] | Non
     return static_grid(evidence.choosing, evidence.profile, depths, range(2, largest + 1)).best()
 
 
-def best_chain(evidence: Evidence) -> tuple[int, float]:
+def best_chain(evidence: Evidence, max_size: int) -> tuple[int, float]:
     """Length and throughput of the fastest chain, what was not recorded of it taken as rejected."""
-    longest = min(evidence.choosing.max_depth, evidence.profile.max_size)
+    longest = min(evidence.choosing.max_depth, evidence.profile.max_size, max_size)
     chains, _ = chain_traces(evidence.choosing, unknown_accepted=False)
     grid = static_grid(chains, chain_profile(evidence.profile), range(1, longest + 1), [longest])
     length, _, throughput = grid.best()
@@ -140,7 +140,8 @@ def advise(options: AdviseOptions) -> str:
     if options.seed < 0:  # as config.yaml's
         raise InputError(f"seed: {options.seed} is negative; use a whole number from 0 up")
     evidence = Evidence.load(options)
-    tree, (chain, of_chain) = best_tree(evidence, options.max_size), best_chain(evidence)
+    tree = best_tree(evidence, options.max_size)
+    chain, of_chain = best_chain(evidence, options.max_size)
     # A chain is what every engine can draft, and verified like a tree of its size.
     tree = tree[:2] if tree is not None and tree[2] > of_chain else None
     found = replay_settings(evidence, tree, chain)
