@@ -64,11 +64,28 @@ def test_an_episode_is_a_cycle_and_the_next_goes_on_behind_it():
         assert position < here or left <= env.unwrapped._lane.world.max_depth + 1
 
 
-def test_a_fixed_size_is_one_of_a_timed_range():
-    with pytest.raises(InputError, match=f"size: 60 is more than {max(SIZES)}, the largest of sizes"):
-        gymnasium.make(
-            "ltd/Depth-v0", traces=synthetic_traces(), profile=synthetic_profile(), sizes=SIZES, size=60
-        )
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("Depth", {"size": 60}, f"size: 60: expected 1 to {max(SIZES)}, the largest of sizes"),
+        ("Depth", {"size": -1}, "size: -1: expected 1 to"),
+        ("Depth", {"size": 0}, "size: 0: expected 1 to"),
+        ("Size", {"depth": 0}, "depth: 0: expected 1 to 6, the largest depth of the trees"),
+        ("Size", {"depth": -2}, "depth: -2: expected 1 to 6"),
+        ("Size", {"depth": 50}, "depth: 50: expected 1 to 6"),
+        ("Depth", {"interval": 0}, "rl.interval: 0: expected 1 or more"),
+        ("Size", {"interval": 0}, "rl.interval: 0: expected 1 or more"),
+        ("Depth", {"first_decision": 12}, "rl.first_decision: 12: expected 0 or 1"),
+        ("Size", {"sizes": ()}, r"rl.sizes: \[\]: expected distinct sizes from 1 up"),
+        ("Size", {"sizes": (8, 2, 500)}, r"rl.sizes: \[8, 2, 500\]: expected distinct"),
+        ("Depth", {"sizes": (0, 8)}, r"rl.sizes: \[0, 8\]: expected distinct"),
+        ("Depth", {"top": 0}, "rl.top: 0: expected 1 or more"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(name, option, message):
+    options = {"traces": synthetic_traces(), "profile": synthetic_profile(), "sizes": SIZES} | option
+    with pytest.raises(InputError, match=f"^{message}"):
+        gymnasium.make(f"ltd/{name}-v0", **options)
 
 
 @pytest.mark.parametrize("name", ["ltd/Depth-v0", "ltd/Size-v0"])

@@ -26,7 +26,7 @@ from ltd.replay.traces import Traces
 from ltd.rl.choices import FixedDepth, FixedSize
 from ltd.rl.live_walk import LiveWorld
 from ltd.rl.observations import ObservationSpec
-from ltd.rl.policy_settings import COMPACT, SIZES
+from ltd.rl.policy_settings import COMPACT, SIZES, PolicyShape
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
 from ltd.rl.vector_environment import DepthVecEnv, PolicyVecEnv, SizeVecEnv
@@ -103,17 +103,18 @@ class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
         **sources: Any,
     ) -> None:
         """rate: what a second is worth under the reward `marginal`, in tokens an autoregressive step;
-        sources: see `open_world`.
+        sources: see `open_world`. Raises InputError for an option that cannot be meant.
         """
-        sizes = tuple(sizes)
+        schedule = {name: counterpart[name] for name in ("first_decision", "interval")}
+        shape = PolicyShape(sizes=tuple(sizes), top=top, **schedule)
         if reward == "saving":
             raise InputError(
                 "reward: 'saving' needs a pair of policies to save time against; choose 'marginal'"
             )
-        if counterpart.get("size", 0) > max(sizes):
-            raise InputError(f"size: {counterpart['size']} is more than {max(sizes)}, the largest of sizes")
-        world = open_world(backend, profile, sizes, **sources)
-        spec = observation_in(world, tuple(observation), sizes, top)
+        _check_constant("size", counterpart, shape.sizes[-1], "the largest of sizes")
+        world = open_world(backend, profile, shape.sizes, **sources)
+        _check_constant("depth", counterpart, world.max_depth, "the largest depth of the trees")
+        spec = observation_in(world, tuple(observation), shape.sizes, shape.top)
         pay = Reward(reward, world.step_seconds, rate)
         common = {"lanes": 1, "whole_answers": whole_answers, "seed": seed}
         self._lane = self._build(world, spec, pay, common, **counterpart)
@@ -139,6 +140,13 @@ class _PolicyEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._lane.step_async(np.asarray([action]))
         observations, rewards, dones, _ = self._lane.step_wait()
         return observations[0], float(rewards[0]), bool(dones[0]), False, {}
+
+
+def _check_constant(name: str, counterpart: dict[str, Any], largest: int, what: str) -> None:
+    """Raise InputError for a size or depth, where one is given, that no cycle can have."""
+    value = counterpart.get(name)
+    if value is not None and not 1 <= value <= largest:
+        raise InputError(f"{name}: {value}: expected 1 to {largest}, {what}")
 
 
 class DepthEnv(_PolicyEnv):
