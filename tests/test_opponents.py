@@ -24,13 +24,14 @@ from ltd.fit_opponents import (
 )
 from ltd.opponents import NAMES, marginal_fit
 from ltd.opponents.decisions import Decisions
-from ltd.opponents.folders import load_opponent, load_rule, save_constant
+from ltd.opponents.folders import load_opponent, load_rule
 from ltd.opponents.marginal_fit import fit_forecast
 from ltd.opponents.marginal_rule import Growth, regressors
 from ltd.opponents.rule_controller import RuleController
 from ltd.opponents.stopping import going_on
 from ltd.opponents.supervised import soft_cross_entropy
 from ltd.replay.simulator import simulate
+from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces, true_path_ranks
 from ltd.rl.evaluation import evaluate
 from ltd.rl.replay_walk import ReplayWorld
@@ -231,10 +232,19 @@ def test_best_constant_is_the_best_of_all_pairs(options, fitted):
     assert (controller.depth, controller.size) == max(speeds, key=speeds.get)
 
 
-def test_where_no_tree_pays_the_best_constant_is_plain_decoding(tmp_path):
-    (tmp_path / "best_constant").mkdir()
-    save_constant(tmp_path / "best_constant", 0, 1)
+def test_where_no_tree_pays_the_best_constant_is_plain_decoding(options, tmp_path):
+    """Without a head, beside which plain steps take longer: it is validated as it decodes."""
+    profile, output = synthetic_profile(verify_slope=4.0), tmp_path / "best_constant"
+    profile.save(tmp_path / "profile.json")
+    changed = dataclasses.replace(options, profile=tmp_path / "profile.json", output=output)
+    fit_opponents(changed, StageRun())
     assert load_opponent(tmp_path, "best_constant") is None
+    world = ReplayWorld(Traces.load(options.validation_traces), profile, SIZES)
+    validation, grid = read_json(output / "validation.json"), static_grid(world.traces, profile, [0], [1])
+    assert validation["static"]["depth"] == 0 and validation["depth"]["0"] == 1
+    assert validation["throughput"] == pytest.approx(grid.throughput()[0, 0], rel=1e-12)
+    assert [validation["speedup"], *validation["tasks"].values()] == pytest.approx([1, 1, 1], rel=1e-12)
+    assert evaluate(world, 0, 1).speedup < 0.95
 
 
 def test_the_rule_verifies_a_node_while_its_chance_pays_for_its_time(fitted):

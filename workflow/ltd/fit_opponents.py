@@ -28,7 +28,7 @@ from ltd.option_checks import check_opponents
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.static_grid import static_grid
 from ltd.rl.co_adaptation import Workshop
-from ltd.rl.evaluation import Evaluation, evaluate
+from ltd.rl.evaluation import Evaluation, evaluate, evaluate_static
 from ltd.rl.policies import VALIDATION, save_policies
 from ltd.rl.policy_folders import action_histogram
 from ltd.rl.policy_settings import PolicySettings, PolicyShape
@@ -72,7 +72,7 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
         folder.mkdir(parents=True)
         if options.opponent == "best_constant":
             save_constant(folder, depth, size)
-            evaluation, details = evaluate(workshop.validation, depth, size), {}
+            evaluation, details = evaluate_static(workshop.validation, depth, size), {}
         elif options.opponent == "marginal_rule":
             rule = fit_marginal_rule(workshop, evaluate(workshop.training, depth, size).throughput)
             save_rule(folder, rule)

@@ -32,9 +32,7 @@ class Evaluation:
     @cached_property
     def plain_seconds(self) -> np.ndarray:
         """Autoregressive step at every position of the traces, on the machine of its answer."""
-        world = self.world
-        machine = world.traces.sequence % len(world.family)
-        return world.latency.autoregressive[world.column(np.arange(len(machine)), machine)]
+        return autoregressive_seconds(self.world)
 
     @cached_property
     def throughput(self) -> float:
@@ -78,6 +76,21 @@ class Evaluation:
             "mean_size": float(self.size[self.depth > 0].mean()) if (self.depth > 0).any() else 0.0,
             "mean_of_ratios": self.mean_of_ratios,
         }
+
+
+def autoregressive_seconds(world: ReplayWorld) -> np.ndarray:
+    """An autoregressive step at every position of the traces, on the machine of its answer, [N]."""
+    machine = world.traces.sequence % len(world.family)
+    return world.latency.autoregressive[world.column(np.arange(len(machine)), machine)]
+
+
+def evaluate_static(world: ReplayWorld, depth: int, size: int) -> Evaluation:
+    """Replay every answer with a static setting; at depth 0 without a draft head, as in the static grid."""
+    if depth:
+        return evaluate(world, depth, size)
+    seconds = autoregressive_seconds(world)
+    position, none = np.arange(len(seconds)), np.zeros(len(seconds), dtype=np.int64)
+    return Evaluation(world, world.traces.sequence, position, none, none, none + 1, seconds)
 
 
 def evaluate(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> Evaluation:
