@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from baseline_data import BEAM, DEPTH, SIZES, data_of, depth_chosen, state_at, threshold_controller
-from ltd.baselines import FITTED, PUBLISHED, ddd, disco, gammatune, specdecpp, svip
+from ltd.baselines import CLASSIFIERS, FITTED, PUBLISHED, ddd, disco, gammatune, specdecpp, svip
 from ltd.baselines.catalogue import BASELINES, load_controller, save_baseline
 from ltd.baselines.lanes import replay_lanes
 from ltd.engine import decoding
@@ -185,7 +185,7 @@ def test_saved_and_loaded_decides_alike(fitted, data, tmp_path):
         results = [simulate(c, data.world.traces, data.world.profile) for c in (loaded, made)]
         np.testing.assert_array_equal(results[0].seconds, results[1].seconds)
     networks = {path.name for path in tmp_path.glob("*/*.safetensors")}
-    learned = name in ("disco", "specdecpp", "c2t")
+    learned = name in CLASSIFIERS
     assert networks == ({"fitted.safetensors", "published.safetensors"} if learned else set())
 
 

@@ -102,14 +102,16 @@ def test_the_profile_has_the_drafters_own_times(recorded):
     assert static_grid(traces, profile, [0, 2], [4]).throughput().shape == (2, 1)
 
 
-def test_the_fit_writes_a_drafter(tmp_path, answers):
+@pytest.fixture
+def fitting(tmp_path, answers):
+    """Options of a fit to a few answers."""
     folder, _ = save_engine(tmp_path)
     texts, validation = tmp_path / "texts.safetensors", tmp_path / "validation.safetensors"
     Responses.from_sequences(answers[:4]).save(texts)
     Responses.from_sequences(answers[4:]).save(validation)
     profile = tmp_path / "profile.json"
     synthetic_profile(beam=7, max_depth=DEPTH, max_size=24).save(profile)
-    options = FitLookupOptions(
+    return FitLookupOptions(
         target=str(folder),
         texts=texts,
         validation=validation,
@@ -120,15 +122,23 @@ def test_the_fit_writes_a_drafter(tmp_path, answers):
         orders=(1, 3),
         context_weights=(1, 4),
     )
-    fit_lookup(options, StageRun())
-    settings, counts = load_lookup(options.output)
-    found = read_json(options.output / "validation.json")
+
+
+def test_the_fit_writes_a_drafter(fitting):
+    fit_lookup(fitting, StageRun())
+    settings, counts = load_lookup(fitting.output)
+    found = read_json(fitting.output / "validation.json")
     best = max(found["tried"], key=lambda entry: entry["mean_log_probability"])
     assert (settings.order, settings.context_weight) == (best["order"], best["context_weight"])
     assert (settings.depth, settings.size) == (found["depth"], found["size"])
     assert settings.vocab_size == VOCAB and counts.order == settings.order
     assert found["oracle_speedup"] >= found["speedup"] > 0
     assert settings.drafter(counts).beam == BEAM
+
+
+def test_a_task_without_answers_is_refused(fitting):
+    with pytest.raises(InputError, match=r"^train_tasks: 'poems' has no answers in \S+validation\S+; it hol"):
+        fit_lookup(replace(fitting, train_tasks=("poems",)), StageRun())
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -83,6 +84,10 @@ def test_the_stages_of_a_chain(files, monkeypatch, capsys):
     initial = json.loads((chain / "size" / "validation.json").read_text())
     training = json.loads((chain / "size" / "size.training.json").read_text())
     assert initial in training["curves"] and initial["steps"] == training["best_steps"]
+    synthetic_profile(verify_slope=0.5).save(files / "other.json")
+    with pytest.raises(SystemExit):
+        combine_policies.main(words(parts | validation | experiment | {"profile": files / "other.json"}))
+    assert re.search(r"other\.json: not the profile that \S+/size was trained for", capsys.readouterr().err)
     write_json(chain / "depth" / "settings.json", settings | {"top": 1})
     with pytest.raises(SystemExit):
         combine_policies.main(words(parts | validation | experiment))

@@ -173,8 +173,16 @@ def test_trials_are_shortened_in_whole_rollouts():
     assert tune.shortened(PolicySettings(), 0.0001).size_steps == PolicySettings().rollout
 
 
-def test_impossible_budgets_are_refused(options):
-    with pytest.raises(InputError, match=r"tune\.trials: 0"):
-        tune.tune(replace(options, trials=0), StageRun())
-    with pytest.raises(InputError, match=r"step_share: 0"):
-        tune.tune(replace(options, step_share=0.0), StageRun())
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"trials": 0}, "tune.trials: 0: expected at least 1"),
+        ({"startup_trials": -1}, "tune.startup_trials: -1: expected at least 1"),
+        ({"step_share": 0.0}, "tune.step_share: 0.0: expected a share above 0 and up to 1"),
+        ({"step_share": 2.0}, "tune.step_share: 2.0: expected a share above 0 and up to 1"),
+    ],
+)
+def test_impossible_budgets_are_refused(options, change, complaint):
+    with pytest.raises(InputError, match=f"^{complaint}"):
+        tune.tune(replace(options, **change), StageRun())
+    assert not options.state.exists(), "refused before a study is opened"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ltd.errors import InputError
-from ltd.files import read_json
+from ltd.files import file_hash, read_json
 from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces, of_tasks
@@ -35,6 +35,11 @@ def combine_policies(options: CombinePoliciesOptions, run: Any) -> None:
             raise InputError(f"{folder}: no {kind} policy in this folder")
         pair[kind] = found[kind]
     check_alike(options.size, options.depth, pair)
+    if pair["size"].policy.trained_on["profile"] != file_hash(options.profile):
+        raise InputError(
+            f"{options.profile}: not the profile that {options.size} was trained for; give that one, "
+            "or train both policies for this one"
+        )
     source = options.size / SETTINGS
     settings = with_overrides(PolicySettings(), read_json(source), str(source))
     traces = of_tasks(

@@ -50,6 +50,17 @@ def tokens_of(path: Path) -> list[list[int]]:
     return [sequence.tokens.tolist() for sequence in responses.Responses.load(path).sequences()]
 
 
+def answers_to_choose_on(options: FitLookupOptions) -> list[responses.Sequence]:
+    """Validation answers of the tasks that count; raises InputError for a task without any."""
+    answers = drafted_answers(options.validation)
+    known = sorted({answer.task for answer in answers})
+    if missing := [task for task in options.train_tasks if task not in known]:
+        raise InputError(
+            f"train_tasks: {missing[0]!r} has no answers in {options.validation}; it holds {', '.join(known)}"
+        )
+    return [answer for answer in answers if answer.task in (options.train_tasks or known)]
+
+
 def mean_log_probability(
     settings: LookupSettings, texts: NgramCounts, answers: Sequence[responses.Sequence]
 ) -> float:
@@ -118,9 +129,7 @@ def fit_lookup(options: FitLookupOptions, run: StageRun | Any) -> None:
             "context_weights: at least one each"
         )
     vocabulary = read_config(options.target).get_text_config().vocab_size
-    answers = drafted_answers(options.validation)
-    if options.train_tasks:
-        answers = [answer for answer in answers if answer.task in options.train_tasks]
+    answers = answers_to_choose_on(options)
     unfit = LookupSettings(vocabulary, 1, 1, options.beam, options.max_depth, depth=1, size=1)
     model, texts, tried = choose_model(unfit, options, answers)
     device = resolve_device(options.device)

@@ -7,6 +7,7 @@ nothing heavy.
 
 from typing import Any
 
+from ltd.baselines import CLASSIFIERS
 from ltd.draft_head.head_config import check_tap_layers
 from ltd.engine.pool import pool_size
 from ltd.errors import InputError
@@ -150,12 +151,22 @@ def _check_observation(key: str, parts: list[str]) -> None:
         raise InputError(f"{key}: {MACHINE_PART!r} is expected once, after all other parts")
 
 
+def check_tune(options: Any) -> None:
+    """The block `tune`."""
+    for name in ("trials", "startup_trials"):
+        if getattr(options, name) < 1:
+            raise InputError(f"tune.{name}: {getattr(options, name)}: expected at least 1")
+    if not 0 < options.step_share <= 1:
+        raise InputError(f"tune.step_share: {options.step_share}: expected a share above 0 and up to 1")
+
+
 def check_baselines(options: Any) -> None:
     """The block `baselines`."""
     sizes = list(options.sizes)
     if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
         raise InputError(f"baselines.sizes: {sizes} is not ascending from at least 1")
-    for name in ("published_size", "batch_size", "samples"):
+    trained = [f"{baseline}_{name}" for baseline in CLASSIFIERS for name in ("hidden", "epochs")]
+    for name in ("published_size", "batch_size", "samples", *trained):
         if getattr(options, name) < 1:
             raise InputError(f"baselines.{name}: {getattr(options, name)} is not at least 1")
     if options.thresholds < 3:

@@ -29,6 +29,7 @@ from optuna.visualization import matplotlib as plots
 
 from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
+from ltd.option_checks import check_tune
 from ltd.options import StageOptions, option, run_stage
 from ltd.rl.co_adaptation import Pair, rehearse_pair, train_chain
 from ltd.rl.evaluation import Evaluation
@@ -63,9 +64,8 @@ class TuneOptions(StageOptions):
 
 
 def tune(options: TuneOptions, run: Any) -> None:
-    """Run or continue the study, and write its winner."""
-    if options.trials < 1:
-        raise InputError(f"tune.trials: {options.trials}: expected at least 1")
+    """Run or continue the study, and write its winner; raises InputError for impossible budgets."""
+    check_tune(options)
     base = PolicySettings()
     if options.settings is not None:
         base = with_overrides(base, read_json(options.settings), str(options.settings))

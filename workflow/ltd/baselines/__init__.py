@@ -10,6 +10,8 @@ draft waits for its scores, and is charged as a decision of the smallest network
 """
 
 NAMES = ("ddd", "svip", "gammatune", "disco", "specdecpp", "c2t")
+# Those with a network of their own, which `<name>_hidden` and `<name>_epochs` shape.
+CLASSIFIERS = ("disco", "specdecpp", "c2t")
 FITTED, PUBLISHED = "fitted", "published"
 # Every baseline, and with the constants of its paper.
 METHODS = tuple(name + suffix for name in NAMES for suffix in ("", f":{PUBLISHED}"))
