@@ -2,7 +2,7 @@
 
 The paper's observations (section 4) are the parts `nodes` (size policy) and `level` (depth policy) with
 `depth` and `length`. `levels` is a short summary that grows with the draft: a decision looks at the newest
-level alone, and a small network decides in some twenty microseconds. `suffix` is what is known before the
+level alone, and a small network decides in a few microseconds. `suffix` is what is known before the
 first draft pass (`ltd.rl.suffix_prior`). `machine` describes where a policy runs (`ltd.rl.machine`): it is no
 part of a draft, and whoever replays or loads such a policy adds it.
 """
