@@ -198,6 +198,15 @@ def test_thresholds_lie_between_values_and_one_below_all():
     assert quantiles(values, 5) == pytest.approx([-0.9, 0.3, 0.7])
 
 
+@pytest.mark.parametrize("count", [3, 24])
+def test_as_many_thresholds_as_asked_for_split_the_values_evenly(count):
+    values = np.random.default_rng(0).normal(size=(240, 2))
+    thresholds = quantiles(values, count)
+    assert len(thresholds) == count and thresholds[0] < values.min()
+    parts = np.histogram(values, [*thresholds, np.inf])[0]
+    assert parts.sum() == values.size and np.ptp(parts) <= 1
+
+
 PUBLISHED_CONSTANTS = {
     "ddd": {"threshold": -0.3, "checkpoints": (5, 7, 9), "max_depth": 12, "size": 16},
     "svip": {"threshold": 0.3, "checkpoints": tuple(range(1, 12)), "max_depth": 12, "size": 16},

@@ -233,11 +233,11 @@ def weights_of(network: Network | None) -> dict[str, int]:
 def quantiles(signal: np.ndarray, count: int) -> list[float]:
     """Return `count` thresholds that split the values evenly, one below all of them first.
 
-    Each lies between two values, so that rounding cannot tip a decision.
+    Each lies between two values, so that rounding cannot tip a decision; of few values there are fewer.
     """
     values = np.unique(signal)
     middles = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
-    places = np.linspace(0, 1, count)[1:-1]
+    places = np.linspace(0, 1, count + 1)[1:-1]
     inner = np.quantile(np.sort(signal, axis=None), places, method="lower")
     nearest = np.searchsorted(values, inner).clip(max=len(middles) - 1)
     return sorted({float(values[0]) - 1.0, *middles[nearest].tolist()})
