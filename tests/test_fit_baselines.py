@@ -6,7 +6,7 @@ import pytest
 
 from baseline_data import SIZES
 from ltd import fit_baselines as stage
-from ltd.baselines import NAMES
+from ltd.baselines import CLASSIFIERS, NAMES
 from ltd.baselines.catalogue import BASELINES
 from ltd.benchmark import BenchmarkOptions, make_controllers
 from ltd.errors import InputError
@@ -42,6 +42,15 @@ def test_stage_writes_what_the_benchmark_reads(options, tmp_path, capsys):
     assert tuple(BASELINES) == NAMES
     with pytest.raises(InputError, match=r"disco/baseline\.json: no such file"):
         make_controllers(dataclasses.replace(benchmark, methods=("autoregressive", "disco")), grid)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_classifier_is_trained_as_its_own_options_say_and_nothing_else_is(options, name):
+    training = stage.training_settings(dataclasses.replace(options, baseline=name))
+    assert (training is None) == (name not in CLASSIFIERS)
+    if training:
+        named = getattr(options, f"{name}_hidden"), getattr(options, f"{name}_epochs")
+        assert (training.hidden, training.epochs) == named and min(named) > 0
 
 
 @pytest.mark.parametrize(

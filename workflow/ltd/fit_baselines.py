@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ltd.baselines import CLASSIFIERS
 from ltd.baselines.catalogue import BASELINES, save_baseline
 from ltd.baselines.variants import FitData, TrainingSettings, Variant
 from ltd.errors import InputError
@@ -62,14 +63,6 @@ def fit_data(options: FitBaselinesOptions) -> FitData:
     largest = max(*options.sizes, options.published_size)
     world = ReplayWorld(validation, profile, (*options.sizes, largest))
     static = static_grid(validation, profile, range(1, validation.max_depth + 1), options.sizes)
-    training_settings = TrainingSettings(
-        epochs=getattr(options, f"{options.baseline}_epochs", 0),
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        samples=options.samples,
-        hidden=getattr(options, f"{options.baseline}_hidden", 0),
-        seed=options.seed,
-    )
     return FitData(
         traces=training,
         world=world,
@@ -77,7 +70,21 @@ def fit_data(options: FitBaselinesOptions) -> FitData:
         thresholds=options.thresholds,
         static_size=static.best()[1],
         published_size=options.published_size,
-        training=training_settings,
+        training=training_settings(options),
+    )
+
+
+def training_settings(options: FitBaselinesOptions) -> TrainingSettings | None:
+    """How the baseline's classifier is trained; None for a rule without one."""
+    if options.baseline not in CLASSIFIERS:
+        return None
+    return TrainingSettings(
+        epochs=getattr(options, f"{options.baseline}_epochs"),
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        samples=options.samples,
+        hidden=getattr(options, f"{options.baseline}_hidden"),
+        seed=options.seed,
     )
 
 

@@ -48,7 +48,8 @@ class FitData:
 
     traces teach the classifiers, world holds the validation traces that choose constants; sizes are the tree
     sizes tried, thresholds the number of thresholds; static_size is the size of the best static setting;
-    published_size is that of the variant `published`: the papers' 60, or as many nodes as there are.
+    published_size is that of the variant `published`: the papers' 60, or as many nodes as there are; training
+    is None for a rule without a classifier.
     """
 
     traces: Traces
@@ -57,7 +58,7 @@ class FitData:
     thresholds: int
     static_size: int
     published_size: int
-    training: TrainingSettings
+    training: TrainingSettings | None
 
 
 class BaselineController:
