@@ -104,15 +104,16 @@ def generalisation(runs: pd.DataFrame, table: pd.DataFrame, seed: int) -> str:
     reference, lone = (name for name in means(table).index if name != GRID)
     task = parse_method(lone).variant.removeprefix("trained-on-")
     elsewhere = runs[runs["task"] != task]
+    found = {name: compare(elsewhere, lone, name, seed).set_index("task") for name in (reference, GRID)}
     parts = []
-    for baseline in (reference, GRID):
-        found = compare(elsewhere, lone, baseline, seed).set_index("task")
-        row = found.loc[MEAN_TASK]
+    for baseline, ratios in found.items():
+        row = ratios.loc[MEAN_TASK]
         word = WORDS[significance(row["low"], row["high"])]
         parts.append(f"{row['ratio']:.3f}x {baseline} ({row['low']:.3f} to {row['high']:.3f}, {word})")
-    slower = [name for name, row in found.drop(index=MEAN_TASK).iterrows() if row["high"] < 1]
+    tasks = found[GRID].drop(index=MEAN_TASK)
+    slower = [name for name, row in tasks.iterrows() if row["high"] < 1]
     listed = ", ".join(slower) or "none"
-    headline = headline_tasks(list(found.drop(index=MEAN_TASK).index))
+    headline = headline_tasks(list(tasks.index))
     return (
         f"Trained on {task} alone, the policies reach on the mean of {', '.join(headline)} "
         f"{' and '.join(parts)}; tasks on which they are significantly slower than {GRID}: {listed}."
