@@ -16,7 +16,6 @@ from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.fit_opponents import (
     FitOpponentsOptions,
-    best_constant,
     best_trial,
     decisions_of,
     fit_opponents,
@@ -33,7 +32,7 @@ from ltd.opponents.supervised import soft_cross_entropy
 from ltd.replay.simulator import simulate
 from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces, true_path_ranks
-from ltd.rl.evaluation import evaluate
+from ltd.rl.evaluation import best_static, evaluate
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.search_space import OBSERVATIONS
 from ltd.rl.workshop_files import open_workshop
@@ -227,7 +226,7 @@ def test_best_constant_is_the_best_of_all_pairs(options, fitted):
     traces = synthetic_traces(seed=1, sequences=12)
     world = ReplayWorld(traces, synthetic_profile(), SIZES)
     speeds = {(d, v): evaluate(world, d, v).throughput for d, v in product(range(7), SIZES)}
-    assert best_constant(world, options) == max(speeds, key=speeds.get)
+    assert best_static(world, options.first_decision) == max(speeds, key=speeds.get)
     controller = load_opponent(fitted, "best_constant")
     assert (controller.depth, controller.size) == max(speeds, key=speeds.get)
 
@@ -265,7 +264,7 @@ def test_the_rules_rate_is_the_throughput_it_attains(fitted, options):
     world = ReplayWorld(synthetic_traces(seed=0, sequences=48), synthetic_profile(), SIZES)
     attained = decisions_of(rule, world).replay(world).throughput
     assert attained == pytest.approx(rule.rate, rel=4e-3)
-    assert attained > 1.02 * evaluate(world, *best_constant(world, options)).throughput
+    assert attained > 1.02 * evaluate(world, *best_static(world, options.first_decision)).throughput
 
 
 def test_the_rules_round_that_does_best_on_validation_is_kept(options, monkeypatch):

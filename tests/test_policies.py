@@ -15,7 +15,7 @@ from ltd.replay.simulator import simulate
 from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import of_tasks
 from ltd.rl import COMPILED_PARTS
-from ltd.rl.evaluation import best_constant, evaluate
+from ltd.rl.evaluation import best_beside, evaluate
 from ltd.rl.live_decision import LiveDecision, live_observation, observe
 from ltd.rl.observations import DraftView, ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork, load_policy, save_policies
@@ -195,10 +195,10 @@ def test_constants_equal_the_static_grid(world):
             assert PolicyController(depth, size).name == "ltd"
 
 
-def test_best_constant_is_the_best(world):
+def test_the_best_constant_beside_a_policy_is_the_best(world):
     size = random_policy("size", 4)
     speedups = [evaluate(world, depth, size).speedup for depth in range(7)]
-    assert best_constant(world, "depth", size, tuple(range(7))) == (np.argmax(speedups), max(speedups))
+    assert best_beside(world, "depth", size, tuple(range(7))) == (np.argmax(speedups), max(speedups))
 
 
 def test_task_speedups_are_those_of_the_tasks_alone(world):

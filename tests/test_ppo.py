@@ -10,14 +10,13 @@ from ltd.rl.co_adaptation import (
     KINDS,
     Trained,
     Workshop,
-    best_static,
     evaluate_pair,
     met_observations,
     rehearse_pair,
     train_chain,
     train_policy_of,
 )
-from ltd.rl.evaluation import evaluate
+from ltd.rl.evaluation import best_static, evaluate
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_folders import validate_pair

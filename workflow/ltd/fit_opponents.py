@@ -26,9 +26,8 @@ from ltd.opponents.stopping import Fitted, Fitting, fit_pair
 from ltd.opponents.supervised import SUPERVISED
 from ltd.option_checks import check_opponents
 from ltd.options import StageOptions, option, run_stage
-from ltd.replay.static_grid import static_grid
 from ltd.rl.co_adaptation import Workshop
-from ltd.rl.evaluation import Evaluation, evaluate, evaluate_static
+from ltd.rl.evaluation import Evaluation, best_static, evaluate, evaluate_static
 from ltd.rl.policies import VALIDATION, save_policies
 from ltd.rl.policy_folders import action_histogram
 from ltd.rl.policy_settings import PolicySettings, PolicyShape
@@ -67,7 +66,7 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
     check_opponents(options)
     paths = options.traces, options.validation_traces, options.profile
     workshop = open_workshop(options.as_policies(), *paths, options.seed)
-    depth, size = best_constant(workshop.validation, options)
+    depth, size = best_static(workshop.validation, options.first_decision)
     with atomic_path(options.output) as folder:
         folder.mkdir(parents=True)
         if options.opponent == "best_constant":
@@ -91,12 +90,6 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
     run.metrics({f"{options.opponent}.speedup.{task}": speedup for task, speedup in tasks})
     run.artifact(options.output)
     print(f"{options.opponent}: {validation['speedup']:.3f}x on the validation prompts in replay")
-
-
-def best_constant(world: ReplayWorld, settings: PolicyShape) -> tuple[int, int]:
-    """The fastest depth and size among those that the policies may choose."""
-    depths = range(settings.first_decision, world.max_depth + 1)
-    return static_grid(world.traces, world.profile, depths, settings.sizes).best()[:2]
 
 
 @dataclass(frozen=True)

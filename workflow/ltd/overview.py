@@ -14,9 +14,9 @@ import pandas as pd
 from ltd.errors import InputError
 from ltd.files import atomic_path
 from ltd.measurement.summary import GREEDY, MEAN_TASK
-from ltd.methods import BASELINE, GRID, ORACLE
+from ltd.methods import BASELINE, GRID, ORACLE, TUNED
 from ltd.options import option, parse_options
-from ltd.reporting.findings import LEARNED, bullet_list, judged, markdown
+from ltd.reporting.findings import bullet_list, judged, markdown
 from ltd.reporting.results import Decoded, Results
 
 FORMATS = dict.fromkeys(("grid", "ltd", "oracle"), ".2f") | {"tokens/s": ".0f", "temperature": "g"}
@@ -76,17 +76,17 @@ def _numbers(decoded: Decoded) -> dict[str, Any]:
         return float(mean[column].get((source, method), float("nan")))
 
     over = {"ratio": float("nan"), "low": float("nan"), "high": float("nan"), "word": ""}
-    if {LEARNED, GRID} <= set(decoded.runs["method"]):
-        over = judged(decoded.runs, LEARNED, GRID, decoded.limits, decoded.facts["seed"]).loc[MEAN_TASK]
+    if {TUNED, GRID} <= set(decoded.runs["method"]):
+        over = judged(decoded.runs, TUNED, GRID, decoded.limits, decoded.facts["seed"]).loc[MEAN_TASK]
     return {
         "temperature": decoded.temperature,
         "tokens_per_second": number("measured", BASELINE, "tokens_per_second"),
         "grid_depth": best["depth"],
         "grid_size": best["size"],
         "grid": number("measured", GRID),
-        "ltd": number("measured", LEARNED),
-        "ltd_low": number("measured", LEARNED, "speedup_low"),
-        "ltd_high": number("measured", LEARNED, "speedup_high"),
+        "ltd": number("measured", TUNED),
+        "ltd_low": number("measured", TUNED, "speedup_low"),
+        "ltd_high": number("measured", TUNED, "speedup_high"),
         "over_grid": over["ratio"],
         "over_grid_low": over["low"],
         "over_grid_high": over["high"],

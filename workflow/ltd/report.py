@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ltd.errors import InputError
 from ltd.files import atomic_path
 from ltd.measurement.summary import GREEDY, gap_shares, metric_label
-from ltd.methods import ORACLE
+from ltd.methods import ORACLE, TUNED
 from ltd.options import StageOptions, option, run_stage
 from ltd.reporting import ablations, figures, findings, sampling, training_figures, transfer
 from ltd.reporting.provenance import provenance
@@ -94,13 +94,13 @@ def draw(results: Results) -> dict[str, Figure]:
         "latency": figures.latency_figure(results.profile),
         "lengths": figures.lengths_figure(plane(results.grid)),
     }
-    learned = cycles[cycles["method"] == findings.LEARNED]
+    learned = cycles[cycles["method"] == TUNED]
     if len(learned):
         oracle = results.oracle if ORACLE in set(summary["method"]) else None
         # A shallow draft may have fewer nodes than the policy asks for.
         verified = learned.assign(size=learned["verified"])
         drawn["tradeoff"] = figures.tradeoff_figure(plane(results.grid), verified, oracle)
-        drawn["choices"] = figures.choices_figure(learned, findings.LEARNED)
+        drawn["choices"] = figures.choices_figure(learned, TUNED)
     if results.head is not None and "best" in results.head:
         drawn["acceptance"] = training_figures.acceptance_figure(results.head)
     if results.target is not None:

@@ -19,13 +19,12 @@ from ltd.measurement.summary import (
     headline_tasks,
     simulation_error,
 )
-from ltd.methods import BASELINE, GRID, ORACLE
+from ltd.methods import BASELINE, GRID, ORACLE, TUNED
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
 from ltd.reporting.paper_results import ALIASES, SOURCE, main_table, ratio_to_grid
 from ltd.rl.presets import PRESETS
 
-LEARNED = "ltd"
 THIS_RUN = "this run"  # our column beside the paper's models
 # Shares of a smaller gap between grid and oracle, a fraction of the grid's speed, tell nothing: replayed
 # speedups are a few percent off the clock, and what a method loses to the grid would be many times the gap.
@@ -134,10 +133,10 @@ def findings(
     sentences += verdicts(runs, limits, seed)
     sentences += all_tasks(runs, seed)
     sentences += replayed(summary)
-    if LEARNED in measured.index:
-        row = measured.loc[LEARNED]
+    if TUNED in measured.index:
+        row = measured.loc[TUNED]
         share = row["policy_ms"] / row[list(PHASE_LABELS)].sum()
-        sentences.append(f"The policies of {LEARNED} take {100 * share:.1f}% of its decoding time.")
+        sentences.append(f"The policies of {TUNED} take {100 * share:.1f}% of its decoding time.")
     return sentences
 
 
@@ -148,9 +147,9 @@ def kind_of_answers(temperature: float) -> str:
 
 def verdicts(runs: pd.DataFrame, limits: pd.Series, seed: int) -> list[str]:
     """Compare the policies with what they must beat, a sentence a pair of methods that were both measured."""
-    pairs = [(LEARNED, GRID), ("ltd:paper", GRID), (LEARNED, "ltd:paper"), (LOOKUP, GRID)]
+    pairs = [(TUNED, GRID), ("ltd:paper", GRID), (TUNED, "ltd:paper"), (LOOKUP, GRID)]
     pairs.append((LOOKUP_LEARNED, LOOKUP))
-    pairs += [(LEARNED, opponent) for opponent in OPPONENTS]
+    pairs += [(TUNED, opponent) for opponent in OPPONENTS]
     decoded = set(runs["method"])
     return [verdict(runs, *pair, limits, seed) for pair in pairs if set(pair) <= decoded]
 
@@ -158,10 +157,10 @@ def verdicts(runs: pd.DataFrame, limits: pd.Series, seed: int) -> list[str]:
 def all_tasks(runs: pd.DataFrame, seed: int) -> list[str]:
     """The policies over the best static setting in the mean of all tasks, where the mean leaves some out."""
     tasks = list(dict.fromkeys(runs["task"]))
-    if not {LEARNED, GRID} <= set(runs["method"]) or len(headline_tasks(tasks)) == len(tasks):
+    if not {TUNED, GRID} <= set(runs["method"]) or len(headline_tasks(tasks)) == len(tasks):
         return []
-    ratios = compare(runs, LEARNED, GRID, seed).set_index("task")["ratio"]
-    return [f"In the mean of all {len(tasks)} tasks {LEARNED} is {ratios[tasks].mean():.3f}x {GRID}."]
+    ratios = compare(runs, TUNED, GRID, seed).set_index("task")["ratio"]
+    return [f"In the mean of all {len(tasks)} tasks {TUNED} is {ratios[tasks].mean():.3f}x {GRID}."]
 
 
 def judged(runs: pd.DataFrame, method: str, baseline: str, limits: pd.Series, seed: int) -> pd.DataFrame:
@@ -233,18 +232,17 @@ def replayed(summary: pd.DataFrame) -> list[str]:
 def gap_sentences(summary: pd.DataFrame) -> list[str]:
     """Say how far the oracle gets, and who closes how much of the gap to it, where there is one."""
     replay = summary[(summary["task"] == MEAN_TASK) & (summary["source"] == "replay")].set_index("method")
-    if not {LEARNED, GRID, ORACLE} <= set(replay.index):
+    if not {TUNED, GRID, ORACLE} <= set(replay.index):
         return []
-    ours, static, bound = (replay.loc[m, "speedup"] for m in (LEARNED, GRID, ORACLE))
+    ours, static, bound = (replay.loc[m, "speedup"] for m in (TUNED, GRID, ORACLE))
     reached = (
-        f"In replay the clairvoyant oracle reaches {bound:.2f}x, {GRID} {static:.2f}x and {LEARNED} "
-        f"{ours:.2f}x"
+        f"In replay the clairvoyant oracle reaches {bound:.2f}x, {GRID} {static:.2f}x and {TUNED} {ours:.2f}x"
     )
     if not bound >= (1 + LEAST_GAP) * static:
         return [f"{reached}: there is hardly a gap to close."]
     shares = gap_shares(summary)
     shares = shares[shares["task"] == MEAN_TASK].set_index("method")["gap_share"]
-    sentences = [f"{reached}: {LEARNED} closes {100 * shares[LEARNED]:.0f}% of the gap."]
+    sentences = [f"{reached}: {TUNED} closes {100 * shares[TUNED]:.0f}% of the gap."]
     if others := [m for m in OPPONENTS if m in shares]:
         listed = ", ".join(f"{method} {100 * shares[method]:.0f}%" for method in others)
         sentences.append(f"Of the same gap its opponents close: {listed}.")
@@ -353,7 +351,7 @@ def paper_sentence(summary: pd.DataFrame, temperature: float) -> str | None:
     speedups = speedups.loc[papers_tasks(speedups.index.to_series())]
     ours = [
         f"{(speedups[method] / speedups[GRID]).mean():.3f} for {method}"
-        for method in ("ltd:paper", LEARNED)
+        for method in ("ltd:paper", TUNED)
         if method in speedups
     ]
     return (

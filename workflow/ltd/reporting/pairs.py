@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ltd.measurement.summary import MEAN_TASK
-from ltd.methods import BASELINE, GRID
+from ltd.methods import BASELINE, GRID, TUNED
 from ltd.reporting.figures import ordered_tasks
-from ltd.reporting.findings import LEARNED, judged
+from ltd.reporting.findings import judged
 
 INTRODUCTION = (
     "Throughput over throughput, mean of the tasks, with 95% intervals from paired resampling of prompts; in "
@@ -27,23 +27,23 @@ def judge_pairs(runs: pd.DataFrame, limits: pd.Series, seed: int) -> Pairs:
     `runs` are measured, at one temperature; nothing of a method that was not decoded.
     """
     decoded = [method for method in dict.fromkeys(runs["method"]) if method != BASELINE]
-    pairs = [(LEARNED, method) for method in decoded if LEARNED in decoded and method != LEARNED]
+    pairs = [(TUNED, method) for method in decoded if TUNED in decoded and method != TUNED]
     pairs += [(method, GRID) for method in decoded if GRID in decoded and method != GRID]
     return {pair: judged(runs, *pair, limits, seed) for pair in dict.fromkeys(pairs)}
 
 
 def pair_rows(pairs: Pairs) -> pd.DataFrame:
     """One row a method: the policies over it, and it over the best static setting, in words by task too."""
-    methods = dict.fromkeys(name for pair in pairs for name in pair if name not in (LEARNED, GRID))
+    methods = dict.fromkeys(name for pair in pairs for name in pair if name not in (TUNED, GRID))
     rows = []
-    first = [GRID] if (LEARNED, GRID) in pairs else []
+    first = [GRID] if (TUNED, GRID) in pairs else []
     for method in [*first, *methods]:
-        ours, static = pairs.get((LEARNED, method)), pairs.get((method, GRID))
+        ours, static = pairs.get((TUNED, method)), pairs.get((method, GRID))
         rows.append(
             {
                 "method": method,
-                f"{LEARNED} over it": _mean(ours),
-                f"{LEARNED}, by task": _by_task(ours),
+                f"{TUNED} over it": _mean(ours),
+                f"{TUNED}, by task": _by_task(ours),
                 f"it over {GRID}": _mean(static),
                 "it, by task": _by_task(static),
             }
@@ -53,12 +53,12 @@ def pair_rows(pairs: Pairs) -> pd.DataFrame:
 
 def pair_sentences(pairs: Pairs) -> list[str]:
     """Say what the policies are faster than in the mean of the tasks, and what is faster than the grid."""
-    ours = {baseline: table for (method, baseline), table in pairs.items() if method == LEARNED}
+    ours = {baseline: table for (method, baseline), table in pairs.items() if method == TUNED}
     static = {method: table for (method, baseline), table in pairs.items() if baseline == GRID}
     return [
         f"{subject}: {_groups(tables)}."
         for subject, tables in (
-            (f"{LEARNED} over each other method", ours),
+            (f"{TUNED} over each other method", ours),
             (f"Each method over {GRID}", static),
         )
         if tables

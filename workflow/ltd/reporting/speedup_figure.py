@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ltd.measurement.summary import MEAN_TASK
-from ltd.methods import BASELINE, GRID
+from ltd.methods import BASELINE, GRID, TUNED
 from ltd.reporting.figures import INK, ordered_tasks
-from ltd.reporting.findings import LEARNED, name, shown_rows
+from ltd.reporting.findings import name, shown_rows
 
 COLUMNS = 4  # panels side by side
 GREY, BAND = "#858585", "#ebebeb"
 OTHERS = {"color": GREY, "marker": "o", "markersize": 3.5, "elinewidth": 0.9}
 EMPHASISED = {
-    LEARNED: {"color": "#d55e00", "marker": "s", "markersize": 4.5, "elinewidth": 2.0},
+    TUNED: {"color": "#d55e00", "marker": "s", "markersize": 4.5, "elinewidth": 2.0},
     GRID: {"color": INK, "marker": "*", "markersize": 7.5, "elinewidth": 2.0},
 }
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ltd.replay.static_grid import static_grid
 from ltd.rl.choices import FixedSize, PolicyDepth, PolicySize, RandomDepth
-from ltd.rl.evaluation import Evaluation, evaluate, evaluate_choices
+from ltd.rl.evaluation import Evaluation, best_static, evaluate, evaluate_choices
 from ltd.rl.machine import PART, machine_numbers
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import CONTINUE, STOP, Policy, PolicyNetwork
@@ -207,12 +206,6 @@ def train_chain(
         after_iteration(iteration, evaluations[-1])
     best = int(np.argmax([evaluation.speedup for evaluation in evaluations]))
     return pairs[best], evaluations
-
-
-def best_static(world: ReplayWorld) -> tuple[int, int]:
-    """The fastest static depth (1 or more) and size among the world's sizes."""
-    depths = range(1, world.max_depth + 1)
-    return static_grid(world.traces, world.profile, depths, world.sizes).best()[:2]
 
 
 def deciders(world: ReplayWorld, pair: Pair) -> tuple[PolicyDepth, PolicySize]:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ltd.replay.static_grid import static_grid
 from ltd.rl.choices import DepthChoice, SizeChoice, depth_choice, draft, size_choice
 from ltd.rl.policies import Policy
 from ltd.rl.replay_walk import ReplayWorld, Walk
@@ -115,7 +116,13 @@ def evaluate_choices(world: ReplayWorld, depth: DepthChoice, size: SizeChoice) -
     return Evaluation(world, *map(np.concatenate, zip(*cycles, strict=True)))
 
 
-def best_constant(
+def best_static(world: ReplayWorld, least_depth: int = 1) -> tuple[int, int]:
+    """The fastest static depth, `least_depth` or more, and size among the world's sizes."""
+    depths = range(least_depth, world.max_depth + 1)
+    return static_grid(world.traces, world.profile, depths, world.sizes).best()[:2]
+
+
+def best_beside(
     world: ReplayWorld, kind: str, other: Policy, constants: tuple[int, ...]
 ) -> tuple[int, float]:
     """Find the constant action that serves best in the place of a policy.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ltd.files import atomic_path, read_json, write_json
-from ltd.rl.co_adaptation import KINDS, Pair, Trained, best_static, evaluate_pair, met_observations
-from ltd.rl.evaluation import Evaluation, best_constant, evaluate
+from ltd.rl.co_adaptation import KINDS, Pair, Trained, evaluate_pair, met_observations
+from ltd.rl.evaluation import Evaluation, best_beside, best_static, evaluate
 from ltd.rl.policies import DESCRIPTION, VALIDATION, PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.ppo import action_statistics
@@ -69,11 +69,11 @@ def validate_pair(world: ReplayWorld, pair: Pair) -> dict[str, Any]:
     evaluation = evaluate_pair(world, pair)
     depths = tuple(range(world.max_depth + 1))
     result: dict[str, Any] = evaluation.summary() | {"tasks": evaluation.task_speedups}
-    result |= {"throughput": evaluation.throughput, "static": _best_static(world)}
+    result |= {"throughput": evaluation.throughput, "static": _static_entry(world)}
     for kind, constants in (("depth", depths), ("size", world.sizes)):
         partner = pair["size" if kind == "depth" else "depth"].policy
         histogram = action_histogram(evaluation, kind, constants)
-        action, speedup = best_constant(world, kind, partner, constants)
+        action, speedup = best_beside(world, kind, partner, constants)
         policy = pair[kind].policy
         result[kind] = {
             "histogram": histogram,
@@ -93,7 +93,7 @@ def action_histogram(evaluation: Evaluation, kind: str, actions: tuple[int, ...]
     }
 
 
-def _best_static(world: ReplayWorld) -> dict[str, float]:
+def _static_entry(world: ReplayWorld) -> dict[str, float]:
     """The best static setting among the policies' own actions, on the same traces."""
     depth, size = best_static(world)
     return {"depth": depth, "size": size, "speedup": evaluate(world, depth, size).speedup}
