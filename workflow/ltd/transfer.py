@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ltd.files import atomic_path, file_hash, read_json, write_json
+from ltd.measurement.replayed_runs import answer_labels, replayed_runs
 from ltd.measurement.summary import MEAN_TASK, compare
 from ltd.methods import BASELINE, GRID, ORACLE
 from ltd.options import StageOptions, option, run_stage
@@ -74,7 +75,7 @@ def transfer(options: TransferOptions, run: Any) -> None:
     for name, pair in pairs.items():
         simulations[name], facts[name] = replay(pair, test, machine)
     simulations[ORACLE] = oracle(test, machine, sizes)
-    runs = pd.concat([runs_of(name, simulation, test) for name, simulation in simulations.items()])
+    runs = replayed_runs(simulations, answer_labels(test))
     ratios = pd.concat(compared(runs, options.seed), ignore_index=True)
     with atomic_path(options.output) as folder:
         folder.mkdir()
@@ -120,16 +121,6 @@ def replay(pair: Policies, traces: Traces, machine: LatencyProfile) -> tuple[Sim
     seconds, cycles = np.bincount(answers, evaluation.seconds, count), np.bincount(answers, minlength=count)
     simulation = Simulation(traces.tasks, traces.answer_tokens, seconds, cycles)
     return simulation, {name: evaluation.summary()[name] for name in ("mean_depth", "mean_size")}
-
-
-def runs_of(name: str, simulation: Simulation, traces: Traces) -> pd.DataFrame:
-    """Tokens and seconds of every answer, as `ltd.measurement.summary.compare` takes them."""
-    rows = [
-        {"task": answer["task"], "prompt": str(answer["question_id"]), "turn": answer["turn"]}
-        for answer in traces.sequences
-    ]
-    labels = pd.DataFrame(rows).assign(method=name, source="replay", temperature=traces.temperature)
-    return labels.assign(tokens=simulation.tokens, seconds=simulation.seconds)
 
 
 def compared(runs: pd.DataFrame, seed: int) -> Iterator[pd.DataFrame]:

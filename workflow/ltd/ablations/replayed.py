@@ -10,6 +10,7 @@ from ltd.ablations.catalogue import GRID
 from ltd.ablations.policy_methods import DEFAULT_DEPTH, load_choices
 from ltd.engine.controllers import static_or_plain
 from ltd.errors import InputError
+from ltd.measurement.replayed_runs import answer_labels
 from ltd.methods import BASELINE, ORACLE
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
@@ -53,10 +54,7 @@ def replay(
     logs |= {name: _cycles(_charged(world, *pair), *pair) for name, pair in choices.items()}
     logs[ORACLE] = _simulated_cycles(oracle(traces, profile, world.sizes))
     cycles = pd.concat([log.assign(method=name) for name, log in logs.items()], ignore_index=True)
-    labels = pd.DataFrame(
-        [{"task": s["task"], "prompt": str(s["question_id"]), "turn": s["turn"]} for s in traces.sequences]
-    ).assign(temperature=traces.temperature, source="replay")
-    cycles = cycles.join(labels, on="answer")
+    cycles = cycles.join(answer_labels(traces), on="answer")
     runs = cycles.groupby(RUN_KEYS, sort=False)[["tokens", "seconds"]].sum().reset_index()
     return runs, cycles
 

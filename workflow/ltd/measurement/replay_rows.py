@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ltd.engine.controllers import Controller
+from ltd.measurement.replayed_runs import answer_labels, replayed_runs
 from ltd.measurement.summary import PHASES
 from ltd.methods import BASELINE, ORACLE
 from ltd.replay.latency import LatencyProfile
@@ -47,14 +48,10 @@ def replay_rows(
     simulations = {name: simulate(controller, traces, profile) for name, controller in controllers.items()}
     simulations[ORACLE] = oracle(traces, profile, range(1, profile.max_size + 1))
     wanted = {(p.task, str(p.question_id), p.turn) for p in prompts}
-    labels = pd.DataFrame(
-        [
-            {"task": s["task"], "prompt": str(s["question_id"]), "turn": s["turn"], "sequence": index}
-            for index, s in enumerate(traces.sequences)
-            if (s["task"], str(s["question_id"]), s["turn"]) in wanted
-        ]
-    ).assign(repeat=0, temperature=traces.temperature, source="replay")
-    runs = pd.concat([_runs(name, simulation, labels) for name, simulation in simulations.items()])
+    labels = answer_labels(traces)
+    named = [key in wanted for key in zip(labels["task"], labels["prompt"], labels["turn"], strict=True)]
+    labels = labels[named].assign(repeat=0)
+    runs = replayed_runs(simulations, labels).assign(prefill_seconds=np.nan, lossless=True)
     cycles = pd.concat([_cycles(name, simulation, labels) for name, simulation in simulations.items()])
     best = cycles.loc[cycles["method"] == ORACLE, ["temperature", "task", "depth", "size", "tokens"]]
     return ReplayRows(runs, cycles, best.reset_index(drop=True))
@@ -97,19 +94,8 @@ def _walks(cycles: pd.DataFrame) -> dict[str, dict[tuple[str, str, int], list[tu
     return walks
 
 
-def _runs(name: str, simulation: Simulation, labels: pd.DataFrame) -> pd.DataFrame:
-    index = labels["sequence"].to_numpy()
-    return labels.assign(
-        method=name,
-        tokens=simulation.tokens[index],
-        seconds=simulation.seconds[index],
-        prefill_seconds=np.nan,
-        lossless=True,
-    )
-
-
 def _cycles(name: str, simulation: Simulation, labels: pd.DataFrame) -> pd.DataFrame:
     columns = ("sequence", "depth", "size", "verified", "tokens")
     log = pd.DataFrame({column: getattr(simulation.log, column) for column in columns})
     # The profile times a cycle as a whole; its phases are left empty.
-    return log.merge(labels, on="sequence").assign(method=name, **dict.fromkeys(PHASES, np.nan))
+    return log.join(labels, on="sequence", how="inner").assign(method=name, **dict.fromkeys(PHASES, np.nan))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ltd.measurement.replayed_runs import answer_labels, replayed_runs
 from ltd.measurement.summary import MEAN_TASK, compare
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.simulator import Simulation
@@ -72,28 +73,13 @@ def speedups(advice: Advice) -> pd.DataFrame:
 
     The rows of `bound` and `gain` are those of the oracle and of the policies over the best static setting.
     """
-    runs = pd.concat([_runs(name, simulation, advice) for name, simulation in advice.simulations.items()])
+    runs = replayed_runs(advice.simulations, answer_labels(advice.traces))
     pairs = {name: (name, "plain") for name in advice.simulations if name != "plain"}
     pairs["bound"] = ("oracle", advice.static)
     if "policies" in advice.simulations:
         pairs["gain"] = ("policies", advice.static)
     tables = [compare(runs, *pair, advice.seed).assign(method=name) for name, pair in pairs.items()]
     return pd.concat(tables).set_index(["method", "task"])
-
-
-def _runs(name: str, simulation: Simulation, advice: Advice) -> pd.DataFrame:
-    labels = advice.traces.sequences
-    return pd.DataFrame(
-        {
-            "method": name,
-            "task": simulation.tasks,
-            "prompt": [str(label["question_id"]) for label in labels],
-            "temperature": advice.traces.temperature,
-            "source": "replay",
-            "tokens": simulation.tokens,
-            "seconds": simulation.seconds,
-        }
-    )
 
 
 def render(advice: Advice) -> str:
