@@ -11,7 +11,8 @@ from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
 from ltd.replay.latency_family import Change, changed
 from ltd.replay.simulator import simulate
-from ltd.rl.co_adaptation import KINDS, Workshop, evaluate_pair, rehearse_pair, train_chain
+from ltd.rl import KINDS
+from ltd.rl.co_adaptation import Workshop, evaluate_pair, rehearse_pair, train_chain
 from ltd.rl.evaluation import evaluate
 from ltd.rl.machine import machine_numbers, settled
 from ltd.rl.observations import ObservationSpec

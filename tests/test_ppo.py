@@ -6,8 +6,8 @@ import torch
 
 from ltd.errors import InputError
 from ltd.replay.traces import Traces, of_tasks
+from ltd.rl import KINDS
 from ltd.rl.co_adaptation import (
-    KINDS,
     Trained,
     Workshop,
     evaluate_pair,

@@ -9,7 +9,8 @@ import pytest
 from ltd import choose_policies, combine_policies, tracking, train_policy
 from ltd.errors import InputError
 from ltd.files import write_json
-from ltd.rl.co_adaptation import KINDS, rehearse_pair
+from ltd.rl import KINDS
+from ltd.rl.co_adaptation import rehearse_pair
 from ltd.rl.policy_controller import PolicyController
 from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.workshop_files import open_workshop

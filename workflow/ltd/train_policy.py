@@ -16,7 +16,8 @@ from ltd.ablations.catalogue import overrides
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json
 from ltd.options import StageOptions, option, run_stage
-from ltd.rl.co_adaptation import KINDS, Pair, Trained, Workshop, train_policy_of
+from ltd.rl import KINDS
+from ltd.rl.co_adaptation import Pair, Trained, Workshop, train_policy_of
 from ltd.rl.policies import VALIDATION
 from ltd.rl.policy_folders import SETTINGS, copy_pair, load_pair, save_pair, scalars, validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides, with_step_share

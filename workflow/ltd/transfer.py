@@ -26,7 +26,8 @@ from ltd.replay.simulator import Simulation
 from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces, of_tasks
 from ltd.reporting.transfer import CONDITIONED, FACTS, LEARNED, MOVED, RATIOS, RETRAINED, RUNS
-from ltd.rl.co_adaptation import KINDS, train_chain
+from ltd.rl import KINDS
+from ltd.rl.co_adaptation import train_chain
 from ltd.rl.evaluation import evaluate
 from ltd.rl.machine import settled
 from ltd.rl.policies import Policy, load_policy, save_policies

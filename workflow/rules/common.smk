@@ -11,6 +11,7 @@ from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
 from ltd.files import own_files
 from ltd.options import command_line
+from ltd.rl import retrained_kind
 from ltd.rl.presets import PRESETS
 from ltd.stage_jobs import is_up_to_date, with_jobs
 
@@ -312,7 +313,7 @@ def previous_pair(wildcards):
 
 def policy_of_iteration(wildcards):
     """Rounds alternate: size first, as in the paper's section 6.1."""
-    return "size" if int(wildcards.iteration) % 2 else "depth"
+    return retrained_kind(int(wildcards.iteration))
 
 
 def asked(names):

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ltd.opponents.cross_fitting import CrossFitted, Effort, Loss, exported, prompt_folds
 from ltd.opponents.decisions import Decisions
-from ltd.rl.co_adaptation import KINDS, Workshop
+from ltd.rl import KINDS
+from ltd.rl.co_adaptation import Workshop
 from ltd.rl.evaluation import Evaluation, evaluate
 from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_settings import asked_depths

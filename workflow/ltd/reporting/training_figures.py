@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from ltd.files import read_json
 from ltd.reporting.figures import INK, LINES, MARKERS, shades
+from ltd.rl import KINDS, retrained_kind
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ def read_chain(folder: Path) -> Chain | None:
     names = list(chosen["validation_speedup"])
     iterations = [folder / name for name in names]
     trainings = []
-    for kind in ("size", "depth"):
+    for kind in KINDS:
         if (file := folder / "initial" / kind / f"{kind}.training.json").is_file():
             trainings.append(_training(kind, "initial", file))
     for number, path in enumerate(iterations):
-        # Odd iterations retrain the size policy, even ones the depth policy; 0 only combines.
-        kind = ("depth", "size")[number % 2]
+        kind = retrained_kind(number)
+        # Iteration 0 only combines.
         if number and (file := path / f"{kind}.training.json").is_file():
             trainings.append(_training(kind, f"iteration {number}", file))
     validations = [read_json(path / "validation.json") for path in iterations]
@@ -64,7 +65,7 @@ def policy_figure(chain: Chain) -> Figure:
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col")
     colours = shades(max(len(chain.trainings), 2))
-    for column, kind in enumerate(("size", "depth")):
+    for column, kind in enumerate(KINDS):
         reward, speedup = panels[:, column]
         mine = [training for training in chain.trainings if training.kind == kind]
         for index, training in enumerate(mine):

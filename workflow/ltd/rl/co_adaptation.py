@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ltd.rl import KINDS, retrained_kind
 from ltd.rl.choices import FixedSize, PolicyDepth, PolicySize, RandomDepth
 from ltd.rl.evaluation import Evaluation, best_static, evaluate, evaluate_choices
 from ltd.rl.machine import PART, machine_numbers
@@ -27,8 +28,6 @@ from ltd.rl.training_state import State, Training
 from ltd.rl.vector_environment import DepthVecEnv, PolicyVecEnv, SizeVecEnv
 from ltd.rl.worlds import observation_in
 
-KINDS = ("size", "depth")
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -39,11 +38,6 @@ class Trained:
 
 
 Pair = dict[str, Trained]
-
-
-def retrained_kind(iteration: int) -> str:
-    """Which policy an iteration from 1 on retrains: size in odd ones, depth in even ones."""
-    return KINDS[(iteration - 1) % 2]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ltd.files import atomic_path, read_json, write_json
-from ltd.rl.co_adaptation import KINDS, Pair, Trained, evaluate_pair, met_observations
+from ltd.rl import KINDS
+from ltd.rl.co_adaptation import Pair, Trained, evaluate_pair, met_observations
 from ltd.rl.evaluation import Evaluation, best_beside, best_static, evaluate
 from ltd.rl.policies import DESCRIPTION, VALIDATION, PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_settings import PolicySettings
