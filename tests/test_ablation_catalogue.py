@@ -10,18 +10,12 @@ import yaml
 
 from finished_experiment import finished_default
 from ltd import configuration
+from ltd import methods as names
 from ltd.ablations import catalogue
-from ltd.ablations.catalogue import (
-    ALL_NAMES,
-    GRID,
-    PolicyMethod,
-    methods,
-    overrides,
-    parse_chain,
-    parse_method,
-)
+from ltd.ablations.catalogue import ALL_NAMES, methods
 from ltd.errors import InputError
 from ltd.files import write_json
+from ltd.methods import GRID, PolicyMethod, overrides, parse_chain, parse_method
 from ltd.rl.observations import PARTS
 from ltd.rl.rewards import KINDS
 from ltd.tracking import StageRun
@@ -72,7 +66,7 @@ def test_every_method_of_an_ablation_is_legal_and_named_once(name):
 
 def test_the_papers_tables_vary_its_size_policy_alone():
     """Beside the paper's own choice, which is the reference; no reward that compares with a pair."""
-    for name, own in catalogue.SIZE_ALONE.items():
+    for name, own in names.SIZE_ALONE.items():
         over_paper = methods(f"{name}-paper", rounds=3, entropy=True, hidden=True, train_task="code")
         over_tuned = methods(name, rounds=3, entropy=True, hidden=True, train_task="code")
         assert over_paper[0] == f"ltd:paper-{own}" and over_tuned[0] == "ltd"
@@ -89,13 +83,13 @@ def test_what_variants_change():
     assert {overrides(f"reward-{kind}", base)["reward"] for kind in KINDS} == set(KINDS)
     assert overrides("network-64-32", base) == {"size_network": [64, 32]}
     assert overrides("trained-on-code", base) == {"train_tasks": ["code"]}
-    assert overrides("seed-3", base) == {} and catalogue.seed_of("seed-3", 10) == 13
-    assert catalogue.seed_of("reward-time", 10) == 10
+    assert overrides("seed-3", base) == {} and names.seed_of("seed-3", 10) == 13
+    assert names.seed_of("reward-time", 10) == 10
     seen = overrides("observe-scores-depth", base)
     # What the base has not is seen in the first way; what ablations do not vary stays, in the base's order.
     assert seen["size_observation"] == ["nodes", "depth"]
     assert seen["depth_observation"] == ["level", "machine", "one_hot_depth"]
-    assert {part for parts in catalogue.SYNONYMS.values() for part in parts} <= set(PARTS)
+    assert {part for parts in names.SYNONYMS.values() for part in parts} <= set(PARTS)
 
 
 def test_training_takes_the_bases_settings_and_the_variant_over_them(tmp_path):
@@ -184,11 +178,11 @@ def test_the_papers_configuration_asks_for_everything(config, tmp_path, monkeypa
         config[block] = config[block] | values if isinstance(values, dict) else values
     configuration.check(config, ROOT / "workflow/schemas/config.schema.yaml")
     assert set(catalogue.NAMES) <= set(config["ablations"]["run"])
-    folders = catalogue.needed_folders(config["benchmark"]["methods"], "policies")
+    folders = names.needed_folders(config["benchmark"]["methods"], "policies")
     rounds = {f"policies/ltd/iteration-{number}" for number in range(config["rl"]["rounds"] + 1)}
-    looked_up = f"policies/{catalogue.LOOKUP_POLICIES}"
+    looked_up = f"policies/{names.LOOKUP_POLICIES}"
     assert {"policies/ltd/best", "policies/paper/best", looked_up, *rounds} == set(folders)
-    assert {catalogue.LOOKUP, catalogue.LOOKUP_LEARNED} <= set(config["benchmark"]["methods"])
+    assert {names.LOOKUP, names.LOOKUP_LEARNED} <= set(config["benchmark"]["methods"])
     config["reuse"], config["prompts"]["tasks"] = None, ["chat", "maths"]
     assert catalogue.lone_task(config) == "chat" and PolicyMethod("ltd").name == "ltd"
 

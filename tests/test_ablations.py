@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ltd.ablations.catalogue import GRID, methods
+from ltd.ablations.catalogue import methods
 from ltd.ablations.comparison import comparison
 from ltd.ablations.findings import finding, seed_numbers
 from ltd.ablations.policy_methods import load_choices, load_policy_controller
@@ -17,7 +17,7 @@ from ltd.errors import InputError
 from ltd.evaluate_ablation import EvaluateAblationOptions, evaluate_ablation, measured_overhead
 from ltd.files import read_json, write_json
 from ltd.measurement.summary import MEAN_TASK, PHASES
-from ltd.methods import BASELINE, ORACLE
+from ltd.methods import BASELINE, GRID, ORACLE
 from ltd.replay.simulator import simulate
 from ltd.reporting.ablations import draw, overhead_rows, read_ablations, sections
 from ltd.rl.policies import Policy

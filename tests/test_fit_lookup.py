@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from engine_models import RandomController
-from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED, LOOKUP_POLICIES
 from ltd.benchmark import benchmark
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode
@@ -17,6 +16,7 @@ from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.fit_lookup import FitLookupOptions, fit_lookup
 from ltd.measurement.summary import MEAN_TASK, mark_lossless, summarise
+from ltd.methods import LOOKUP, LOOKUP_LEARNED, LOOKUP_POLICIES
 from ltd.record_lookup import RecordLookupOptions, halves, record_lookup
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile

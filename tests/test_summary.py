@@ -1,5 +1,8 @@
 """The benchmark's table from hand-made runs whose every number is known."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -160,3 +163,11 @@ def test_names_in_mlflow_have_no_forbidden_letters():
     assert (
         metric_label("lookup/grid", "abstract algebra (5%)", 0.5) == "t0.5/lookup/grid/abstract algebra -5--"
     )
+
+
+def test_what_measures_reads_nothing_of_the_ablations():
+    """They are compared by it: neither package could be read without the other."""
+    code = (
+        "import sys, ltd.measurement.summary; sys.exit(any('ltd.ablations' in name for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

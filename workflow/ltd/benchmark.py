@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED, LOOKUP_POLICIES, needed_folders
 from ltd.ablations.policy_methods import DEFAULT_DEPTH, load_policy_controller
 from ltd.baselines import METHODS as BASELINES
 from ltd.baselines.catalogue import load_controller
@@ -46,7 +45,7 @@ from ltd.measurement.summary import (
 )
 from ltd.measurement.timing import garbage_kept
 from ltd.measurement.visits import check_room, room_needed
-from ltd.methods import BASELINE
+from ltd.methods import BASELINE, LOOKUP, LOOKUP_LEARNED, LOOKUP_POLICIES, needed_folders
 from ltd.methods import check as check_methods
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.opponents.folders import load_opponent

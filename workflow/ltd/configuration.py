@@ -253,11 +253,11 @@ def check_test_only(config: Config) -> None:
 
 def check_observations(config: Config) -> None:
     """Check that the traces record what the policies observe."""
-    looked_up = ablations.LOOKUP_LEARNED in config["benchmark"]["methods"]
+    looked_up = methods.LOOKUP_LEARNED in config["benchmark"]["methods"]
     for name in ("size_observation", "depth_observation"):
         if looked_up and "hidden" in config["rl"][name]:
             raise InputError(
-                f"rl.{name}: 'hidden', but {ablations.LOOKUP_LEARNED} among benchmark.methods has no network "
+                f"rl.{name}: 'hidden', but {methods.LOOKUP_LEARNED} among benchmark.methods has no network "
                 "with hidden states; leave one of them out"
             )
         for part, key in (("entropy", "entropy"), ("hidden", "features")):

@@ -7,8 +7,7 @@ from; other prompts are test prompts alone.
 from pathlib import Path
 from typing import Any
 
-from ltd import made_with
-from ltd.ablations import catalogue as ablations
+from ltd import made_with, methods
 from ltd.checkpoint_files import check_safetensors
 from ltd.errors import InputError
 from ltd.files import read_json
@@ -80,8 +79,8 @@ def _check_prompts(config: Config, folder: Path) -> None:
     if not has_other_prompts(config):
         _check_same_prompts(config["benchmark"], folder / "prompts/test")
         return
-    learned = f"policies/{ablations.LOOKUP_POLICIES}"
-    for method, part in ((ablations.LOOKUP, "lookup"), (ablations.LOOKUP_LEARNED, learned)):
+    learned = f"policies/{methods.LOOKUP_POLICIES}"
+    for method, part in ((methods.LOOKUP, "lookup"), (methods.LOOKUP_LEARNED, learned)):
         if method in config["benchmark"]["methods"] and not (folder / part).exists():
             raise InputError(
                 f"benchmark.methods: {method} needs {folder / part}, which other prompts cannot make; "

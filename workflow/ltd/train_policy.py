@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ltd.ablations.catalogue import overrides
 from ltd.errors import InputError
 from ltd.files import file_hash, read_json
+from ltd.methods import overrides
 from ltd.options import StageOptions, option, run_stage
 from ltd.rl import KINDS
 from ltd.rl.co_adaptation import Pair, Trained, Workshop, train_policy_of

@@ -101,7 +101,7 @@ rule benchmark_at_temperature:
         ],
         lookup=(
             f"{RESULTS}/lookup"
-            if {ablations.LOOKUP, ablations.LOOKUP_LEARNED}
+            if {methods.LOOKUP, methods.LOOKUP_LEARNED}
             & set(config["benchmark"]["methods"])
             else []
         ),

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ltd import configuration, made_with, preflight, reuse
+from ltd import configuration, made_with, methods, preflight, reuse
 from ltd.ablations import catalogue as ablations
 from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
@@ -76,7 +76,7 @@ CHAINS = ["default", "paper", "ltd"]
 # Policies that observe the machine, for any machine.
 CONDITIONED = "conditioned"
 # Policies for the drafter without a network, from traces of its own.
-LOOKUP_CHAIN = ablations.LOOKUP_CHAIN
+LOOKUP_CHAIN = methods.LOOKUP_CHAIN
 # The paper's formulation with all of its steps, beside the short one: `make paper-rl`.
 PAPER_FULL = "paper-full"
 NAMED_CHAINS = [*CHAINS, CONDITIONED, PAPER_FULL, LOOKUP_CHAIN]
@@ -240,8 +240,8 @@ def unvaried(training):
     def folder(wildcards):
         if wildcards.chain in NAMED_CHAINS:
             return []
-        method = ablations.parse_chain(wildcards.chain)
-        if ablations.seed_of(method.variant, 0):
+        method = methods.parse_chain(wildcards.chain)
+        if methods.seed_of(method.variant, 0):
             return []
         return f"{RESULTS}/policies/{method.base}/{training.format(**wildcards)}"
 
@@ -258,7 +258,7 @@ def options_of_chain(wildcards):
     A variant's chain has all settings of its base, and over them what it varies.
     """
     if wildcards.chain not in NAMED_CHAINS:
-        method = ablations.parse_chain(wildcards.chain)
+        method = methods.parse_chain(wildcards.chain)
         base = f"{RESULTS}/policies/{method.base}/best/settings.json"
         varied = command_line({"settings": base, "variant": method.variant})
         return f"{options_of_combination(wildcards)} {varied}"
@@ -282,8 +282,8 @@ def options_of_combination(wildcards):
     """The common options with the chain's own seed, by which machines are drawn to validate on."""
     seed = config["seed"]
     if wildcards.chain not in NAMED_CHAINS:
-        variant = ablations.parse_chain(wildcards.chain).variant
-        seed = ablations.seed_of(variant, seed)
+        variant = methods.parse_chain(wildcards.chain).variant
+        seed = methods.seed_of(variant, seed)
     return f"{common_options(threads=1)} {command_line({'seed': seed})}"
 
 
@@ -296,13 +296,13 @@ def options_of_policies():
 
 def settings_of_chain(wildcards):
     if wildcards.chain not in NAMED_CHAINS:
-        return f"{RESULTS}/policies/{ablations.parse_chain(wildcards.chain).base}/best"
+        return f"{RESULTS}/policies/{methods.parse_chain(wildcards.chain).base}/best"
     return f"{RESULTS}/tuning/best.json" if wildcards.chain == "ltd" else []
 
 
-def policies_of(methods):
+def policies_of(names):
     """Folders of the policies that methods decode with."""
-    return ablations.needed_folders(methods, f"{RESULTS}/policies")
+    return methods.needed_folders(names, f"{RESULTS}/policies")
 
 
 def previous_pair(wildcards):
@@ -318,8 +318,8 @@ def policy_of_iteration(wildcards):
 
 def asked(names):
     """Those of `names` that the benchmark asks for, with whichever variant."""
-    methods = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
-    return [name for name in names if name in methods]
+    wanted = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
+    return [name for name in names if name in wanted]
 
 
 def open_parent_run():

@@ -15,7 +15,7 @@ FIGURES = [
 
 
 # What `ltd` chose, where it decoded.
-if ablations.TUNED in config["benchmark"]["methods"]:
+if methods.TUNED in config["benchmark"]["methods"]:
     FIGURES += ["tradeoff", "choices"]
 # Of what was trained, here or by the experiment that is reused.
 if has_training("draft"):

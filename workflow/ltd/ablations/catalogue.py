@@ -1,37 +1,16 @@
-"""The ablations by name, the methods that each compares, and the variants of the policies among them.
-
-A method of policies is `ltd` (the tuned chain), `ltd:paper` (the paper's formulation), or a variant of one of
-these two bases, `ltd:<variant>` or `ltd:paper-<variant>`. Variants that recombine policies of the base:
-
-    no-depth, no-size               one policy of the pair, in the place of the other the static grid's choice
-    constant-depth, constant-size   the same with the constant that serves best beside the one that stays
-    iteration-<n>                   the pair after n rounds of co-adaptation
-
-Variants that are a chain of their own, trained with the base's settings but for what their name says:
-
-    reward-<kind>, observe-<part>-<part>..., network-<width>-<width>..., trained-on-<task>, seed-<n>
-
-Over the paper's formulation the first three are what they are in the paper's tables: the first training of
-the size policy alone, which decodes at the depth of the published static setting.
+"""The ablations by name, and the methods that each compares (`ltd.methods`).
 
 Snakemake reads this module for its plan, so it imports nothing heavy.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ltd.errors import InputError
+from ltd.methods import GRID, PAPER, RECOMBINED, SIZE_ALONE, TUNED, PolicyMethod, parse_method
 from ltd.rl.rewards import KINDS
 
-TUNED, PAPER = "ltd", "paper"
-GRID = "eagle3_grid"
-# A drafter without a network: with its best static tree, and with policies that learned from its own trees.
-LOOKUP, LOOKUP_LEARNED = "lookup/grid", "lookup/ltd"
-LOOKUP_CHAIN = "lookup"
-LOOKUP_POLICIES = f"{LOOKUP_CHAIN}/best"  # their folder under policies/
 SEEDS = 5
 # What the paper varies: cumulative probabilities, depth and length; then with entropy and hidden state. The
 # suffix is ours.
@@ -48,25 +27,8 @@ OBSERVATIONS = (
 )
 WITH_ENTROPY = (("entropy",), ("scores", "depth", "length", "entropy"))
 WITH_HIDDEN = (("scores", "depth", "length", "hidden"),)
-# The parts of an observation that say the same thing; where a base has none of them, the first is taken.
-SYNONYMS = {
-    "scores": ("levels", "nodes", "level", "mass"),
-    "depth": ("one_hot_depth", "depth"),
-    "length": ("length",),
-    "entropy": ("entropy",),
-    "hidden": ("hidden",),
-    "suffix": ("suffix",),
-}
 # Hidden layers of the size policy: small ones, and the paper's three.
 NETWORKS = ((32, 32), (128, 64), (1024,), (1024, 256), (1024, 512, 256))
-RECOMBINED = ("no-depth", "no-size", "constant-depth", "constant-size")
-TRAINED = ("reward", "observe", "network", "trained-on", "seed")
-# What the paper varies of the size policy alone, by ablation: the variant that is its own choice.
-SIZE_ALONE = {
-    "rewards": "reward-throughput",
-    "observations": "observe-scores-depth-length",
-    "networks": "network-1024-256",
-}
 # Ablations that also make sense over the paper's formulation, as `<name>-paper`.
 OVER_BOTH = ("components", "iterations", "rewards", "observations", "networks", "seeds")
 NAMES = (
@@ -80,102 +42,6 @@ NAMES = (
     "seeds",
 )
 ALL_NAMES = (*NAMES, *(f"{name}-{PAPER}" for name in OVER_BOTH))
-
-
-@dataclass(frozen=True)
-class PolicyMethod:
-    """A method of policies: its base, `ltd` or `paper`, and the variant of it, empty for the base itself."""
-
-    base: str
-    variant: str = ""
-
-    @property
-    def name(self) -> str:
-        """The method's name in benchmark and tables."""
-        inner = "-".join(part for part in ((self.base == PAPER) * PAPER, self.variant) if part)
-        return f"{TUNED}:{inner}" if inner else TUNED
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the variant is a chain of its own."""
-        return any(self.variant.startswith(f"{prefix}-") for prefix in TRAINED)
-
-    @property
-    def is_size_alone(self) -> bool:
-        """Whether it is a size policy alone, which decodes at one depth."""
-        prefixes = tuple(own.partition("-")[0] + "-" for own in SIZE_ALONE.values())
-        return self.base == PAPER and self.variant.startswith(prefixes)
-
-    @property
-    def chain(self) -> str:
-        """The chain's folder under policies/."""
-        return f"variants/{self.base}-{self.variant}" if self.is_trained else self.base
-
-    @property
-    def folder(self) -> str:
-        """The folder of its policies under policies/; variants without one policy take the base's best."""
-        if self.is_size_alone:
-            return f"{self.chain}/initial/size"
-        return f"{self.chain}/{self.variant if self.variant.startswith('iteration-') else 'best'}"
-
-
-def parse_method(name: str) -> PolicyMethod:
-    """Read a method's name; raises InputError when it names no policies."""
-    head, _, inner = name.partition(":")
-    base = PAPER if inner == PAPER or inner.startswith(f"{PAPER}-") else TUNED
-    variant = inner.removeprefix(PAPER).removeprefix("-") if base == PAPER else inner
-    method = PolicyMethod(base, variant)
-    recombined = variant in ("", *RECOMBINED) or re.fullmatch(r"iteration-\d+", variant)
-    if head != TUNED or method.name != name or not (recombined or method.is_trained):
-        raise InputError(
-            f"{name!r} names no policies; expected ltd, ltd:paper, ltd:<{'|'.join(RECOMBINED)}>, "
-            f"ltd:iteration-<n> or a trained variant ltd:<{'|'.join(TRAINED)}>-<value>"
-        )
-    if method.is_trained:
-        overrides(variant, {"size_observation": (), "depth_observation": ()})
-    return method
-
-
-def parse_chain(chain: str) -> PolicyMethod:
-    """The method of a variant's chain, `variants/<base>-<variant>`."""
-    base, _, variant = chain.removeprefix("variants/").partition("-")
-    return PolicyMethod(base, variant)
-
-
-def overrides(variant: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trained variant changes in the base's `settings`; raises InputError when it is unknown."""
-    prefix = next((p for p in TRAINED if variant.startswith(f"{p}-")), "")
-    value = variant.removeprefix(f"{prefix}-")
-    if prefix == "reward" and value in KINDS:
-        return {"reward": value}
-    if prefix == "observe" and set(value.split("-")) <= set(SYNONYMS):
-        kinds = ("size_observation", "depth_observation")
-        return {kind: observed(value.split("-"), settings[kind]) for kind in kinds}
-    if prefix == "network" and re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", value):
-        return {"size_network": [int(width) for width in value.split("-")]}
-    if prefix == "trained-on" and value:
-        return {"train_tasks": [value]}
-    if prefix == "seed" and re.fullmatch(r"[1-9]\d*", value):
-        return {}
-    raise InputError(
-        f"variant {variant!r} is unknown; expected reward-<{'|'.join(KINDS)}>, observe-<parts of "
-        f"{', '.join(SYNONYMS)} joined by ->, network-<widths joined by ->, trained-on-<task> "
-        "or seed-<1 or more>"
-    )
-
-
-def observed(wanted: list[str], base: tuple[str, ...]) -> list[str]:
-    """The parts of an observation, in the way and order the base sees them; what is not varied stays."""
-    varied = {part for parts in SYNONYMS.values() for part in parts}
-    parts = [part for part in base if part not in varied]
-    for name in wanted:
-        parts += [part for part in base if part in SYNONYMS[name]] or [SYNONYMS[name][0]]
-    return sorted(parts, key=lambda part: base.index(part) if part in base else len(base))
-
-
-def seed_of(variant: str, seed: int) -> int:
-    """The seed of a variant's chain, by that of the pipeline."""
-    return seed + int(variant.removeprefix("seed-")) if variant.startswith("seed-") else seed
 
 
 def methods(ablation: str, rounds: int, entropy: bool, hidden: bool, train_task: str) -> list[str]:
@@ -241,10 +107,3 @@ def check(config: Mapping[str, Any]) -> None:
                 f"benchmark.methods: {name}: {task!r} has no training prompts; "
                 f"{', '.join(trainable_tasks(config))} have"
             )
-
-
-def needed_folders(names: list[str], policies: str | Path) -> list[str]:
-    """The folders of policies that methods decode with, once each."""
-    found = [parse_method(name).folder for name in names if name.partition(":")[0] == TUNED]
-    found += [LOOKUP_POLICIES] * (LOOKUP_LEARNED in names)
-    return list(dict.fromkeys(f"{policies}/{folder}" for folder in found))

@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from ltd.ablations.catalogue import GRID
 from ltd.measurement.summary import MEAN_TASK, compare, headline_tasks
-from ltd.methods import BASELINE, ORACLE
+from ltd.methods import BASELINE, GRID, ORACLE
 
 MEANS = ["acceptance_length", "mean_depth", "mean_size", "depth_policy_share", "size_policy_share"]
 COLUMNS = [

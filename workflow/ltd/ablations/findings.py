@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ltd.ablations.catalogue import GRID, PAPER, parse_method
 from ltd.measurement.summary import MEAN_TASK, compare, headline_tasks
-from ltd.methods import ORACLE
+from ltd.methods import GRID, ORACLE, PAPER, parse_method
 
 SEED_TARGET = 0.02
 WORDS = {

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ltd.ablations.catalogue import RECOMBINED, parse_method
 from ltd.files import read_json
+from ltd.methods import RECOMBINED, parse_method
 from ltd.rl.policies import VALIDATION, Policy, load_policy
 from ltd.rl.policy_controller import PolicyController
 

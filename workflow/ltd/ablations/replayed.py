@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ltd.ablations.catalogue import GRID
 from ltd.ablations.policy_methods import DEFAULT_DEPTH, load_choices
 from ltd.engine.controllers import static_or_plain
 from ltd.errors import InputError
 from ltd.measurement.replayed_runs import answer_labels
-from ltd.methods import BASELINE, ORACLE
+from ltd.methods import BASELINE, GRID, ORACLE
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate

@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ltd import world
-from ltd.ablations.catalogue import GRID
 from ltd.errors import InputError
-from ltd.methods import BASELINE, ORACLE
+from ltd.methods import BASELINE, GRID, ORACLE
 
 MEAN_TASK = "mean"
 # Always decoded, and what tables are of where nothing else is said; policies and grid may be learned at

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ltd.ablations.catalogue import GRID, TUNED
+from ltd.methods import GRID, TUNED
 from ltd.reporting.figures import INK, LINES, MARKERS, ordered_tasks, shades
 
 

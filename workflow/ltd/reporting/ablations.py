@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ltd.ablations.catalogue import PAPER, SIZE_ALONE, TUNED, PolicyMethod, parse_method
 from ltd.files import read_json
 from ltd.measurement.summary import MEAN_TASK
-from ltd.methods import ORACLE
+from ltd.methods import ORACLE, PAPER, SIZE_ALONE, TUNED, PolicyMethod, parse_method
 from ltd.reporting import ablation_figures
 from ltd.reporting.findings import markdown
 from ltd.reporting.paper_ablations import TABLES, paper_overhead, paper_speedups

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from ltd.ablations.catalogue import LOOKUP, LOOKUP_LEARNED
 from ltd.baselines import NAMES as RULES
 from ltd.baselines import PUBLISHED
 from ltd.measurement.clock_noise import repeatability_limits
@@ -19,7 +18,7 @@ from ltd.measurement.summary import (
     headline_tasks,
     simulation_error,
 )
-from ltd.methods import BASELINE, GRID, ORACLE, TUNED
+from ltd.methods import BASELINE, GRID, LOOKUP, LOOKUP_LEARNED, ORACLE, TUNED
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.reporting.figures import PHASE_LABELS, ordered_tasks
 from ltd.reporting.paper_results import ALIASES, SOURCE, main_table, ratio_to_grid

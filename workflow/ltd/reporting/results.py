@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from ltd.ablations.catalogue import LOOKUP_CHAIN
 from ltd.files import read_json
 from ltd.measurement.clock_noise import clock_noise, repeatability_limits
 from ltd.measurement.summary import GREEDY, at_temperature
+from ltd.methods import LOOKUP_CHAIN
 from ltd.reporting.training_figures import Chain, read_chain
 
 # The chains that the report waits for (workflow/rules/report.smk).

@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ltd.ablations.catalogue import GRID, TUNED
 from ltd.measurement.summary import GREEDY, MEAN_TASK, mean_over
-from ltd.methods import BASELINE
+from ltd.methods import BASELINE, GRID, TUNED
 from ltd.reporting import findings, pairs, sampling
 from ltd.reporting.figures import ordered_tasks
 from ltd.reporting.results import Results
