@@ -29,6 +29,7 @@ from synthetic import save_inputs, synthetic_traces
     [
         ("ltd", "ltd/best"),
         ("ltd:paper", "paper/best"),
+        ("ltd:default", "default/best"),
         ("ltd:no-depth", "ltd/best"),
         ("ltd:paper-constant-size", "paper/best"),
         ("ltd:iteration-12", "ltd/iteration-12"),
@@ -48,7 +49,16 @@ def test_a_methods_name_tells_its_folder(name, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["ltd:", "ltd:best", "ltd:iteration-x", "ltd:reward-joy", "ltd:observe-smell", "ddd"]
+    "name",
+    [
+        "ltd:",
+        "ltd:best",
+        "ltd:default-no-size",
+        "ltd:iteration-x",
+        "ltd:reward-joy",
+        "ltd:observe-smell",
+        "ddd",
+    ],
 )
 def test_other_names_are_refused(name):
     with pytest.raises(InputError, match="expected"):

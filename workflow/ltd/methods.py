@@ -1,7 +1,8 @@
 """Names of the methods that the benchmark decodes with, and of the bound that only replay knows.
 
-A method of policies is `ltd` (the tuned chain), `ltd:paper` (the paper's formulation), or a variant of one of
-these two bases, `ltd:<variant>` or `ltd:paper-<variant>`. Variants that recombine policies of the base:
+A method of policies is `ltd` (the tuned chain), `ltd:paper` (the paper's formulation), `ltd:default` (the
+block `rl` as it stands, untuned), or a variant of one of the first two, its base: `ltd:<variant>` or
+`ltd:paper-<variant>`. Variants that recombine policies of the base:
 
     no-depth, no-size               one policy of the pair, in the place of the other the static grid's choice
     constant-depth, constant-size   the same with the constant that serves best beside the one that stays
@@ -28,7 +29,7 @@ from ltd.errors import InputError
 from ltd.opponents import NAMES as OPPONENTS
 from ltd.rl.rewards import KINDS
 
-TUNED, PAPER = "ltd", "paper"
+TUNED, PAPER, DEFAULT = "ltd", "paper", "default"
 GRID = "eagle3_grid"
 # A drafter without a network: with its best static tree, and with policies that learned from its own trees.
 LOOKUP, LOOKUP_LEARNED = "lookup/grid", "lookup/ltd"
@@ -57,7 +58,7 @@ SIZE_ALONE = {
 
 @dataclass(frozen=True)
 class PolicyMethod:
-    """A method of policies: its base, `ltd` or `paper`, and the variant of it, empty for the base itself."""
+    """A method of policies: its base, and the variant of that, empty for the base itself."""
 
     base: str
     variant: str = ""
@@ -65,7 +66,7 @@ class PolicyMethod:
     @property
     def name(self) -> str:
         """The method's name in benchmark and tables."""
-        inner = "-".join(part for part in ((self.base == PAPER) * PAPER, self.variant) if part)
+        inner = "-".join(part for part in ((self.base != TUNED) * self.base, self.variant) if part)
         return f"{TUNED}:{inner}" if inner else TUNED
 
     @property
@@ -95,14 +96,17 @@ class PolicyMethod:
 def parse_method(name: str) -> PolicyMethod:
     """Read a method's name; raises InputError when it names no policies."""
     head, _, inner = name.partition(":")
+    if name == PolicyMethod(DEFAULT).name:
+        return PolicyMethod(DEFAULT)
     base = PAPER if inner == PAPER or inner.startswith(f"{PAPER}-") else TUNED
     variant = inner.removeprefix(PAPER).removeprefix("-") if base == PAPER else inner
     method = PolicyMethod(base, variant)
     recombined = variant in ("", *RECOMBINED) or re.fullmatch(r"iteration-\d+", variant)
     if head != TUNED or method.name != name or not (recombined or method.is_trained):
         raise InputError(
-            f"{name!r} names no policies; expected ltd, ltd:paper, ltd:<{'|'.join(RECOMBINED)}>, "
-            f"ltd:iteration-<n> or a trained variant ltd:<{'|'.join(TRAINED)}>-<value>"
+            f"{name!r} names no policies; expected ltd, ltd:paper, ltd:default, "
+            f"ltd:<{'|'.join(RECOMBINED)}>, ltd:iteration-<n> or a trained variant "
+            f"ltd:<{'|'.join(TRAINED)}>-<value>"
         )
     if method.is_trained:
         overrides(variant, {"size_observation": (), "depth_observation": ()})
