@@ -1,6 +1,7 @@
 """What a finished experiment was made with: nothing is taken that other keys would have made otherwise."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import yaml
 
 from checked_configuration import ROOT, SCHEMA
 from finished_experiment import TAUGHT, finished, finished_default
-from ltd import configuration, made_with
+from ltd import configuration, made_with, reuse
 from ltd.errors import InputError
+from ltd.reused_parts import PARTS, SHAPE, keys_of_parts
+from ltd.rl.policy_settings import PolicyShape
 from test_experiments import merged
 
 
@@ -24,6 +27,7 @@ def kept(tmp_path, monkeypatch):
         "experiment": "again",
         "reuse": "results/smoke",
         "prompts": {"tasks": TAUGHT},
+        "rl": {"train_tasks": TAUGHT},
         "benchmark": {"test_tasks": TAUGHT, "prompts_per_task": 2},
     }
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(settings))
@@ -48,10 +52,6 @@ def finish(experiment, config):
         ("draft", "epochs", 3, "draft.epochs: 3, but results/smoke was made with 2; use the same, or leave"),
         ("responses", "max_new_tokens", 64, "responses.max_new_tokens: 64, but results/smoke was made with"),
         ("responses", "system", "Be brief.", 'responses.system: "Be brief.", but results/smoke was made wi'),
-        ("latency", "repetitions", 3, "latency.repetitions: 3, but results/smoke was made with 2; use the "),
-        ("rl", "reward", "time", 'rl.reward: "time", but results/smoke was made with "saving"; use the sam'),
-        ("grid", "max_size", 8, "grid.max_size: 8, but results/smoke was made with 16; use the same, or le"),
-        ("tune", "trials", 3, "tune.trials: 3, but results/smoke was made with 2; use the same, or leave `"),
     ],
 )
 def test_what_was_made_otherwise_is_named(kept, block, key, value, said):
@@ -68,16 +68,6 @@ def test_another_seed_or_number_type_is_named(kept):
             configuration.check(kept | {key: value}, SCHEMA)
 
 
-@pytest.mark.parametrize("block", ["baselines", "opponents"])
-def test_what_fits_rules_counts_where_some_were_fitted(kept, block):
-    key = {"baselines": "thresholds", "opponents": "fit_steps"}[block]
-    kept[block][key] += 1
-    configuration.check(kept, SCHEMA)
-    Path("results/smoke", block).mkdir()
-    with pytest.raises(InputError, match=rf"^{block}\.{key}: "):
-        configuration.check(kept, SCHEMA)
-
-
 def test_a_run_that_made_no_report_does_not_pass_for_what_all_was_made_with(kept):
     made = made_with.kept(Path("results/smoke"))
     changed = made | {"draft": made["draft"] | {"epochs": 3}}
@@ -92,7 +82,6 @@ def test_a_run_that_made_no_report_does_not_pass_for_what_all_was_made_with(kept
 
 
 def test_what_changes_nothing_that_is_taken_may_differ(kept):
-    kept["threads"] = 2
     for block, key, value in (
         ("prompts", "test", 5),
         ("benchmark", "repeats", 3),
@@ -105,6 +94,7 @@ def test_what_changes_nothing_that_is_taken_may_differ(kept):
     ):
         kept[block][key] = value
     configuration.check(kept, SCHEMA)
+    assert reuse.announcement(kept) is None
 
 
 def test_for_another_temperature_what_is_learned_anew_may_be_learned_otherwise(kept):
@@ -131,6 +121,58 @@ def test_what_is_learned_anew_learns_from_tasks_that_there_are(kept, key, said):
     kept["rl"] |= {"train_tasks": [], key: ["maths" if key == "train_tasks" else "math"]}
     with pytest.raises(InputError, match=f"^{said}$"):
         configuration.check(kept, SCHEMA)
+
+
+# Of what is fitted with its own part of the block `rl`, and what that leaves out.
+PAPER = "policies paper"
+CONDITIONED = "policies conditioned"
+DEFAULT = "policies default and lookup"
+TUNED = "study and policies ltd"
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "anew"),
+    [
+        (None, "threads", 2, set(PARTS)),
+        (None, "device", "cpu", set(PARTS)),
+        ("latency", "repetitions", 3, set(PARTS)),
+        ("rl", "sizes", [1, 2, 4], {"opponents", DEFAULT, PAPER, CONDITIONED, TUNED}),
+        ("rl", "train_tasks", [], {"grid", "baselines", "opponents", "lookup", DEFAULT, CONDITIONED, TUNED}),
+        ("rl", "reward", "throughput", {DEFAULT, TUNED}),
+        ("rl", "top", 2, {"opponents", DEFAULT, PAPER, CONDITIONED, TUNED}),
+        ("rl", "paper_preset", "paper", {PAPER}),
+        ("rl", "paper_tasks", [], {PAPER}),
+        ("tune", "trials", 3, {TUNED}),
+        ("grid", "max_size", 8, {"grid"}),
+        ("baselines", "thresholds", 5, {"baselines"}),
+        ("opponents", "fit_steps", 21, {"opponents"}),
+    ],
+)
+def test_only_what_a_key_shapes_is_made_anew(kept, block, key, value, anew):
+    (kept if block is None else kept[block])[key] = value
+    configuration.check(kept, SCHEMA)
+    name = f"{block}.{key}" if block else key
+    assert reuse.made_anew(kept) == {part: [name] for part in PARTS if part in anew}
+    assert f"results/smoke was made with other {name}: made anew" in reuse.announcement(kept)
+    assert len(reuse.taken(kept)) == len(PARTS) - len(anew)
+
+
+def test_what_an_unfinished_run_may_have_fitted_otherwise_is_made_anew(kept):
+    made = made_with.kept(Path("results/smoke"))
+    made_with.begin(Path("results/smoke"), made | {"grid": {"max_size": 8}})
+    assert reuse.made_anew(kept) == {"grid": ["grid.max_size"]}
+
+
+def test_the_parts_are_shaped_by_all_that_fits(kept):
+    """Every key of these blocks shapes a part, but for how many work on it."""
+    shaping = {key for keys in keys_of_parts(kept).values() for key in keys}
+    blocks = ("latency", "grid", "rl", "baselines", "opponents", "tune")
+    left_out = {f"{block}.{key}" for block in blocks for key in kept[block]} - shaping
+    assert left_out == {"tune.workers"}
+
+
+def test_the_opponents_keys_are_those_of_the_policies_shape():
+    assert tuple(field.name for field in dataclasses.fields(PolicyShape)) == SHAPE
 
 
 @pytest.mark.parametrize("name", ["paper", "sampled"])

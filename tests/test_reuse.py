@@ -29,6 +29,9 @@ TESTED = {
     "report",
 }
 COPIED = {"reuse_folder", "reuse_file"}
+# What is fitted where it is not taken.
+CHAIN = {"train_initial_policy", "combine_policies", "train_policy_round", "choose_policies"}
+FITS = {"fit_baseline", "fit_opponent"}
 # What finds out about the text rather than making it.
 MEASURED = TESTED - {"prepare_prompts_of_split", "generate_responses_of_split", "record_traces_of_split"}
 
@@ -57,6 +60,7 @@ def again(tmp_path):
         "experiment": "again",
         "reuse": "results/smoke",
         "prompts": {"tasks": TAUGHT},
+        "rl": {"train_tasks": TAUGHT},
         "benchmark": {"test_tasks": TAUGHT, "prompts_per_task": 2},
     }
     return settings, tmp_path / "again.yaml"
@@ -110,8 +114,7 @@ def test_models_and_policies_are_copied_as_they_are(own, tmp_path):
 
 def test_a_policy_that_is_not_there_is_trained_from_the_finished_traces(own, tmp_path):
     own[0]["benchmark"]["methods"] = ["autoregressive", "ltd", "ltd:trained-on-code"]
-    trained = {"train_initial_policy", "combine_policies", "train_policy_round", "choose_policies"}
-    assert planned_rules(tmp_path, config=[written(own)]) == TESTED | COPIED | trained
+    assert planned_rules(tmp_path, config=[written(own)]) == TESTED | COPIED | CHAIN
     own[0]["benchmark"]["methods"][-1] = "ltd:trained-on-gsm8k"
     result = snakemake(tmp_path, "--dry-run", config=[written(own)])
     assert "'gsm8k' has no training prompts; chat, code have" in result.stdout + result.stderr
@@ -149,6 +152,51 @@ def test_for_another_temperature_all_but_the_models_is_learned_anew(again, tmp_p
     prompts = {f"prompts/{split}" for split in ("train", "validation", "test")}
     assert folders == {"target", "draft", *prompts}
     assert not [name for name in taken if "t1" in name or "grid" in name or "tuning" in name]
+
+
+@pytest.mark.parametrize(
+    ("block", "settings", "anew"),
+    [
+        ("rl", {"reward": "throughput"}, CHAIN | {"tune"}),
+        ("tune", {"trials": 3}, CHAIN | {"tune"}),
+        ("grid", {"max_size": 8}, {"grid_search"}),
+        ("baselines", {"thresholds": 5}, {"fit_baseline"}),
+        ("opponents", {"fit_steps": 21}, {"fit_opponent"}),
+        ("latency", {"repetitions": 3}, CHAIN | {"profile_latency", "grid_search", "tune", *FITS}),
+    ],
+)
+def test_one_changed_key_makes_anew_what_depends_on_it(again, tmp_path, block, settings, anew):
+    """From the traces that are taken, and nothing else; one line says so before anything is done."""
+    for part in ("baselines/ddd", "opponents/supervised"):
+        (tmp_path / "results/smoke" / part).mkdir(parents=True)
+    kept = merged(ROOT / "tests/config.yaml", written(again)) | {"experiment": "smoke", "reuse": None}
+    made_with.begin(tmp_path / "results/smoke", kept)
+    made_with.finish(tmp_path / "results/smoke")
+    again[0][block] = again[0].get(block, {}) | settings
+    again[0]["benchmark"]["methods"] = ["autoregressive", "eagle3_grid", "ddd", "supervised", "ltd"]
+    planned = planned_rules(tmp_path, config=[written(again)])
+    assert planned == MEASURED | COPIED | {"reuse_responses"} | anew
+    key = f"{block}.{next(iter(settings))}"
+    result = snakemake(tmp_path, "--dry-run", config=[written(again)])
+    said = [line for line in result.stderr.splitlines() if line.startswith("reuse: ")]
+    assert len(said) == 1 and f"results/smoke was made with other {key}: made anew" in said[0]
+    # Of the chain `paper`, which a preset fixes, nothing changes with the reward.
+    assert ("--output results/again/policies/paper/" in result.stdout) == (block == "latency")
+
+
+def test_a_second_drafter_is_not_made_anew_beside_other_prompts(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for part in ("lookup", "policies/lookup/best"):
+        (tmp_path / "results/smoke" / part).mkdir(parents=True)
+    own[0]["rl"] = {"train_tasks": TAUGHT}
+    kept = merged(ROOT / "tests/config.yaml", written(own)) | {"prompts": {}}
+    made_with.begin(tmp_path / "results/smoke", kept)
+    own[0]["rl"] = {"reward": "throughput", "train_tasks": TAUGHT}
+    own[0]["benchmark"]["methods"] = ["autoregressive", "eagle3_grid", "lookup/ltd"]
+    with pytest.raises(InputError, match=r"^rl\.reward: not what results/smoke was made with, so "):
+        configuration.check(merged(ROOT / "tests/config.yaml", written(own)), SCHEMA)
+    own[0]["benchmark"]["methods"][-1] = "lookup/grid"
+    configuration.check(merged(ROOT / "tests/config.yaml", written(own)), SCHEMA)
 
 
 def test_a_second_drafter_learns_from_the_answers_that_are_taken(again, tmp_path):

@@ -224,7 +224,7 @@ def check_ablations(config: Config) -> None:
 
 def check_train_tasks(config: Config) -> None:
     """Check that what is trained or fitted on traces sees tasks that have training prompts."""
-    if config["reuse"] and not reuse.learns_anew(config):
+    if config["reuse"] and not reuse.made_anew(config):
         return
     if not config["reuse"]:
         check_test_only(config)

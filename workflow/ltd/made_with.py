@@ -9,7 +9,7 @@ was made before there was such a file is taken over unchecked.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
@@ -26,8 +26,6 @@ EFFORT = {
 }
 # What a published head is read with; the rest of its block trains one.
 OF_A_PUBLISHED_HEAD = ("draft.rope_theta", "draft.probe_answers")
-# What is fitted only where somebody asks for it, each in a folder of the block's name.
-ASKED_FOR = ("baselines", "opponents")
 
 Config = dict[str, Any]
 
@@ -59,50 +57,48 @@ def has_prompts_of(config: Config, finished: Path) -> bool:
 
 
 def check_models(config: Config, finished: Path) -> None:
-    """Check what shapes the models of a finished experiment, their answers and its latency profile.
+    """Check what shapes the models of a finished experiment and their answers.
 
     Raises InputError that names the first key that differs.
     """
     # Which models these are comes first: of others, most keys differ.
     keys = ["target.path", "draft.path", "seed", "dtype", "quantisation"]
     if config["target"]["path"] is None:
-        keys += _keys_of(config, "target")
+        keys += keys_of(config, "target")
     if config["draft"]["path"] is None:
-        keys += [key for key in _keys_of(config, "draft") if key not in OF_A_PUBLISHED_HEAD]
+        keys += [key for key in keys_of(config, "draft") if key not in OF_A_PUBLISHED_HEAD]
     else:
         keys += OF_A_PUBLISHED_HEAD
-    _compare([*keys, *_keys_of(config, "responses"), *_keys_of(config, "latency")], config, finished)
+    for key in differing([*keys, *keys_of(config, "responses")], config, finished):
+        _refuse(key, config, finished)
 
 
-def check_fitted(config: Config, finished: Path) -> None:
-    """Check what shapes all that a finished experiment fitted to its traces: grid, policies, study and rules.
-
-    Raises InputError that names the first key that differs.
-    """
-    blocks = ["grid", "rl", "tune", *(name for name in ASKED_FOR if (finished / name).is_dir())]
-    _compare([key for block in blocks for key in _keys_of(config, block)], config, finished)
-
-
-def _compare(keys: Iterable[str], config: Config, finished: Path) -> None:
-    """Refuse the first key whose value is not the kept one, or that an unfinished run has changed; one that
+def differing(keys: Iterable[str], config: Config, finished: Path) -> list[str]:
+    """Those of `keys` whose value is not the kept one, or that an unfinished run has changed since; one that
     was not kept is passed over.
     """
-    ours, theirs = _values(config), _values(kept(finished))
-    begun = _values(_read(finished / UNFINISHED))
-    for key in keys:
-        if key in theirs and begun.get(key, theirs[key]) != theirs[key]:
-            raise InputError(
-                f"{key}: {finished} was made with {json.dumps(theirs[key])}, and since then a run with "
-                f"{json.dumps(begun[key])} has begun; run it with one of them first, with `-R all`"
-            )
-        if key in theirs and ours[key] != theirs[key]:
-            wanted, made = json.dumps(ours[key]), json.dumps(theirs[key])
-            raise InputError(
-                f"{key}: {wanted}, but {finished} was made with {made}; use the same, or leave `reuse` out"
-            )
+    theirs = _values(kept(finished))
+    later = [_values(config), theirs | _values(_read(finished / UNFINISHED))]
+    return [key for key in keys if key in theirs and any(each[key] != theirs[key] for each in later)]
 
 
-def _keys_of(config: Config, block: str) -> list[str]:
+def _refuse(key: str, config: Config, finished: Path) -> NoReturn:
+    """Say of a key that differs from what, and what helps."""
+    theirs = _values(kept(finished))
+    begun = theirs | _values(_read(finished / UNFINISHED))
+    made = json.dumps(theirs[key])
+    if begun[key] != theirs[key]:
+        raise InputError(
+            f"{key}: {finished} was made with {made}, and since then a run with {json.dumps(begun[key])} has "
+            "begun; run it with one of them first, with `-R all`"
+        )
+    wanted = json.dumps(_values(config)[key])
+    raise InputError(
+        f"{key}: {wanted}, but {finished} was made with {made}; use the same, or leave `reuse` out"
+    )
+
+
+def keys_of(config: Config, block: str) -> list[str]:
     """Keys of a block that shape something, as `block.key`."""
     return [name for key in config[block] if (name := f"{block}.{key}") not in EFFORT]
 

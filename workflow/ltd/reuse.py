@@ -1,9 +1,10 @@
 """What an experiment takes from a finished one, its key `reuse`, and whether that one has it.
 
-Models, profile and prompts are taken, and what was fitted, unless answers of another temperature are learned
-from; other prompts are test prompts alone.
+Models are taken, with prompts and traces, unless other prompts are named, which are test prompts alone. Of
+the profile and what was fitted those parts are taken that the same keys have made; the others are made anew.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ltd import made_with, methods
 from ltd.checkpoint_files import check_safetensors
 from ltd.errors import InputError
 from ltd.files import read_json
+from ltd.reused_parts import PARTS, TEMPERATURE, Part, keys_of_parts
 
 Config = dict[str, Any]
 
@@ -33,13 +35,9 @@ def check(config: Config) -> None:
     for key, value in config["tree"].items():
         if made[key] != value:
             raise InputError(f"tree.{key}: {value}, but {folder} was made with {made[key]}; use the same")
-    if not learns_anew(config):
-        made_with.check_fitted(config, folder)
-    elif has_other_prompts(config):
-        raise InputError(
-            f"traces.temperature: {config['traces']['temperature']:g}, but the policies of {folder} learned "
-            f"at {temperature_of(folder):g}, and other prompts are test prompts alone; use the same"
-        )
+    anew = made_anew(config)
+    if has_other_prompts(config):
+        _check_anew_beside_other_prompts(config, folder, anew)
     _check_traces(config, folder)
 
 
@@ -48,12 +46,35 @@ def temperature_of(finished: Path) -> float:
     return read_json(finished / "benchmark/grid.json")["grids"][0]["temperature"]
 
 
-def learns_anew(config: Config) -> bool:
-    """Whether answers of another temperature are learned from than in the experiment that `reuse` names."""
+def made_anew(config: Config) -> dict[str, list[str]]:
+    """The parts of the experiment named by `reuse` that are made anew, and of each the keys that differ."""
+    if config["reuse"] is None:
+        return {}
+    folder = Path(config["reuse"])
+    keys = keys_of_parts(config)
+    others = set(made_with.differing(set(chain(*keys.values())) - {TEMPERATURE}, config, folder))
+    if temperature_of(folder) != config["traces"]["temperature"]:
+        others.add(TEMPERATURE)
+    found = {part: [key for key in shaping if key in others] for part, shaping in keys.items()}
+    return {part: differing for part, differing in found.items() if differing}
+
+
+def announcement(config: Config) -> str | None:
+    """One line: what is made anew, and because of which keys; None where nothing is."""
+    anew = made_anew(config)
+    if not anew:
+        return None
+    keys = dict.fromkeys(chain(*anew.values()))
     return (
-        config["reuse"] is not None
-        and temperature_of(Path(config["reuse"])) != config["traces"]["temperature"]
+        f"reuse: {config['reuse']} was made with other {', '.join(keys)}: made anew here, where needed, "
+        f"{'is' if len(anew) == 1 else 'are'} {', '.join(anew)}; all else is taken from there"
     )
+
+
+def taken(config: Config) -> list[Part]:
+    """The parts that are taken as they are."""
+    anew = made_anew(config)
+    return [part for name, part in PARTS.items() if name not in anew]
 
 
 def _check_traces(config: Config, folder: Path) -> None:
@@ -72,6 +93,27 @@ def has_other_prompts(config: Config) -> bool:
         return False
     named = config["prompts"]["path"] is not None or bool(config["prompts"]["hub"])
     return named and not made_with.has_prompts_of(config, Path(config["reuse"]))
+
+
+def _check_anew_beside_other_prompts(config: Config, folder: Path, anew: dict[str, list[str]]) -> None:
+    """Refuse to make anew what learns from answers to prompts that are not taken."""
+    if any(TEMPERATURE in keys for keys in anew.values()):
+        raise InputError(
+            f"{TEMPERATURE}: {config['traces']['temperature']:g}, but the policies of {folder} learned at "
+            f"{temperature_of(folder):g}, and other prompts are test prompts alone; use the same"
+        )
+    for part in _asked_of_lookup(config):
+        if part in anew:
+            raise InputError(
+                f"{anew[part][0]}: not what {folder} was made with, so {part} would be made anew, from its "
+                "own prompts; use the same, or leave lookup/grid and lookup/ltd out of benchmark.methods"
+            )
+
+
+def _asked_of_lookup(config: Config) -> list[str]:
+    """The parts that the benchmark's methods need of the second drafter."""
+    parts = {ablations.LOOKUP: "lookup", ablations.LOOKUP_LEARNED: "policies default and lookup"}
+    return [part for method, part in parts.items() if method in config["benchmark"]["methods"]]
 
 
 def _check_prompts(config: Config, folder: Path) -> None:

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ltd import configuration, made_with, methods, preflight, reuse
+from ltd import configuration, made_with, methods, preflight, reuse, reused_parts
 from ltd.ablations import catalogue as ablations
 from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
@@ -289,9 +289,7 @@ def options_of_combination(wildcards):
 
 def options_of_policies():
     """The rl block, as far as it shapes what policies see, are and may do; none of their training."""
-    keys = ["train_tasks", "sizes", "first_decision", "interval", "top"]
-    keys += ["size_observation", "depth_observation", "size_network", "depth_network"]
-    return command_line({key: config["rl"][key] for key in keys})
+    return command_line({key: config["rl"][key] for key in reused_parts.SHAPE})
 
 
 def settings_of_chain(wildcards):

@@ -1,4 +1,10 @@
 # Copies of what a finished experiment made, before the rules that would make it here: those serve for the rest.
+ANNOUNCEMENT = reuse.announcement(config)
+if ANNOUNCEMENT and workflow.is_main_process:
+    # Not among what Snakemake itself prints there, a graph say.
+    print(ANNOUNCEMENT, file=sys.stderr)
+
+
 ruleorder: reuse_folder > train_target
 ruleorder: reuse_folder > train_initial_policy
 ruleorder: reuse_folder > combine_policies
@@ -21,22 +27,16 @@ else:
     ruleorder: reuse_folder > import_draft
 
 
-# What was fitted is for answers of one temperature; for another it is made here.
-MODELS = "target|draft"
-FITTED = "lookup|(baselines|opponents|policies)/.+"
-# The traces of training are for methods and variants that the finished experiment does not have.
-FILES = (
-    r"latency/profile\.json"
-    rf"|traces/(train|validation)-t{re.escape(LEARNED_AT)}-w\d+\.safetensors"
+# Models, and of the rest the parts that the same keys have made.
+TAKEN = reuse.taken(config)
+FOLDERS = "|".join(["target|draft", *(part.folders for part in TAKEN if part.folders)])
+# The traces of training are for what is fitted here.
+FILES = "|".join(
+    [
+        rf"traces/(train|validation)-t{re.escape(LEARNED_AT)}-w\d+\.safetensors",
+        *(part.files for part in TAKEN if part.files),
+    ]
 )
-FITTED_FILES = r"benchmark/grid\.json|tuning/(best\.json|trials\.csv)"
-
-
-if reuse.learns_anew(config):
-    FOLDERS = MODELS
-else:
-    FOLDERS = f"{MODELS}|{FITTED}"
-    FILES += f"|{FITTED_FILES}"
 # Its own prompts again, with what the target answered and the head drafted.
 if not reuse.has_other_prompts(config):
     FOLDERS += "|prompts/[^/]+"
