@@ -13,6 +13,12 @@ from ltd.rl.presets import PRESETS
 from synthetic import synthetic_profile
 
 
+@pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
+def test_quantised_weights_need_a_gpu(config, quantisation):
+    config |= {"device": "cpu", "quantisation": quantisation}
+    assert complaint(config).startswith(f"quantisation: {quantisation} needs a GPU, and device is cpu; use")
+
+
 def test_the_default_is_accepted(config):
     configuration.check(config, SCHEMA)
 
@@ -25,6 +31,7 @@ def test_the_default_is_accepted(config):
         ("tree", "max_depth", 0, "tree.max_depth: 0 is not allowed"),
         ("draft", "unroll_steps", 3, "draft.unroll_steps: 3 is less than tree.max_depth"),
         ("latency", "sizes", [1, 8], "latency.sizes: the largest is 8"),
+        ("responses", "system", "Be brief.", "responses.system: the target that is trained here knows no"),
         ("rl", "sizes", [4, 2], "rl.sizes: [4, 2]: expected distinct sizes"),
         ("baselines", "sizes", [2, 2], "baselines.sizes: [2, 2] is not ascending"),
         ("baselines", "sizes", [1, 90], "latency.sizes: the largest is 38, but 90 is used"),

@@ -124,6 +124,7 @@ def check_values(config: Config) -> None:
             raise InputError(
                 f"benchmark.test_tasks: {task!r} has no prompts; prompts.tasks are {', '.join(tasks)}"
             )
+    check_computing(config)
     check_target_training(config)
     check_draft_training(config)
     check_train_tasks(config)
@@ -144,10 +145,25 @@ def check_values(config: Config) -> None:
         )
 
 
+def check_computing(config: Config) -> None:
+    """Check that the device has the precision that is asked for."""
+    if config["quantisation"] != "none" and config["device"] == "cpu":
+        raise InputError(
+            f"quantisation: {config['quantisation']} needs a GPU, and device is cpu; use none, or another "
+            "device"
+        )
+
+
 def check_target_training(config: Config) -> None:
-    """Check that a target that is trained here has texts to learn from."""
+    """Check that a target that is trained here has texts to learn from, and can be asked as configured."""
     if config["reuse"] or config["target"]["path"] is not None:
         return
+    responses = config["responses"]
+    if responses["system"] and responses["chat_template"] is None:
+        raise InputError(
+            "responses.system: the target that is trained here knows no system prompts; leave it out, or "
+            "give a target.path"
+        )
     if not config["prompts"]["corpus"]:
         raise InputError(
             "prompts.corpus: 0 leaves the target nothing to learn from; give some, or a target.path"
