@@ -13,6 +13,13 @@ from ltd.rl.presets import PRESETS
 from synthetic import synthetic_profile
 
 
+@pytest.mark.parametrize("key", ["benchmark.test_tasks", "rl.train_tasks", "rl.paper_tasks"])
+def test_tasks_are_named_once(config, key):
+    block, _, name = key.partition(".")
+    config[block][name] = ["code", "code"]
+    assert complaint(config).startswith(f'{key}: ["code", "code"] is not allowed; expected a list of')
+
+
 @pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
 def test_quantised_weights_need_a_gpu(config, quantisation):
     config |= {"device": "cpu", "quantisation": quantisation}
