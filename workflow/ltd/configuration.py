@@ -44,14 +44,12 @@ def check(config: Config, schema_path: Path) -> None:
     template = config["responses"]["chat_template"]
     if template is not None and not Path(template).is_file():
         raise InputError(f"responses.chat_template: {template}: no such file; give one with a Jinja template")
-    # Random weights are made from config.json alone.
-    drawn = config["latency"]["weights"] == "random"
     if config["target"]["path"] is not None:
-        check_model_folder("target.path", config["target"]["path"], () if drawn else TARGET_WEIGHTS)
+        check_model_folder("target.path", config["target"]["path"], TARGET_WEIGHTS)
         if template is None:
             check_chat_template(config["target"]["path"])
     if config["draft"]["path"] is not None:
-        check_model_folder("draft.path", config["draft"]["path"], () if drawn else HEAD_WEIGHTS)
+        check_model_folder("draft.path", config["draft"]["path"], HEAD_WEIGHTS)
 
 
 def check_schema(config: Config, schema: dict[str, Any]) -> None:
