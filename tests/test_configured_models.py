@@ -90,3 +90,18 @@ def test_whole_model_is_accepted_and_a_missing_chat_template_is_not(config, tmp_
     configuration.check(changed, SCHEMA)
     changed["target"]["path"] = str(saved_model(tmp_path / "mute", chat_template=False))
     assert "no chat template" in complaint(changed)
+
+
+def test_a_chat_template_is_found_from_here_and_beside_the_snakefile(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "workflow/experiments/templates/vicuna.jinja"
+    config["responses"]["chat_template"] = name
+    configuration.check(config, SCHEMA)
+    assert config["responses"]["chat_template"] == str(ROOT / name)
+    (tmp_path / "mine.jinja").touch()
+    config["responses"]["chat_template"] = "mine.jinja"
+    configuration.check(config, SCHEMA)
+    assert config["responses"]["chat_template"] == str(tmp_path / "mine.jinja")
+    config["responses"]["chat_template"] = "none.jinja"
+    said = f"responses.chat_template: none.jinja: no such file, here or in {ROOT}; give one with a Jinja"
+    assert complaint(config).startswith(said)

@@ -123,6 +123,22 @@ def test_what_is_learned_anew_learns_from_tasks_that_there_are(kept, key, said):
         configuration.check(kept, SCHEMA)
 
 
+def test_of_a_chat_template_the_text_counts(kept, tmp_path):
+    made = made_with.kept(Path("results/smoke"))
+    files = [tmp_path / name for name in ("first.jinja", "second.jinja")]
+    for file in files:
+        file.write_text("{{ messages[0]['content'] }}")
+    responses = made["responses"] | {"chat_template": "first.jinja"}
+    finish(tmp_path / "results/smoke", made | {"responses": responses})
+    kept["responses"]["chat_template"] = "second.jinja"
+    configuration.check(kept, SCHEMA)
+    files[1].write_text("{{ messages }}")
+    with pytest.raises(
+        InputError, match=r'^responses\.chat_template: ".*second.jinja", but results/smoke was'
+    ):
+        configuration.check(kept, SCHEMA)
+
+
 # Of what is fitted with its own part of the block `rl`, and what that leaves out.
 PAPER = "policies paper"
 CONDITIONED = "policies conditioned"

@@ -31,22 +31,22 @@ Config = dict[str, Any]
 def check(config: Config, schema_path: Path) -> None:
     """Raise InputError on the first wrong key, value or file of a configuration.
 
+    `responses.chat_template` becomes an absolute path, for those who decode with what was made elsewhere.
+
     Args:
         config: the merged configuration, as Snakemake holds it.
         schema_path: workflow/schemas/config.schema.yaml, which knows keys, types and ranges.
     """
     check_schema(config, yaml.safe_load(schema_path.read_text(encoding="utf-8")))
+    place_template(config["responses"], schema_path.parents[2])
     reuse.check(config)
     check_blocks(config)
     check_values(config)
     check_prompt_files(config)
     check_machines(config, schema_path.parents[2])
-    template = config["responses"]["chat_template"]
-    if template is not None and not Path(template).is_file():
-        raise InputError(f"responses.chat_template: {template}: no such file; give one with a Jinja template")
     if config["target"]["path"] is not None:
         check_model_folder("target.path", config["target"]["path"], TARGET_WEIGHTS)
-        if template is None:
+        if config["responses"]["chat_template"] is None:
             check_chat_template(config["target"]["path"])
     if config["draft"]["path"] is not None:
         check_model_folder("draft.path", config["draft"]["path"], HEAD_WEIGHTS)
@@ -350,14 +350,30 @@ def check_machine(config: Config, path: str, beside: Path) -> None:
         )
 
 
+def place_template(responses: Config, beside: Path) -> None:
+    """Put in its stead where the template of the block `responses` is: from here, or from `beside`."""
+    if (path := responses["chat_template"]) is None:
+        return
+    if (file := find_file(path, beside)) is None:
+        raise InputError(
+            f"responses.chat_template: {path}: no such file, here or in {beside}; give one with a Jinja "
+            "template"
+        )
+    responses["chat_template"] = str(file.resolve())
+
+
+def find_file(path: str, beside: Path) -> Path | None:
+    """A file that a configuration names: from here, or from the folder `beside`, where the Snakefile is."""
+    return next((file for file in (Path(path), beside / path) if file.is_file()), None)
+
+
 def find_profile(path: str, beside: Path) -> Path:
     """A profile of `transfer.profiles`: from here, or from the folder `beside`, where the Snakefile is.
 
     Raises InputError when it is in neither.
     """
-    for file in (Path(path), beside / path):
-        if file.is_file():
-            return file
+    if file := find_file(path, beside):
+        return file
     raise InputError(
         f"transfer.profiles: {path}: no such file, here or in {beside}; give a copy of the "
         "latency/profile.json of another machine, named after it, or none"

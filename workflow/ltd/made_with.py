@@ -26,6 +26,7 @@ EFFORT = {
 }
 # What a published head is read with; the rest of its block trains one.
 OF_A_PUBLISHED_HEAD = ("draft.rope_theta", "draft.probe_answers")
+TEMPLATE = "responses.chat_template"
 
 Config = dict[str, Any]
 
@@ -79,7 +80,16 @@ def differing(keys: Iterable[str], config: Config, finished: Path) -> list[str]:
     """
     theirs = _values(kept(finished))
     later = [_values(config), theirs | _values(_read(finished / UNFINISHED))]
-    return [key for key in keys if key in theirs and any(each[key] != theirs[key] for each in later)]
+    return [
+        key for key in keys if key in theirs and any(_differs(key, each[key], theirs[key]) for each in later)
+    ]
+
+
+def _differs(key: str, value: Any, other: Any) -> bool:
+    """Whether two values of a key mean different things: of templates the text counts, wherever they are."""
+    if key == TEMPLATE and value and other and all(Path(file).is_file() for file in (value, other)):
+        return Path(value).read_bytes() != Path(other).read_bytes()
+    return value != other
 
 
 def _refuse(key: str, config: Config, finished: Path) -> NoReturn:
@@ -87,7 +97,7 @@ def _refuse(key: str, config: Config, finished: Path) -> NoReturn:
     theirs = _values(kept(finished))
     begun = theirs | _values(_read(finished / UNFINISHED))
     made = json.dumps(theirs[key])
-    if begun[key] != theirs[key]:
+    if _differs(key, begun[key], theirs[key]):
         raise InputError(
             f"{key}: {finished} was made with {made}, and since then a run with {json.dumps(begun[key])} has "
             "begun; run it with one of them first, with `-R all`"
