@@ -8,7 +8,8 @@ min_version("9.0")
 configfile: f"{workflow.basedir}/config.yaml"
 
 
-# Both give OUTCOME, open_parent_run, close_parent_run and print_outcome.
+# Both give OUTCOME, and for the handlers EXPERIMENTS, the configurations by the prefix of their rules, and SUMMARY, the
+# rule and the file of the table to print and where the report is.
 if config.get("experiments"):
 
     include: "workflow/experiments.smk"
@@ -19,20 +20,26 @@ else:
 
 
 onstart:
-    open_parent_run()
+    from ltd import reproduction  # loads MLflow, which planning needs not
+
+    try:
+        reproduction.begin(EXPERIMENTS)
+    except InputError as error:
+        sys.exit(str(error))
 
 
 onsuccess:
-    print_outcome()
-    close_parent_run("FINISHED")
+    from ltd import reproduction
+
+    reproduction.end(EXPERIMENTS, workflow.dag, "FINISHED")
+    if words := reproduction.last_words(workflow.dag, *SUMMARY):
+        print(words)
 
 
 onerror:
-    close_parent_run("FAILED")
+    from ltd import reproduction
 
-
-localrules:
-    all,
+    reproduction.end(EXPERIMENTS, workflow.dag, "FAILED")
 
 
 # The whole reproduction.

@@ -2,13 +2,12 @@
 import sys
 from pathlib import Path
 
-from ltd import experiment_files, made_with, preflight
+from ltd import experiment_files
 from ltd.errors import InputError
 from ltd.options import command_line
-from ltd.stage_jobs import is_up_to_date
 
 try:
-    EXPERIMENTS = experiment_files.configurations(
+    CONFIGURATIONS = experiment_files.configurations(
         config, Path(workflow.basedir) / "workflow"
     )
 except InputError as error:
@@ -17,15 +16,17 @@ except InputError as error:
 OVERVIEW = "results/overview.md"
 OUTCOME = [
     OVERVIEW,
-    *(f"results/{experiment}/report/report.md" for experiment in EXPERIMENTS),
+    *(f"results/{experiment}/report/report.md" for experiment in CONFIGURATIONS),
 ]
+EXPERIMENTS = {f"{name}_": settings for name, settings in CONFIGURATIONS.items()}
+SUMMARY = ("overview", Path(OVERVIEW), "results/<experiment>/report/report.md")
 
 
 def for_every_experiment(settings):
     """Repeat settings by rule (of a profile, say) for the rules of every experiment."""
     own = {
         f"{experiment}_{rule}": value
-        for experiment in EXPERIMENTS
+        for experiment in CONFIGURATIONS
         for rule, value in settings.items()
     }
     return {**settings, **own}
@@ -35,7 +36,7 @@ limits = workflow.resource_settings
 limits.overwrite_threads = for_every_experiment(limits.overwrite_threads)
 limits.overwrite_resources = for_every_experiment(limits.overwrite_resources)
 
-for name, settings in EXPERIMENTS.items():
+for name, settings in CONFIGURATIONS.items():
     module_name, prefix = f"experiment_{name}", f"{name}_"
 
     module:
@@ -51,7 +52,7 @@ for name, settings in EXPERIMENTS.items():
 # Reads what every experiment's report reads.
 rule overview:
     input:
-        [f"results/{experiment}/report/report.md" for experiment in EXPERIMENTS],
+        [f"results/{experiment}/report/report.md" for experiment in CONFIGURATIONS],
     output:
         table="results/overview.csv",
         text=report(OVERVIEW, caption="report/overview.rst", category="Overview"),
@@ -63,49 +64,16 @@ rule overview:
         output=lambda wildcards, output: str(Path(output.table).parent),
         options=command_line(
             {
-                "experiments": [f"results/{experiment}" for experiment in EXPERIMENTS],
+                "experiments": [
+                    f"results/{experiment}" for experiment in CONFIGURATIONS
+                ],
                 "targets": [
-                    experiment_files.target_label(c) for c in EXPERIMENTS.values()
+                    experiment_files.target_label(c) for c in CONFIGURATIONS.values()
                 ],
                 "heads": [
-                    experiment_files.head_label(c) for c in EXPERIMENTS.values()
+                    experiment_files.head_label(c) for c in CONFIGURATIONS.values()
                 ],
             }
         ),
     shell:
         "python -m ltd.overview --output {params.output} {params.options} 2>&1 | tee {log}"
-
-
-def open_parent_run():
-    from ltd import tracking  # loads MLflow, which planning needs not
-
-    try:
-        for settings in EXPERIMENTS.values():
-            preflight.check(settings)
-        for experiment, settings in EXPERIMENTS.items():
-            tracking.open_parent(Path("results") / experiment, settings)
-            made_with.begin(Path("results") / experiment, settings)
-    except InputError as error:
-        sys.exit(str(error))
-
-
-def close_parent_run(status):
-    from ltd import tracking
-
-    for experiment in EXPERIMENTS:
-        folder = Path("results") / experiment
-        is_whole = is_up_to_date(workflow.dag, f"{experiment}_report")
-        if is_whole:
-            made_with.finish(folder)
-        try:
-            # What failed may be another one of them.
-            tracking.close_parent(folder, "FINISHED" if is_whole else status)
-        except InputError as error:
-            print(error)
-
-
-def print_outcome():
-    """Print the table across experiments, when there is one."""
-    if Path(OVERVIEW).is_file():
-        print(Path(OVERVIEW).read_text())
-        print("reports: results/<experiment>/report/report.md")

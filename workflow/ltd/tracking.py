@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -155,7 +156,8 @@ def _experiment_id(name: str, results: Path) -> str:
         with _few_retries():
             known = mlflow.get_experiment_by_name(name)
     except Exception as error:  # of MLflow, of the network, of the database's driver
-        line = str(error).strip().splitlines()[0][:200]
+        # MLflow repeats the address, which may hold a password.
+        line = re.sub(r"//[^/\s]*@", "//", str(error).strip().splitlines()[0])[:200]
         raise InputError(
             f"MLFLOW_TRACKING_URI: nothing answers there ({line}); start it, correct it, or unset it for "
             f"{results / 'mlflow.db'}"

@@ -1,11 +1,11 @@
-# What the rules share: paths, options of a stage from its block of config.yaml, checks, the tracking parent.
+# What the rules share: paths, options of a stage from its block of config.yaml, checks.
 import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
-from ltd import configuration, made_with, methods, preflight, reuse, reused_parts
+from ltd import configuration, methods, reuse, reused_parts
 from ltd.ablations import catalogue as ablations
 from ltd.baselines import NAMES as BASELINES
 from ltd.errors import InputError
@@ -13,7 +13,7 @@ from ltd.files import own_files
 from ltd.options import command_line
 from ltd.rl import retrained_kind
 from ltd.rl.presets import PRESETS
-from ltd.stage_jobs import is_up_to_date, with_jobs
+from ltd.stage_jobs import with_jobs
 
 
 envvars:
@@ -44,6 +44,8 @@ check_configuration()
 
 RESULTS = f"results/{config['experiment']}"
 OUTCOME = f"{RESULTS}/report/report.md"
+EXPERIMENTS = {"": config}
+SUMMARY = ("report", Path(RESULTS, "report/summary.txt"), OUTCOME)
 # The head learns from the answers to `draft`, the policies from those to `train`.
 REPLAYED = ["train", "validation", "test"]
 SPLITS = ["draft", *REPLAYED] if config["prompts"]["draft"] else REPLAYED
@@ -318,38 +320,6 @@ def asked(names):
     """Those of `names` that the benchmark asks for, with whichever variant."""
     wanted = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
     return [name for name in names if name in wanted]
-
-
-def open_parent_run():
-    from ltd import tracking  # loads MLflow, which planning needs not
-
-    try:
-        preflight.check(config)
-        tracking.open_parent(Path(RESULTS), config)
-        made_with.begin(Path(RESULTS), config)
-    except InputError as error:
-        sys.exit(str(error))
-
-
-def close_parent_run(status):
-    from ltd import tracking
-
-    if is_up_to_date(workflow.dag, "report"):
-        made_with.finish(Path(RESULTS))
-    try:
-        tracking.close_parent(Path(RESULTS), status)
-    except InputError as error:
-        print(error)
-
-
-def print_outcome():
-    """Print the summary table, when there is one, and where to look next."""
-    table = Path(RESULTS) / "report/summary.txt"
-    if table.is_file():
-        print(table.read_text())
-        print(f"report: {RESULTS}/report/report.md")
-        server = os.environ.get("MLFLOW_TRACKING_URI")
-        print(f"MLflow: {server or 'make ui, then http://127.0.0.1:5000'}")
 
 
 def profile_of_machine(wildcards):
