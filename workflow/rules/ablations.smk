@@ -30,7 +30,7 @@ rule evaluate_ablation:
         cycles=lambda wildcards, input: f"--cycles {input.cycles}" * bool(input.cycles),
         depth=config["benchmark"]["default_depth"],
         tasks=TEST_TASKS,
-        options=common_options(threads=1),
+        options=common_options(),
     shell:
         "python -m ltd.evaluate_ablation --name {wildcards.ablation} --traces {input.traces}"
         " --profile {input.profile} --grid {input.grid} --policies {params.policies}"

@@ -16,7 +16,7 @@ rule fit_baseline:
     conda:
         "../../envs/ltd.yaml"
     params:
-        options=options("baselines", threads=1),
+        options=options("baselines"),
         tasks=TRAIN_TASKS,
     shell:
         "python -m ltd.fit_baselines --baseline {wildcards.baseline} --traces {input.traces}"

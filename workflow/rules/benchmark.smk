@@ -45,7 +45,7 @@ rule fit_lookup:
         target=target_name,
         tree=command_line(config["tree"]),
         tasks=TRAIN_TASKS,
-        options=f"{common_options(threads=1)} {computing('device')}",
+        options=f"{common_options()} {computing('device')}",
     shell:
         "python -m ltd.fit_lookup --target {params.target:q} --texts {input.texts}"
         " --validation {input.validation} --profile {input.profile} --output {output}"
@@ -77,7 +77,7 @@ rule record_lookup:
     params:
         output=folder_of_output,
         temperature=LEARNED_AT,
-        options=f"{common_options(threads=1)} {computing('device')}",
+        options=f"{common_options()} {computing('device')}",
     shell:
         "python -m ltd.record_lookup --lookup {input.lookup} --texts {input.texts} --train {input.train}"
         " --validation {input.validation} --profile {input.profile} --output {params.output}"
@@ -166,7 +166,7 @@ rule benchmark:
     params:
         parts=expand(MEASURED, temperature=TEMPERATURES),
         output=folder_of_output,
-        options=common_options(threads=1),
+        options=common_options(),
     shell:
         "python -m ltd.join_benchmark --parts {params.parts} --output {params.output}"
         " {params.options} 2>&1 | tee {log}"

@@ -95,9 +95,9 @@ wildcard_constraints:
     baseline="|".join(BASELINES),
 
 
-def common_options(threads=config["threads"]):
+def common_options(threads=1, seed=config["seed"]):
     """Render the options that every stage has; `threads` None leaves these to `effort`."""
-    common = {"experiment": RESULTS, "seed": config["seed"]}
+    common = {"experiment": RESULTS, "seed": seed}
     common |= {"threads": threads} if threads is not None else {}
     return command_line(common)
 
@@ -111,7 +111,7 @@ def effort(block=None, keys=()):
     return lambda wildcards, input: command_line({"threads": config["threads"]} | own)
 
 
-def options(block, leave_out=(), tree=False, threads=config["threads"]):
+def options(block, leave_out=(), tree=False, threads=1):
     """Render one block of the configuration as flags, with the common ones; `tree` adds beam and depth."""
     own = {key: value for key, value in config[block].items() if key not in leave_out}
     return f"{common_options(threads)} {command_line(config['tree'] if tree else {})} {command_line(own)}"
@@ -122,9 +122,10 @@ def computing(*keys):
     return command_line({key: config[key] for key in keys})
 
 
-def model_options(*arguments, **settings):
+def model_options(*arguments, threads=config["threads"], **settings):
     """Render `options` of a stage that loads target and head, and how it does that."""
-    return f"{options(*arguments, **settings)} {computing('device', 'dtype', 'quantisation')}"
+    own = options(*arguments, threads=threads, **settings)
+    return f"{own} {computing('device', 'dtype', 'quantisation')}"
 
 
 # Tasks that constants, classifiers and policies are fitted to, and tasks that all are compared on.
@@ -277,7 +278,7 @@ def options_of_chain(wildcards):
     fixed = [*PRESETS[extra.get("preset", "default")], *extra]
     # How many rounds follow changes nothing about a training.
     left_out = ["rounds", "paper_preset", "paper_tasks", *fixed]
-    return f"{options('rl', left_out, threads=1)} {command_line(extra)}"
+    return f"{options('rl', left_out)} {command_line(extra)}"
 
 
 def options_of_combination(wildcards):
@@ -286,7 +287,7 @@ def options_of_combination(wildcards):
     if wildcards.chain not in NAMED_CHAINS:
         variant = methods.parse_chain(wildcards.chain).variant
         seed = methods.seed_of(variant, seed)
-    return f"{common_options(threads=1)} {command_line({'seed': seed})}"
+    return common_options(seed=seed)
 
 
 def options_of_policies():

@@ -21,7 +21,7 @@ rule fit_opponent:
         "../../envs/ltd.yaml"
     params:
         policies=options_of_policies(),
-        options=options("opponents", threads=1),
+        options=options("opponents"),
     shell:
         "python -m ltd.fit_opponents --opponent {wildcards.opponent} --traces {input.traces}"
         " --validation-traces {input.validation} --profile {input.profile} --output {output}"

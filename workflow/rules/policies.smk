@@ -100,7 +100,7 @@ rule choose_policies:
     conda:
         "../../envs/ltd.yaml"
     params:
-        options=common_options(threads=1),
+        options=common_options(),
     shell:
         "python -m ltd.choose_policies --candidates {input} --output {output} {params.options} 2>&1"
         " | tee {log}"

@@ -47,7 +47,7 @@ rule walk_answer:
         "../../envs/ltd.yaml"
     params:
         target=target_name,
-        options=common_options(threads=1),
+        options=common_options(),
     shell:
         "python -m ltd.walk_answer --target {params.target:q} --runs {input.runs}"
         " --cycles {input.cycles} --responses {input.responses} --output {output}"
@@ -94,7 +94,7 @@ rule report:
         "../../envs/ltd.yaml"
     params:
         output=folder_of_output,
-        options=common_options(threads=1),
+        options=common_options(),
         ablations=command_line({"ablations": config["ablations"]["run"]}),
         machines=command_line(
             {"machines": list(MACHINES) if config["transfer"]["in_report"] else []}

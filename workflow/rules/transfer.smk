@@ -14,7 +14,7 @@ rule vary_profile:
     conda:
         "../../envs/ltd.yaml"
     params:
-        options=common_options(threads=1),
+        options=common_options(),
     shell:
         "python -m ltd.vary_profile --profile {input.profile} --output {output}"
         " --slower-growth {wildcards.factor} {params.options} 2>&1 | tee {log}"
@@ -42,7 +42,7 @@ rule transfer_to_machine:
         max_size=config["grid"]["max_size"],
         rounds=config["rl"]["rounds"],
         tasks=TEST_TASKS,
-        options=common_options(threads=1),
+        options=common_options(),
     shell:
         "python -m ltd.transfer --traces {input.traces} --validation-traces {input.validation}"
         " --test-traces {input.test} --profile {input.profile:q} --policies {input.policies}"

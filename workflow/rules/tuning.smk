@@ -24,7 +24,7 @@ rule tune_worker:
         "../../envs/ltd.yaml"
     params:
         state=f"{RESULTS}/state/tune",
-        options=options("tune", leave_out=["workers"], threads=1),
+        options=options("tune", leave_out=["workers"]),
     shell:
         "python -m ltd.tune --worker {wildcards.worker} --traces {input.traces}"
         " --validation-traces {input.validation} --profile {input.profile}"
@@ -53,7 +53,7 @@ rule tune:
     params:
         output=folder_of_output,
         state=f"{RESULTS}/state/tune",
-        options=options("tune", leave_out=["workers"], threads=1),
+        options=options("tune", leave_out=["workers"]),
     shell:
         "python -m ltd.tune --traces {input.traces} --validation-traces {input.validation}"
         " --profile {input.profile} --settings {input.untuned}/settings.json"
