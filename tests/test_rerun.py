@@ -98,7 +98,11 @@ def test_the_papers_training_takes_the_traces_that_are_there(finished, asking):
         ("opponents: {fit_rounds: 3}", {"fit_opponent", *BENCHMARK}),
         ("grid: {max_size: 12}", GRID),
         # What takes less memory or other threads makes the same; what takes the time of things sees it.
-        ("{traces: {chunk: 7}, draft: {feature_cache_gib: 1.5}, responses: {batch_size: 5}}", set()),
+        (
+            "{traces: {chunk: 7}, draft: {feature_cache_gib: 1.5}, responses: {batch_size: 5}, "
+            "target: {checkpoint_every: 7}}",
+            set(),
+        ),
         ("threads: 2", {"profile_latency", *REPLAY}),
     ],
 )

@@ -227,8 +227,9 @@ def test_recomputed_features_train_the_same_head(inputs, tmp_path, monkeypatch):
 
 
 def test_who_runs_out_of_memory_may_go_on_with_checkpointing(inputs, tmp_path):
-    plain, checkpointing = options(inputs, tmp_path), options(inputs, tmp_path, gradient_checkpointing=True)
-    assert stage._input_key(plain) == stage._input_key(checkpointing)
+    plain = options(inputs, tmp_path)
+    for change in ({"gradient_checkpointing": True}, {"feature_cache_gib": 0.0}):
+        assert stage._input_key(plain) == stage._input_key(options(inputs, tmp_path, **change))
     assert stage._input_key(plain) != stage._input_key(options(inputs, tmp_path, unroll_steps=3))
 
 

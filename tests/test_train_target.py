@@ -20,6 +20,7 @@ from ltd.target_training.tokenizer import train_tokenizer
 from ltd.target_training.training import Trainer, answer_loss, learning_rate_factor
 from ltd.tracking import StageRun
 from ltd.train_target import Options, ablations, build_model, round_weights, train, train_target
+from ltd.train_target import _fingerprint as fingerprint
 
 TASKS = ("chat", "maths")
 
@@ -237,6 +238,13 @@ def test_learning_rate_warms_up_again_after_growing_and_ends_near_zero(options):
     assert factors[20] == pytest.approx(0.2) and factors[25] == 1 and factors[59] == 1
     assert factors[80] == pytest.approx(0.5)
     assert factors[99] == pytest.approx(1 / 40)
+
+
+def test_a_checkpoint_serves_whoever_keeps_others_more_often(options):
+    (options.prompts / "corpus").mkdir(parents=True, exist_ok=True)
+    kept = fingerprint(options)
+    assert fingerprint(dataclasses.replace(options, checkpoint_every=99)) == kept
+    assert fingerprint(dataclasses.replace(options, steps=options.steps + 1)) != kept
 
 
 def test_training_lowers_the_loss(corpus, options):

@@ -11,19 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ltd import effort
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
 
 FILE, UNFINISHED = "config.json", "config-unfinished.json"
-# What changes how long something takes or how much memory, and not what comes of it.
-EFFORT = {
-    "target.checkpoint_every",
-    "draft.processes",
-    "draft.gradient_checkpointing",
-    "draft.feature_cache_gib",
-    "responses.batch_size",
-    "tune.workers",
-}
 # What a published head is read with; the rest of its block trains one.
 OF_A_PUBLISHED_HEAD = ("draft.rope_theta", "draft.probe_answers")
 TEMPLATE = "responses.chat_template"
@@ -110,7 +102,7 @@ def _refuse(key: str, config: Config, finished: Path) -> NoReturn:
 
 def keys_of(config: Config, block: str) -> list[str]:
     """Keys of a block that shape something, as `block.key`."""
-    return [name for key in config[block] if (name := f"{block}.{key}") not in EFFORT]
+    return [name for key in config[block] if (name := f"{block}.{key}") not in effort.KEYS]
 
 
 def _values(config: Config) -> Config:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from ltd import effort
 from ltd.bfloat16 import computes_in, held_in_float32, in_bfloat16, round_linear_inputs, saved_type
 from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.draft_head.eagle3 import Eagle3Head
@@ -261,9 +262,9 @@ def _input_key(options: TrainDraftOptions) -> str:
     """Identifies what the weights depend on, so that a checkpoint of other inputs is not continued."""
     target = identity(options.target)
     inputs = target + file_hash(options.responses, options.validation)
-    # Gradient checkpointing changes weights by rounding alone: whoever runs out of memory may go on with it.
     skipped = ("experiment", "threads", "target", "responses", "validation", "output", "state")
-    skipped += ("gradient_checkpointing",)
+    # These change weights by rounding alone: whoever runs out of memory may go on with less.
+    skipped += effort.OPTIONS["draft"]
     return config_hash({k: v for k, v in asdict(options).items() if k not in skipped} | {"inputs": inputs})
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ltd import effort
 from ltd.bfloat16 import saved_type
 from ltd.devices import multiplies_bfloat16, resolve_device
 from ltd.errors import InputError
@@ -243,8 +244,8 @@ def _texts(conversations: Conversations) -> list[str]:
 
 
 def _fingerprint(options: Options) -> str:
-    """What a checkpoint must have in common with this run: every option but places, and the texts."""
-    ignored = {"experiment", "prompts", "output", "state", "threads", "device"}
+    """What a checkpoint must have in common with this run: every option but places and effort, and texts."""
+    ignored = {"experiment", "prompts", "output", "state", "threads", "device", *effort.OPTIONS["target"]}
     values = {key: value for key, value in asdict(options).items() if key not in ignored}
     return f"{file_hash(options.prompts / 'corpus')} {values}"
 

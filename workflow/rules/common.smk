@@ -8,6 +8,7 @@ from pathlib import Path
 from ltd import configuration, methods, reuse, reused_parts
 from ltd.ablations import catalogue as ablations
 from ltd.baselines import NAMES as BASELINES
+from ltd.effort import OPTIONS as EFFORT
 from ltd.errors import InputError
 from ltd.files import own_files
 from ltd.options import command_line
@@ -66,7 +67,6 @@ TARGET_FILES = (
 DRAFT = f"{RESULTS}/draft"
 DRAFT_FILES = [DRAFT]
 IMPORT_OPTIONS = ["rope_theta", "probe_answers"]
-MEMORY_OPTIONS = ["gradient_checkpointing", "feature_cache_gib"]
 
 
 PROFILE = f"{RESULTS}/latency/profile.json"
@@ -102,12 +102,13 @@ def common_options(threads=1, seed=config["seed"]):
     return command_line(common)
 
 
-def effort(block=None, keys=()):
-    """Render what changes how long a stage takes and how much memory, not what it makes: threads, and `keys`.
+def effort(block=None):
+    """Render what changes how long a stage takes and how much memory, not what it makes: threads, and keys of a
+    block.
 
     A function of the input: what such a one returns Snakemake does not compare with what it was.
     """
-    own = {key: config[block][key] for key in keys}
+    own = {key: config[block][key] for key in EFFORT.get(block, ())}
     return lambda wildcards, input: command_line({"threads": config["threads"]} | own)
 
 

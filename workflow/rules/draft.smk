@@ -23,10 +23,10 @@ if config["draft"]["path"] is None:
             state=f"{RESULTS}/state/train_draft",
             options=model_options(
                 "draft",
-                leave_out=["path", "processes", *IMPORT_OPTIONS, *MEMORY_OPTIONS],
+                leave_out=["path", "processes", *IMPORT_OPTIONS, *EFFORT["draft"]],
                 threads=None,
             ),
-            effort=effort("draft", MEMORY_OPTIONS),
+            effort=effort("draft"),
         shell:
             "{params.program} --target {params.target:q} --responses {input.train}"
             " --validation {input.validation} --output {output} --state {params.state}"

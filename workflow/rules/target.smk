@@ -17,9 +17,9 @@ rule train_target:
     params:
         prompts=lambda wildcards, input: str(Path(input.corpus).parent),
         state=f"{RESULTS}/state/train_target",
-        options=options("target", leave_out=["path"], threads=None),
+        options=options("target", leave_out=["path", *EFFORT["target"]], threads=None),
         computing=computing("device", "dtype"),
-        effort=effort(),
+        effort=effort("target"),
     shell:
         "python -m ltd.train_target --prompts {params.prompts} --output {output} --state {params.state}"
         " {params.options} {params.computing} {params.effort} 2>&1 | tee {log}"
@@ -48,9 +48,9 @@ rule generate_responses_of_split:
         state=f"{RESULTS}/state/generate_responses-{{split}}-t{{temperature}}",
         # A function: Snakemake would take braces in a system prompt for wildcards.
         options=lambda wildcards: model_options(
-            "responses", leave_out=["batch_size"], threads=None
+            "responses", leave_out=EFFORT["responses"], threads=None
         ),
-        effort=effort("responses", ["batch_size"]),
+        effort=effort("responses"),
         # Drafters alone learn from this split's answers: no decoding has to repeat them.
         precision=lambda wildcards: (
             "--reduced-precision" if wildcards.split == "draft" else ""

@@ -20,9 +20,12 @@ rule record_traces_of_split:
         draft=draft_name,
         state=f"{RESULTS}/state/record_traces-{{split}}-t{{temperature}}-w{config['tree']['beam']}",
         options=model_options(
-            "traces", leave_out=["temperature", "chunk"], tree=True, threads=None
+            "traces",
+            leave_out=["temperature", *EFFORT["traces"]],
+            tree=True,
+            threads=None,
         ),
-        effort=effort("traces", ["chunk"]),
+        effort=effort("traces"),
     shell:
         "python -m ltd.record_traces --target {params.target:q} --draft {params.draft}"
         " --responses {input.responses} --output {output} --state {params.state}"
