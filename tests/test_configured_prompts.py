@@ -1,7 +1,30 @@
 """Prompts that a configuration names: too few, of another form, or not to be trained on."""
 
+import pytest
+
 from checked_configuration import SCHEMA, complaint, saved_model, write_questions
 from ltd import configuration
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ({"tasks": ["code", "poetry"]}, "prompts.tasks: no built-in task 'poetry'; there are code, chat"),
+        ({"test_only": ["qa"]}, "prompts.test_only: built-in tasks have prompts of every split; leave it"),
+        ({"path": "mine", "test_only": ["tickets"]}, "prompts.test_only: 'tickets' is not one of prompts.ta"),
+        ({"tasks": ["a"], "hub": ["b=openai/gsm8k"]}, "prompts.hub: no data set for task 'a'; expected <ta"),
+        ({"tasks": ["a"], "hub": ["a=openai/gsm9k"]}, "prompts.hub: the columns of openai/gsm9k are not kn"),
+        (
+            {"tasks": ["a"], "hub": ["a=openai/gsm8k:x:y"]},
+            "prompts.hub: 'a=openai/gsm8k:x:y'; expected <task",
+        ),
+        ({"path": "mine", "hub": ["a=openai/gsm8k"]}, "prompts.hub: prompts.path is given, too; use one of"),
+    ],
+)
+def test_what_no_source_gives_is_named(config, prompts, said):
+    config["prompts"] |= prompts
+    config["benchmark"]["test_tasks"] = config["prompts"]["tasks"][:1]
+    assert complaint(config).startswith(said)
 
 
 def test_task_without_prompts(config, tmp_path):

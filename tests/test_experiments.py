@@ -18,10 +18,11 @@ from ltd.engine.memory import plan_memory
 from ltd.errors import InputError
 from ltd.files import write_jsonl
 from ltd.hub import is_hub_id, split_revision
+from ltd.option_checks import check_prompts
 from ltd.preflight import check_models
-from ltd.prepare_prompts import Options, check
+from ltd.prepare_prompts import Options
 from ltd.target_training.tokenizer import train_tokenizer
-from ltd.texts.hub_prompts import parse_entry
+from ltd.texts.hub_sources import parse_entry
 from ltd.texts.prompts import ChatFormat, render
 from pipeline import environment
 
@@ -109,7 +110,7 @@ def test_experiment_is_valid(name, layers):
     assert set(entries) == set(config["prompts"]["tasks"])
     blocks = {key: value for key, value in config["prompts"].items()}
     listed = {key: tuple(value) if isinstance(value, list) else value for key, value in blocks.items()}
-    check(Options(split="test", output=Path("out"), **listed))
+    check_prompts(Options(split="test", output=Path("out"), **listed))
     assert len(entries) == (58 if layers else 5)
     # Hidden states are twenty times the rest of a trace: recorded where a method reads them alone.
     assert config["traces"]["features"] == ("specdecpp" in config["benchmark"]["methods"]) == (not layers)

@@ -88,6 +88,11 @@ def check_blocks(config: Config) -> None:
     def options(block: str) -> SimpleNamespace:
         return SimpleNamespace(**config[block])
 
+    if not config["reuse"]:
+        option_checks.check_prompts(options("prompts"))
+    elif reuse.has_other_prompts(config):
+        # They are all test prompts.
+        option_checks.check_prompts(SimpleNamespace(**config["prompts"] | {"test_only": []}))
     target, draft = options("target"), options("draft")
     if target.path is None:
         option_checks.check_target(target)

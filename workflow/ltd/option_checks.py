@@ -5,14 +5,48 @@ on the first value that cannot be meant. Snakemake reads this module for its pla
 nothing heavy.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+from ltd import world
 from ltd.baselines import CLASSIFIERS
 from ltd.draft_head.head_config import check_tap_layers
 from ltd.engine.pool import pool_size
 from ltd.errors import InputError
 from ltd.rl import MACHINE_PART, OBSERVATION_PARTS, rewards
 from ltd.target_training import WIRED_BLOCKS
+from ltd.texts.hub_sources import check_hub
+
+
+def check_prompts(options: Any) -> None:
+    """The block `prompts`."""
+    if not options.tasks:
+        raise InputError("prompts.tasks: empty; name at least one task")
+    if options.path is not None and options.hub:
+        raise InputError("prompts.hub: prompts.path is given, too; use one of them")
+    unknown = [task for task in options.test_only if task not in options.tasks]
+    if unknown:
+        raise InputError(f"prompts.test_only: {unknown[0]!r} is not one of prompts.tasks")
+    if options.hub:
+        check_hub(options.hub, options.tasks)
+    elif options.path is None:
+        _check_built_in(options.tasks, options.test_only)
+    for split in ("draft", "train", "validation", "test"):
+        if getattr(options, split) < (split != "draft"):
+            raise InputError(f"prompts.{split}: {getattr(options, split)} is not allowed; expected 1 or more")
+    if options.corpus < 0:
+        raise InputError(f"prompts.corpus: {options.corpus} is not allowed; expected 0 or more")
+
+
+def _check_built_in(tasks: Sequence[str], test_only: Sequence[str]) -> None:
+    if test_only:
+        raise InputError("prompts.test_only: built-in tasks have prompts of every split; leave it empty")
+    unknown = [task for task in tasks if task not in world.TASKS]
+    if unknown:
+        raise InputError(
+            f"prompts.tasks: no built-in task {unknown[0]!r}; there are {', '.join(world.TASKS)}, "
+            "others need prompts.path or prompts.hub"
+        )
 
 
 def check_target(options: Any) -> None:

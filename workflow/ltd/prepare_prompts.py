@@ -13,6 +13,7 @@ from typing import Any
 from ltd import world
 from ltd.errors import InputError
 from ltd.files import atomic_path, write_jsonl
+from ltd.option_checks import check_prompts
 from ltd.options import StageOptions, option, run_stage
 from ltd.texts.hub_prompts import hub_prompts
 from ltd.texts.prompts import SPLITS, Prompts, builtin_prompts, check_unlearned, checked, file_prompts
@@ -48,7 +49,7 @@ class Options(StageOptions):
 
 def prepare_prompts(options: Options, run: StageRun) -> None:
     """Collect the prompts, check them, and write the split; raises InputError before writing anything."""
-    check(options)
+    check_prompts(options)
     tasks = _collect(options).get(options.split)
     if not tasks:
         raise InputError(f"prompts.{options.split}: there are none; ask for some")
@@ -64,24 +65,6 @@ def prepare_prompts(options: Options, run: StageRun) -> None:
     run.text(samples(tasks), "prompts.txt")
     run.metrics({f"{options.split}.{task}": len(rows) for task, rows in tasks.items()})
     print(f"{options.split}: " + ", ".join(f"{task} {len(rows)}" for task, rows in tasks.items()))
-
-
-def check(options: Options) -> None:
-    """Raise InputError for options that cannot be met."""
-    if not options.tasks:
-        raise InputError("prompts.tasks: empty; name at least one task")
-    unknown = [task for task in options.test_only if task not in options.tasks]
-    if unknown:
-        raise InputError(f"prompts.test_only: {unknown[0]!r} is not one of prompts.tasks")
-    if options.test_only and options.path is None and not options.hub:
-        raise InputError("prompts.test_only: built-in tasks have prompts of every split; leave it empty")
-    if options.path is not None and options.hub:
-        raise InputError("prompts.hub: prompts.path is given, too; use one of them")
-    for split in SPLITS:
-        if getattr(options, split) < (split != "draft"):
-            raise InputError(f"prompts.{split}: {getattr(options, split)} is not allowed; expected 1 or more")
-    if options.corpus < 0:
-        raise InputError(f"prompts.corpus: {options.corpus} is not allowed; expected 0 or more")
 
 
 def _source(options: Options) -> str:

@@ -2,54 +2,14 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from ltd.errors import InputError
-from ltd.hub import explain, split_revision
+from ltd.hub import explain
+from ltd.texts.hub_sources import HubSource, check_hub, parse_entry
 from ltd.texts.prompts import Prompts, checked, divide, in_hash_order
 from ltd.world import Conversation
 
-
-@dataclass(frozen=True)
-class HubSource:
-    """Where a data set keeps its prompts: columns joined by a new line, and a column of reference answers."""
-
-    name: str
-    config: str | None
-    split: str
-    columns: tuple[str, ...]
-    reference: str | None = None
-    lead: str = ""
-    revision: str | None = None
-
-    @property
-    def whole_name(self) -> str:
-        """Name and revision, as an entry has them."""
-        return f"{self.name}@{self.revision}" if self.revision else self.name
-
-
-# The data sets behind the paper's five tasks (section 5.1).
-KNOWN = {
-    source.name: source
-    for source in (
-        HubSource(
-            "openai/openai_humaneval",
-            None,
-            "test",
-            ("prompt",),
-            "canonical_solution",
-            lead="Complete the code I provided.\n",
-        ),
-        HubSource("openai/gsm8k", "main", "test", ("question",), "answer"),
-        HubSource("tatsu-lab/alpaca", None, "train", ("instruction", "input"), "output"),
-        HubSource("google-research-datasets/nq_open", None, "validation", ("question",), "answer"),
-        HubSource("HuggingFaceH4/mt_bench_prompts", None, "train", ("prompt",), "reference"),
-        # Its configurations are the 57 subjects (figure 7).
-        HubSource("cais/mmlu", None, "test", ("question", "choices")),
-    )
-}
-_FORM = "expected <task>=<owner/name>[:<config>] or <task>=<owner/name>:<config>:<split>:<column>"
 _LETTERS = "ABCDEFGHIJ"
 
 
@@ -71,32 +31,15 @@ def hub_prompts(
     Raises InputError for a malformed entry, a task without one, a data set that cannot be loaded, or
     without the package `datasets`.
     """
+    check_hub(entries, tasks)
     sources = dict(map(parse_entry, entries))
     prompts: Prompts = {split: {} for split in counts}
     for task in tasks:
-        if task not in sources:
-            raise InputError(f"prompts.hub: no data set for task {task!r}; {_FORM}")
         questions = _load(sources[task])
         split_up = {"test": in_hash_order(questions, task)} if task in test_only else None
         for split, chosen in (split_up or divide(questions, task, counts, sources[task].name)).items():
             prompts[split][task] = chosen[: counts[split]]
     return checked(prompts)
-
-
-def parse_entry(entry: str) -> tuple[str, HubSource]:
-    """Task and source of one entry of `prompts.hub`; raises InputError for a malformed one."""
-    task, _, rest = entry.partition("=")
-    name, *parts = rest.split(":")
-    name, revision = split_revision(name)
-    if not task or not name or len(parts) not in (0, 1, 3):
-        raise InputError(f"prompts.hub: {entry!r}; {_FORM}")
-    if len(parts) == 3:
-        config, split, column = parts
-        return task, HubSource(name, config or None, split, (column,), revision=revision)
-    if name not in KNOWN:
-        raise InputError(f"prompts.hub: the columns of {name} are not known here; {_FORM}")
-    known = replace(KNOWN[name], revision=revision)
-    return task, replace(known, config=parts[0]) if parts else known
 
 
 def _load(source: HubSource) -> list[Conversation]:

@@ -18,7 +18,7 @@ _CLASSES = ("corpus",) * 9 + ("train",) * 3 + ("validation",) * 2 + ("test",) * 
 class Conversation:
     """Turns of a user and one reference answer a turn, in the fields of EAGLE's question files."""
 
-    question_id: int
+    question_id: int | str
     category: str
     turns: tuple[str, ...]
     reference: tuple[str, ...]
