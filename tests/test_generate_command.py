@@ -106,6 +106,33 @@ def test_prompts_have_the_form_that_the_experiment_was_made_with(folders, tmp_pa
     assert asked("--chat-template", str(own)) == [3]
 
 
+def test_the_experiments_own_target_is_loaded_as_its_configuration_says(folders, tmp_path, monkeypatch):
+    """Unless the command says otherwise, or another target decodes."""
+
+    def loaded(*options):
+        seen = []
+        monkeypatch.setattr(
+            Decoder, "load", lambda target, *_, **settings: seen.append((target, settings)) or stop()
+        )
+        fixed = ["--prompt", "w9", "--device", "cpu", "--depth", "1", "--size", "1", "--beam", "4"]
+        with pytest.raises(SystemExit):
+            main(["--experiment", str(tmp_path), *fixed, *options])
+        [(target, settings)] = seen
+        return str(target), settings["dtype"], settings["quantisation"]
+
+    def stop():
+        raise InputError("seen")
+
+    own = str(folders / "target")
+    responses = {"system": None, "chat_template": None, "thinking": "template"}
+    made = {"responses": responses, "dtype": "bfloat16", "quantisation": "4bit"}
+    write_json(tmp_path / "config.json", made | {"target": {"path": own}})
+    assert loaded() == (own, "bfloat16", "4bit")
+    assert loaded("--dtype", "float32", "--quantisation", "none") == (own, "float32", "none")
+    write_json(tmp_path / "config.json", made | {"target": {"path": "another/model"}})
+    assert loaded("--target", own) == (own, "auto", "none")
+
+
 def test_without_a_chat_template_the_command_says_so(experiment, tmp_path, capsys, monkeypatch):
     warning = "has no chat template, the prompt is taken as it is; give one with --chat-template"
     assert what_is_asked(experiment, tmp_path, monkeypatch) == [9]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
@@ -27,7 +28,7 @@ from ltd.engine.target import DEFAULT_TREE, TargetModel
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.made_with import kept
-from ltd.options import ModelOptions, option, parse_options
+from ltd.options import DTYPES, QUANTISATIONS, DeviceOptions, option, parse_options
 from ltd.replay.latency import LatencyProfile
 from ltd.rl.policy_controller import PolicyController
 from ltd.texts.prompts import OWN_FORMAT, ChatFormat, chat_format, render
@@ -35,15 +36,27 @@ from ltd.texts.prompts import OWN_FORMAT, ChatFormat, chat_format, render
 __all__ = ["Decoder", "GenerateOptions", "ltd_generate", "main"]
 
 WARM_UP_TOKENS = 8
+RECORDED = "recorded"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(ModelOptions):
+class GenerateOptions(DeviceOptions):
     """Options of the command."""
 
     prompt: str = option(help="what the user says")
     experiment: Path = option(Path("results/default"), "folder of the experiment")
     target: str | None = option(None, "target model, folder or hub id; none: the experiment's own")
+    dtype: str = option(
+        RECORDED,
+        "number type of target and head; recorded: that of the experiment's config.json, or auto: the "
+        "file's, on a CPU float32 where it does not multiply that",
+        choices=(RECORDED, *DTYPES),
+    )
+    quantisation: str = option(
+        RECORDED,
+        "precision of the target's weights; recorded: that of the experiment's config.json, or none",
+        choices=(RECORDED, *QUANTISATIONS),
+    )
     draft: str | None = option(
         None, "Eagle3 head, folder or hub id, with its own rotary base; none: the experiment's own"
     )
@@ -191,14 +204,39 @@ def form_of(options: GenerateOptions) -> ChatFormat:
     """How the prompt becomes a conversation: as the options say, otherwise as for the answers that head and
     policies of the experiment have learned from, where its target decodes.
     """
-    config = kept(options.experiment)
-    learned = config["responses"] if config and _is_own(options, config["target"]["path"]) else {}
+    learned = _made_with(options).get("responses", {})
 
     def chosen(name: str) -> str | None:
         given = getattr(options, name)
         return learned.get(name) if given is None else given
 
     return chat_format(chosen("system"), chosen("chat_template"), chosen("thinking") or "template")
+
+
+def computing(options: GenerateOptions) -> dict[str, str]:
+    """Number type and precision: as the options say, otherwise as of the experiment whose target decodes."""
+    recorded = {"dtype": "auto", "quantisation": "none"} | _made_with(options)
+    given = {"dtype": options.dtype, "quantisation": options.quantisation}
+    return {key: recorded[key] if value == RECORDED else value for key, value in given.items()}
+
+
+def target_of(options: GenerateOptions) -> str | Path:
+    """The target that decodes: the one given, otherwise the experiment's own, trained there or named in its
+    config.json; raises InputError where there is none.
+    """
+    if options.target is not None:
+        return options.target
+    trained = options.experiment / "target"
+    named = _made_with(options).get("target", {}).get("path")
+    if named is None and not trained.is_dir():
+        raise InputError(f"{trained}: no target was trained there; give the experiment's own as --target")
+    return named or trained
+
+
+def _made_with(options: GenerateOptions) -> dict[str, Any]:
+    """What the experiment was made with, where its target decodes; otherwise nothing."""
+    config = kept(options.experiment)
+    return config if config and _is_own(options, config["target"]["path"]) else {}
 
 
 def _is_own(options: GenerateOptions, path: str | None) -> bool:
@@ -217,9 +255,7 @@ def generate(options: GenerateOptions) -> None:
     if options.max_new_tokens < 1:
         raise InputError(f"max_new_tokens: {options.max_new_tokens} is not at least 1")
     form = form_of(options)
-    name = options.target or options.experiment / "target"
-    if options.target is None and not name.is_dir():
-        raise InputError(f"{name}: no target was trained there; give the experiment's own as --target")
+    name = target_of(options)
     tokenizer = load_tokenizer(name)
     if not (form.template or tokenizer.chat_template):
         print(
@@ -237,8 +273,7 @@ def generate(options: GenerateOptions) -> None:
         max_depth=max_depth,
         max_context=len(prompt) + options.max_new_tokens - 1,  # nobody asks what follows the last token
         device=options.device,
-        dtype=options.dtype,
-        quantisation=options.quantisation,
+        **computing(options),
     )
     settings |= {"max_new_tokens": options.max_new_tokens, "seed": options.seed}
     target, drafter = decoder.target, decoder.drafter
