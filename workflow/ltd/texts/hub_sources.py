@@ -28,7 +28,8 @@ class HubSource:
         return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
-# The data sets behind the paper's five tasks (section 5.1).
+# The data sets behind the paper's five tasks (section 5.1). Their commits can be looked up on the hub alone:
+# an entry without a revision takes the main branch (docs/real-models.md).
 KNOWN = {
     source.name: source
     for source in (
