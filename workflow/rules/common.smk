@@ -5,15 +5,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from ltd import configuration, methods, reuse, reused_parts
+from ltd import configuration, methods, reuse
 from ltd.ablations import catalogue as ablations
 from ltd.baselines import NAMES as BASELINES
 from ltd.effort import OPTIONS as EFFORT
 from ltd.errors import InputError
 from ltd.files import own_files
 from ltd.options import command_line
-from ltd.rl import retrained_kind
-from ltd.rl.presets import PRESETS
 from ltd.stage_jobs import with_jobs
 
 
@@ -66,7 +64,6 @@ TARGET_FILES = (
 # The head is trained, or made from the published one at `path`.
 DRAFT = f"{RESULTS}/draft"
 DRAFT_FILES = [DRAFT]
-IMPORT_OPTIONS = ["rope_theta", "probe_answers"]
 
 
 PROFILE = f"{RESULTS}/latency/profile.json"
@@ -134,56 +131,6 @@ TRAIN_TASKS = command_line({"train_tasks": config["rl"]["train_tasks"]})
 TEST_TASKS = command_line({"test_tasks": config["benchmark"]["test_tasks"]})
 
 
-def has_training(part):
-    """Tell whether the report can show how `target` or `draft` was trained, here or where it is reused from."""
-    if config[part]["path"] is not None:
-        return False
-    return (
-        config["reuse"] is None
-        or Path(config["reuse"], part, "training.json").is_file()
-    )
-
-
-def program(module, processes):
-    """Start a stage, in several processes of this machine when asked to."""
-    several = f"torch.distributed.run --standalone --nproc-per-node {processes} -m"
-    return f"python -m {several} {module}" if processes > 1 else f"python -m {module}"
-
-
-def prompts_block():
-    """The prompts block: built-in texts only where a target learns from them, and beside models and policies of
-    another experiment all prompts are test prompts.
-    """
-    changed = {} if config["target"]["path"] is None else {"corpus": 0}
-    if reuse.has_other_prompts(config):
-        changed |= {
-            "test_only": config["prompts"]["tasks"],
-            "draft": 0,
-            "corpus": 0,
-            "learned_from": f"{config['reuse']}/prompts",
-        }
-    return config["prompts"] | changed
-
-
-def other_counts(split):
-    """Counts of the prompts block that change nothing about a split; `draft` and `train` are drawn as one."""
-    own = ["draft", "train"] if split in ("draft", "train") else [split]
-    counts = ["draft", "train", "validation", "test", "corpus"]
-    return {key: prompts_block()[key] for key in counts if key not in own}
-
-
-def options_of_split(wildcards):
-    """The common options, and those of the prompts block that shape a split."""
-    others = other_counts(wildcards.split)
-    own = {key: value for key, value in prompts_block().items() if key not in others}
-    return f"{common_options(threads=None)} {command_line(own)}"
-
-
-def options_of_other_splits(wildcards, input):
-    """What is compared with a split, so that no prompt is in two; a function of the input, as in `effort`."""
-    return command_line(other_counts(wildcards.split))
-
-
 def target_name(wildcards):
     """The target as stages take it: a folder, or the id of a model on the hub."""
     return TARGET
@@ -224,125 +171,12 @@ def trace_file(split, temperature=LEARNED_AT):
     )
 
 
-def traces_of_chain(split):
-    """What a chain learns from or is chosen on: trees of the drafter that it is for."""
-    looked_up = f"{LOOKUP_TRACES}/{split}.safetensors"
-    return lambda wildcards: (
-        looked_up if wildcards.chain == LOOKUP_CHAIN else trace_file(split)
-    )
-
-
-def profile_of_chain(wildcards):
-    """The machine's latencies, with those of the drafter that the chain is for."""
-    looked_up = wildcards.chain == LOOKUP_CHAIN
-    return f"{LOOKUP_TRACES}/profile.json" if looked_up else PROFILE
-
-
-def unvaried(training):
-    """Input: the same training of the base, for a variant's chain that may turn out to change nothing."""
-
-    def folder(wildcards):
-        if wildcards.chain in NAMED_CHAINS:
-            return []
-        method = methods.parse_chain(wildcards.chain)
-        if methods.seed_of(method.variant, 0):
-            return []
-        return f"{RESULTS}/policies/{method.base}/{training.format(**wildcards)}"
-
-    return folder
-
-
-def unvaried_option(wildcards, input):
-    return f"--unvaried {input.unvaried}" if input.unvaried else ""
-
-
-def options_of_chain(wildcards):
-    """The rl block, but for what the preset of a chain fixes; the tuned chain puts the study's winner over it.
-
-    A variant's chain has all settings of its base, and over them what it varies.
-    """
-    if wildcards.chain not in NAMED_CHAINS:
-        method = methods.parse_chain(wildcards.chain)
-        base = f"{RESULTS}/policies/{method.base}/best/settings.json"
-        varied = command_line({"settings": base, "variant": method.variant})
-        return f"{options_of_combination(wildcards)} {varied}"
-    known = ablations.trainable_tasks(config)
-    paper = {
-        "train_tasks": [task for task in config["rl"]["paper_tasks"] if task in known]
-    }
-    extra = {
-        "paper": {"preset": config["rl"]["paper_preset"]} | paper,
-        PAPER_FULL: {"preset": "paper"} | paper,
-        CONDITIONED: {"preset": "conditioned"},
-        "ltd": {"settings": f"{RESULTS}/tuning/best.json"},
-    }.get(wildcards.chain, {})
-    fixed = [*PRESETS[extra.get("preset", "default")], *extra]
-    # How many rounds follow changes nothing about a training.
-    left_out = ["rounds", "paper_preset", "paper_tasks", *fixed]
-    return f"{options('rl', left_out)} {command_line(extra)}"
-
-
-def options_of_combination(wildcards):
-    """The common options with the chain's own seed, by which machines are drawn to validate on."""
-    seed = config["seed"]
-    if wildcards.chain not in NAMED_CHAINS:
-        variant = methods.parse_chain(wildcards.chain).variant
-        seed = methods.seed_of(variant, seed)
-    return common_options(seed=seed)
-
-
-def options_of_policies():
-    """The rl block, as far as it shapes what policies see, are and may do; none of their training."""
-    return command_line({key: config["rl"][key] for key in reused_parts.SHAPE})
-
-
-def settings_of_chain(wildcards):
-    if wildcards.chain not in NAMED_CHAINS:
-        return f"{RESULTS}/policies/{methods.parse_chain(wildcards.chain).base}/best"
-    return f"{RESULTS}/tuning/best.json" if wildcards.chain == "ltd" else []
-
-
 def policies_of(names):
     """Folders of the policies that methods decode with."""
     return methods.needed_folders(names, f"{RESULTS}/policies")
-
-
-def previous_pair(wildcards):
-    return (
-        f"{RESULTS}/policies/{wildcards.chain}/iteration-{int(wildcards.iteration) - 1}"
-    )
-
-
-def policy_of_iteration(wildcards):
-    """Rounds alternate: size first, as in the paper's section 6.1."""
-    return retrained_kind(int(wildcards.iteration))
 
 
 def asked(names):
     """Those of `names` that the benchmark asks for, with whichever variant."""
     wanted = {method.partition(":")[0] for method in config["benchmark"]["methods"]}
     return [name for name in names if name in wanted]
-
-
-def profile_of_machine(wildcards):
-    """The machine to move to; a profile of `transfer.profiles` is looked into before any work is done."""
-    for path in config["transfer"]["profiles"]:
-        if Path(path).stem == wildcards.machine:
-            try:
-                configuration.check_machine(config, path, Path(workflow.basedir))
-            except InputError as error:
-                sys.exit(f"config: {error}")
-    return MACHINES[wildcards.machine]
-
-
-MACHINES = {
-    "measured": PROFILE,
-    **{
-        f"slower-{factor:g}": f"{RESULTS}/latency/slower-{factor:g}.json"
-        for factor in config["transfer"]["slower_growth"]
-    },
-    **{
-        Path(path).stem: str(configuration.find_profile(path, Path(workflow.basedir)))
-        for path in config["transfer"]["profiles"]
-    },
-}

@@ -1,4 +1,13 @@
 # The Eagle3 head: trained on the target's own answers, or a published one put into our layout.
+IMPORT_OPTIONS = ["rope_theta", "probe_answers"]
+# One process, or several of this machine that train together.
+PROCESSES = config["draft"]["processes"]
+PROGRAM = "python -m ltd.train_draft"
+if PROCESSES > 1:
+    several = f"torch.distributed.run --standalone --nproc-per-node {PROCESSES}"
+    PROGRAM = f"python -m {several} -m ltd.train_draft"
+
+
 if config["draft"]["path"] is None:
 
     rule train_draft:
@@ -16,10 +25,10 @@ if config["draft"]["path"] is None:
             "../../envs/ltd.yaml"
         threads: workflow.cores
         resources:
-            gpu=config["draft"]["processes"],
+            gpu=PROCESSES,
         params:
             target=target_name,
-            program=program("ltd.train_draft", config["draft"]["processes"]),
+            program=PROGRAM,
             state=f"{RESULTS}/state/train_draft",
             options=model_options(
                 "draft",

@@ -1,6 +1,9 @@
 # Opponents of the learned policies: other methods on the chain default's observations, traces and actions.
 from ltd.opponents import NAMES as OPPONENTS
+from ltd.reused_parts import SHAPE
 
+# The rl block, as far as it shapes what policies see, are and may do; none of their training.
+POLICY_SHAPE = command_line({key: config["rl"][key] for key in SHAPE})
 OPPONENT = f"{RESULTS}/opponents/{{opponent}}"
 
 
@@ -20,7 +23,7 @@ rule fit_opponent:
     conda:
         "../../envs/ltd.yaml"
     params:
-        policies=options_of_policies(),
+        policies=POLICY_SHAPE,
         options=options("opponents"),
     shell:
         "python -m ltd.fit_opponents --opponent {wildcards.opponent} --traces {input.traces}"

@@ -1,7 +1,10 @@
 # Two policies, made to co-adapt: initial ones alone, then rounds that retrain one against the other.
 # Chains: `default` from the rl block, `paper` with the paper's formulation, `ltd` with the tuned winner, and those
-# of rules/common.smk that only some ask for. Each job waits for the one before, so that chains take longest: they
+# of common.smk that only some ask for. Each job waits for the one before, so that chains take longest: they
 # go first, and what is fitted to the traces beside them fills the cores that are left.
+include: "chains.smk"
+
+
 CHAIN = f"{RESULTS}/policies/{{chain}}"
 
 

@@ -1,5 +1,8 @@
 # Prompts of every task in disjoint splits, from the built-in generators, JSONL files or hub data sets: a job a split,
 # so that another number of test prompts makes no other training prompts.
+include: "prompt_options.smk"
+
+
 PROMPTS = f"{RESULTS}/prompts/{{split}}"
 PROMPT_SPLITS = [*SPLITS, *(["corpus"] if prompts_block()["corpus"] else [])]
 

@@ -18,10 +18,10 @@ FIGURES = [
 if methods.TUNED in config["benchmark"]["methods"]:
     FIGURES += ["tradeoff", "choices"]
 # Of what was trained, here or by the experiment that is reused.
-if has_training("draft"):
-    FIGURES.append("acceptance")
-if has_training("target"):
-    FIGURES.append("target_loss")
+for part, figure in (("draft", "acceptance"), ("target", "target_loss")):
+    there = Path(config["reuse"] or RESULTS, part, "training.json").is_file()
+    if config[part]["path"] is None and (there or not config["reuse"]):
+        FIGURES.append(figure)
 if config["transfer"]["in_report"]:
     FIGURES.append("transfer")
 

@@ -1,4 +1,5 @@
 # Policies on machines that they were not trained for, in replay: as they are, made for any machine, retrained.
+include: "machines.smk"
 
 
 # The measured machine with a verification that grows more slowly, as where arithmetic is to spare.
