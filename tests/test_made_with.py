@@ -204,3 +204,13 @@ def test_the_readmes_experiment_that_reuses_the_default_fits_it(tmp_path, monkey
     readme = (ROOT / "README.md").read_text()
     (tmp_path / "rewards.yaml").write_text(readme.split("```yaml\n# rewards.yaml")[1].split("```")[0])
     configuration.check(merged(tmp_path / "rewards.yaml"), SCHEMA)
+
+
+def test_the_documents_changed_key_trains_what_it_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finish(finished_default(tmp_path / "results/default"), merged())
+    text = (ROOT / "docs/running.md").read_text().split("```yaml\n# throughput.yaml")[1].split("```")[0]
+    (tmp_path / "throughput.yaml").write_text(f"# {text}")
+    config = merged(tmp_path / "throughput.yaml")
+    configuration.check(config, SCHEMA)
+    assert reuse.made_anew(config) == {part: ["rl.reward"] for part in (DEFAULT, TUNED)}

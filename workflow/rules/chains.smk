@@ -1,4 +1,5 @@
 # What the rules of policies.smk take of a chain of policies: inputs, and options of its trainings.
+from ltd.rl import retrained_kind
 from ltd.rl.presets import PRESETS
 
 
@@ -83,4 +84,4 @@ def previous_pair(wildcards):
 
 def policy_of_iteration(wildcards):
     """Rounds alternate: size first, as in the paper's section 6.1."""
-    return "size" if int(wildcards.iteration) % 2 else "depth"
+    return retrained_kind(int(wildcards.iteration))
