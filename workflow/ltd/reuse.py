@@ -112,7 +112,7 @@ def _check_anew_beside_other_prompts(config: Config, folder: Path, anew: dict[st
 
 def _asked_of_lookup(config: Config) -> list[str]:
     """The parts that the benchmark's methods need of the second drafter."""
-    parts = {ablations.LOOKUP: "lookup", ablations.LOOKUP_LEARNED: "policies default and lookup"}
+    parts = {methods.LOOKUP: "lookup", methods.LOOKUP_LEARNED: "policies default and lookup"}
     return [part for method, part in parts.items() if method in config["benchmark"]["methods"]]
 
 
