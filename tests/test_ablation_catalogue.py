@@ -205,9 +205,9 @@ def test_variants_are_planned_after_their_base(tmp_path):
     plan = result.stdout + result.stderr
     base = "--settings results/smoke/policies/ltd/best/settings.json"
     for number in range(1, 5):
-        assert f"--seed {number} {base} --variant seed-{number}" in plan
+        assert f"--seed {number} --threads 1 {base} --variant seed-{number}" in plan
         assert f"--variant seed-{number} --unvaried" not in plan
-    varied = f"--seed 0 {base} --variant reward-time --unvaried results/smoke/policies/ltd"
+    varied = f"--seed 0 --threads 1 {base} --variant reward-time --unvaried results/smoke/policies/ltd"
     for training in ("initial/size", "initial/depth", "iteration-1"):
         assert f"{varied}/{training}" in plan
     assert "--ablations seeds rewards" in plan and "ltd:no-depth" not in plan
