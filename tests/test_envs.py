@@ -148,6 +148,40 @@ def test_depth_rewards_are_those_of_the_replay_table(world):
     assert finished > 100
 
 
+def test_size_rewards_are_those_of_the_replay_table(world):
+    """A cycle pays for the decision about its size, beside a depth that costs none."""
+    env = SizeVecEnv(world, SPEC, throughput(world), FixedDepth(2), lanes=16)
+    env.reset()
+    table, rng = ReplayTable(world.traces), np.random.default_rng(0)
+    for _ in range(20):
+        position, rows = env.walk.position.copy(), env.walk.rows.copy()
+        actions = rng.integers(len(SIZES), size=16)
+        size, context = np.array(SIZES)[actions], world.traces.context_length[position]
+        _, rewards, _, _ = env.step(actions)
+        seconds = world.profile.cycle_seconds(2, size, context, rows, 0, 1)
+        assert np.allclose(rewards, table.tokens(position, 2, size) / seconds * world.step_seconds, rtol=1e-5)
+
+
+def test_tokens_are_worth_what_they_are_where_the_cycle_began(world):
+    worth = np.arange(len(world.traces))[:, None] * np.ones(world.max_depth + 2)
+    env = SizeVecEnv(world, SPEC, Reward("saving", 1.0, worth=worth), FixedDepth(2), lanes=8)
+    env.reset()
+    for _ in range(20):
+        began = env.walk.position.copy()
+        _, rewards, _, _ = env.step(np.zeros(8, dtype=int))
+        assert np.allclose(rewards, began, atol=0.1)  # a cycle takes some milliseconds
+
+
+def test_cycles_before_an_update_do_not_count_in_the_next_rate(world):
+    env = SizeVecEnv(world, SPEC, Reward("marginal", world.step_seconds), FixedDepth(2), lanes=8)
+    env.reset()
+    env.step(np.zeros(8, dtype=int))
+    attained = env.tokens[0] / env.seconds[0] * world.step_seconds
+    env.follow_rate()
+    assert env.reward.rate == pytest.approx(attained)
+    assert env.tokens[0] == env.seconds[0] == 0
+
+
 def test_plain_steps_are_paid_as_such(world):
     env = DepthVecEnv(world, SPEC, Reward("time", 1.0), FixedSize(4, decisions=1), lanes=4)
     env.reset()
@@ -168,6 +202,7 @@ def test_whole_answers_end_where_the_answer_ends(world):
         assert np.array_equal(dones, tokens == world.traces.tokens_left[position])
         assert np.array_equal(env.walk.position[~dones], (position + tokens)[~dones])
         assert np.isin(env.walk.position[dones], world.starts).all()
+        assert (env.walk.rows[dones] == 1).all()
 
 
 class PlainAtTheEnd:
@@ -233,11 +268,11 @@ def test_decision_interval_drafts_on_between_decisions(world):
 
 def test_same_seed_same_lanes(world):
     runs = []
-    for _ in range(2):
-        env = SizeVecEnv(world, SPEC, throughput(world), lanes=8, seed=5)
+    for seed in (5, 5, 6):
+        env = SizeVecEnv(world, SPEC, throughput(world), lanes=8, seed=seed)
         env.reset()
         runs.append([env.step(np.full(8, 1))[0] for _ in range(20)])
-    assert np.array_equal(runs[0], runs[1])
+    assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
 
 
 def test_rewards():

@@ -21,6 +21,7 @@ from ltd.rl.policy_controller import LiveObserver, PolicyController
 from ltd.rl.policy_settings import COMPACT, PolicySettings
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.rewards import Reward
+from ltd.rl.vector_environment import MEMORY
 from ltd.rl.workshop_files import open_workshop
 from synthetic import save_inputs, synthetic_profile, synthetic_traces
 
@@ -128,7 +129,9 @@ def test_every_machine_has_its_own_rate(shop):
     env.reset()
     for step in range(40):
         env.step(np.full(env.num_envs, step % 2))
+    before = env.tokens, env.seconds
     env.follow_rate()
+    assert np.allclose([env.tokens, env.seconds], MEMORY * np.array(before))
     # Eight steps of the dear machine's time buy what one or two of the other's do.
     assert env.reward.rate.shape == (2,) and env.reward.rate[0] > 3 * env.reward.rate[1]
 

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.replay import oracle as oracle_module
 from ltd.replay.oracle import oracle
@@ -40,9 +41,9 @@ def exhaustive(traces, profile, sizes):
     return [of_answer(a, b) for a, b in zip(starts, [*starts[1:], len(traces)], strict=True)]
 
 
-@pytest.mark.parametrize("prefix_weight", [1.0, 60.0])
-def test_equals_exhaustive_search(prefix_weight, monkeypatch):
-    traces = synthetic_traces(seed=3, sequences=4, answer_tokens=(1, 9), beam=3, max_depth=3)
+@pytest.mark.parametrize(("prefix_weight", "longest"), [(1.0, 9), (60.0, 9), (1.0, 2)])
+def test_equals_exhaustive_search(prefix_weight, longest, monkeypatch):
+    traces = synthetic_traces(seed=3, sequences=4, answer_tokens=(1, longest), beam=3, max_depth=3)
     profile = synthetic_profile(beam=3, max_depth=3)
     prefix = profile.tables["draft_prefix"]
     # With dear prefix rows it pays to skip and to choose whom to leave rows to: the rows belong to the state.
@@ -67,6 +68,8 @@ def test_its_walk_adds_up(machine):
     tokens = ReplayTable(traces).tokens(position, log.depth, log.size)
     np.testing.assert_array_equal(tokens, log.tokens)
     assert result.acceptance_length() == pytest.approx(len(traces) / len(log.tokens))
+    drafted = [pool_size(traces.beam, depth) for depth in log.depth]
+    np.testing.assert_array_equal(log.verified, np.minimum(log.size, drafted))
 
 
 def test_where_no_tree_pays_it_is_plain_decoding():

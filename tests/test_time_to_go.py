@@ -7,6 +7,7 @@ from ltd.opponents.decisions import Decisions
 from ltd.replay.oracle import oracle
 from ltd.rl.choices import FixedDepth, FixedSize
 from ltd.rl.evaluation import evaluate_choices
+from ltd.rl.machine import TYPICAL_PREFIX_ROWS
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.rehearsal import outcomes
@@ -46,6 +47,16 @@ def test_tokens_are_worth_the_time_that_they_take(world):
     np.testing.assert_allclose(paid, evaluation.seconds, rtol=1e-12)
     last = world.tokens_left == 1
     np.testing.assert_allclose(worth[last, 1:], np.broadcast_to(worth[last, 1:2], worth[last, 1:].shape))
+
+
+def test_a_cycle_is_charged_for_its_decision_and_for_typical_prefix_rows():
+    world = ReplayWorld(synthetic_traces(seed=4, sequences=4), synthetic_profile(), SIZES)
+    positions = np.arange(len(world.traces))
+    worth = tokens_worth(world, FixedDepth(3), FixedSize(5, decisions=1))
+    tokens = world.table.tokens(positions, 3, 5)
+    context = world.traces.context_length
+    seconds = world.profile.cycle_seconds(3, 5, context, TYPICAL_PREFIX_ROWS, 0, 1)
+    np.testing.assert_allclose(worth[positions, tokens], seconds, rtol=1e-9)
 
 
 def best_decisions(world, reward, brought):
