@@ -10,6 +10,7 @@ import pytest
 from ltd.measurement.summary import (
     MEAN_TASK,
     SUMMARY_COLUMNS,
+    _draws,
     clock_gap,
     compare,
     gap_shares,
@@ -72,6 +73,7 @@ def test_mean_is_over_the_four_headline_tasks_that_are_present():
     table = summarise(mark_lossless(runs), cycles).set_index(["method", "task"])
     assert table.loc[("ltd", "stdlib"), "speedup"] == pytest.approx(0.2)
     assert table.loc[("ltd", MEAN_TASK), "speedup"] == pytest.approx(2)
+    assert table.loc[("ltd", MEAN_TASK), ["speedup_low", "speedup_high"]].tolist() == pytest.approx([2, 2])
     both = table.loc[("ltd", "chat"), "tokens"] + table.loc[("ltd", "maths"), "tokens"]
     assert table.loc[("ltd", MEAN_TASK), "tokens"] == both
     assert headline_tasks(["mine", "other"]) == ["mine", "other"]
@@ -89,6 +91,18 @@ def test_one_different_token_is_not_lossless():
         assert table.loc[("ltd", "chat"), "lossless"] and table.loc[("autoregressive", task), "lossless"]
 
 
+def test_lossless_is_said_of_every_turn_and_by_the_first_repeat():
+    """A second turn has an answer of its own; of a baseline that differs the later repeat is wrong."""
+    first, _ = make_runs({BASELINE: 1.0, "ltd": 2.0}, prompts=2)
+    second = first.assign(turn=1, token_ids=[ids[::-1] for ids in first["token_ids"]])
+    runs = pd.concat([first, second], ignore_index=True)
+    assert mark_lossless(runs)["lossless"].all()
+    index = runs[(runs["method"] == BASELINE) & (runs["repeat"] == 1)].index[0]
+    runs.at[index, "token_ids"] = [*runs.at[index, "token_ids"][:-1], -7]
+    lossless = mark_lossless(runs)["lossless"]
+    assert lossless[~lossless].index.tolist() == [index]
+
+
 def test_interval_is_paired_over_prompts():
     """Prompts differ tenfold in length and speed, both methods alike: the paired interval stays narrow."""
     runs, _ = make_runs({"autoregressive": 1.0, "eagle3_grid": 1.5, "ltd": 1.5}, prompts=24, noise=0.01)
@@ -99,6 +113,48 @@ def test_interval_is_paired_over_prompts():
     assert (table["high"] - table["low"]).max() < 0.03
     slower = runs.assign(seconds=runs["seconds"].where(runs["method"] != "ltd", runs["seconds"] * 1.1))
     assert (compare(mark_lossless(slower), "ltd", "eagle3_grid")["high"] < 1).all()
+
+
+def test_the_interval_of_a_mean_is_that_of_means():
+    """Tasks of unlike ratios: the mean of both is sure, though a resample of either is far from it."""
+    runs, _ = make_runs({BASELINE: 1.0, "ltd": 1.2}, noise=0.01)
+    runs = runs[runs["task"] != "stdlib"]
+    maths = (runs["task"] == "maths") & (runs["method"] == "ltd")
+    runs = runs.assign(seconds=runs["seconds"].where(~maths, runs["seconds"] * 1.2 / 1.6))
+    mean = compare(mark_lossless(runs), "ltd", BASELINE).set_index("task").loc[MEAN_TASK]
+    assert 1.3 < mean["low"] < mean["ratio"] < mean["high"] < 1.5
+
+
+def test_the_table_bounds_95_percent_of_the_resamples():
+    runs, cycles = make_runs({BASELINE: 1.0, "ltd": 1.5}, noise=0.2)
+    table = summarise(mark_lossless(runs), cycles).set_index(["method", "task"])
+    prompts = runs.groupby(["method", "task", "prompt"])[["tokens", "seconds"]].sum().reset_index()
+    samples = {task: speedup_samples(prompts, "ltd", BASELINE, task, 0)[1] for task in TASKS}
+    samples[MEAN_TASK] = (samples["chat"] + samples["maths"]) / 2
+    for task, draws in samples.items():
+        bounds = table.loc[("ltd", task), ["speedup_low", "speedup_high"]].tolist()
+        assert bounds == pytest.approx(np.percentile(draws, [2.5, 97.5]))
+
+
+def test_every_task_has_resamples_of_its_own():
+    assert not np.array_equal(_draws(0, "chat", 12), _draws(0, "maths", 12))
+
+
+def test_an_answer_that_prefill_finished_has_no_part_in_the_ratios():
+    runs, cycles = make_runs({BASELINE: 1.0, "ltd": 2.0})
+    runs.loc[runs["prompt"] == "3", ["tokens", "seconds"]] = 0
+    table = summarise(mark_lossless(runs), cycles)
+    ltd = table[table["method"] == "ltd"]
+    assert ltd["speedup_mean_of_ratios"].to_numpy() == pytest.approx(2)
+
+
+def test_sizes_are_of_drafted_cycles_and_repeats_the_largest():
+    runs, cycles = make_runs({BASELINE: 1.0, "ltd": 2.0})
+    plain = cycles.assign(depth=0, verified=0)
+    runs = runs[(runs["task"] != "chat") | (runs["repeat"] == 0)]
+    table = summarise(mark_lossless(runs), pd.concat([cycles, plain])).set_index(["method", "task"])
+    assert (table.loc["ltd", "mean_size"] == 4).all() and (table.loc["ltd", "mean_depth"] == 0.75).all()
+    assert table.loc["ltd", "repeats"].to_dict() == {"chat": 1, "maths": 2, "stdlib": 2, MEAN_TASK: 2}
 
 
 def test_a_task_whose_answers_end_with_their_first_token_has_no_cycles():
