@@ -180,6 +180,10 @@ def test_a_decision_costs_what_networks_of_its_size_were_measured_to(world):
         asked = np.minimum(ours.depth + 1, world.max_depth).sum()
         drafted = (ours.depth > 0).sum()
         assert ours.seconds.sum() == pytest.approx(free + 1e-3 * (factor * asked + 2 * drafted))
+    controller = PolicyController(depth, size)
+    charged = evaluate(measured.with_networks(controller.weights), depth, size)
+    simulated = simulate(controller, world.traces, profile)
+    assert simulated.seconds.sum() == pytest.approx(charged.seconds.sum())
 
 
 def test_constants_equal_the_static_grid(world):

@@ -1,18 +1,21 @@
 """Training: it learns, follows its schedules, resumes exactly, and every stage writes whole folders."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from ltd.errors import InputError
 from ltd.replay.traces import Traces, of_tasks
-from ltd.rl import KINDS
+from ltd.rl import KINDS, co_adaptation
 from ltd.rl.co_adaptation import (
     Trained,
     Workshop,
     evaluate_pair,
     met_observations,
     rehearse_pair,
+    retrained_kind,
     train_chain,
     train_policy_of,
 )
@@ -25,6 +28,7 @@ from ltd.rl.ppo import (
     action_statistics,
     actor_layers,
     build,
+    critic_layers,
     export_network,
     learning_rate,
     segment_ends,
@@ -134,6 +138,75 @@ def test_exported_actor_acts_as_the_model_it_comes_from():
     assert np.array_equal(network.logits(x).argmax(axis=1), model.predict(x, deterministic=True)[0])
 
 
+def test_settings_are_the_models():
+    varied = {"gae_lambda": 0.7, "entropy_coefficient": 0.03, "clip_range": 0.11, "epochs": 3}
+    shop = workshop(**varied, size_gamma=0.5)
+    model = build(shop.environment("size", {}, 0), "size", shop.settings, 1024, 0, None)
+    assert (model.gamma, model.gae_lambda, model.ent_coef) == (0.5, 0.7, 0.03)
+    assert (model.clip_range(1), model.n_epochs) == (0.11, 3)
+
+
+def test_another_seed_starts_from_another_actor():
+    shop = workshop()
+    env = shop.environment("size", {}, 0)
+    actors = [actor_layers(build(env, "size", shop.settings, 1024, seed, None)) for seed in (0, 1, 0)]
+    assert torch.equal(actors[0][0].weight, actors[2][0].weight)
+    assert not torch.equal(actors[0][0].weight, actors[1][0].weight)
+
+
+def same_network(first, second):
+    pairs = zip(first.layers, second.layers, strict=True)
+    return all(np.array_equal(a, b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
+
+
+def test_actor_and_critic_go_on_from_those_that_were_kept():
+    shop = workshop(size_steps=2048, validations=2)
+    env, rising = shop.environment("size", {}, 0), iter(range(100))
+    start = build(env, "size", shop.settings, 1024, 0, None)
+    begun = Training(export_network(actor_layers(start)), export_network(critic_layers(start)))
+    goes_on = build(env, "size", shop.settings, 1024, 5, begun)
+    assert same_network(export_network(actor_layers(goes_on)), begun.actor)
+    assert same_network(export_network(critic_layers(goes_on)), begun.critic)
+    kept = train(env, "size", shop.settings, lambda _: {"speedup": next(rising)}, seed=0, previous=begun)
+    assert kept.best_steps == 2048
+    assert not same_network(kept.actor, begun.actor) and not same_network(kept.critic, begun.critic)
+
+
+def test_iterations_retrain_size_and_depth_in_turn():
+    assert [retrained_kind(iteration) for iteration in (1, 2, 3)] == ["size", "depth", "size"]
+
+
+def test_a_chain_trains_every_policy_from_a_seed_of_its_own_and_returns_the_best_pair(monkeypatch):
+    """The second pair does best: what the first retraining of a size policy made, beside the first depth."""
+    shop, trainings, speedups = workshop(), [], iter([1.0, 3.0, 2.0])
+
+    def noted(workshop, kind, previous, *, seed):
+        trainings.append((kind, seed))
+        return (kind, seed)
+
+    monkeypatch.setattr(co_adaptation, "train_policy_of", noted)
+    monkeypatch.setattr(
+        co_adaptation, "evaluate_pair", lambda world, pair: SimpleNamespace(speedup=next(speedups))
+    )
+    pair, evaluations = train_chain(shop, 2, seed=7)
+    assert [kind for kind, _ in trainings] == ["size", "depth", "size", "depth"]
+    assert len({seed for _, seed in trainings}) == 4
+    assert [evaluation.speedup for evaluation in evaluations] == [1, 3, 2]
+    assert pair == {"size": trainings[2], "depth": trainings[1]}
+
+
+def test_a_fixed_size_stands_for_a_policy_that_takes_time():
+    assert workshop().environment("depth", {}, 0).size.decisions == 1
+
+
+def test_mean_of_ratios_is_over_cycles():
+    evaluation = evaluate(workshop().validation, 4, 8)
+    ratios = evaluation.tokens / evaluation.seconds * evaluation.world.step_seconds
+    assert evaluation.mean_of_ratios == pytest.approx(ratios.mean())
+    ratio_of_means = evaluation.throughput * evaluation.world.step_seconds
+    assert evaluation.mean_of_ratios != pytest.approx(ratio_of_means, rel=1e-3)
+
+
 def test_marginal_rate_follows_the_attained_throughput():
     shop = workshop()
     trained = train_policy_of(shop, "size", {}, seed=0)
@@ -234,6 +307,42 @@ def test_rehearsal_expects_what_the_replay_table_holds(first_decision):
     values = [world.table.tokens(positions, 6, SIZES[2])] * (6 - first_decision)
     errors = 0.5 * (np.square(values).sum(axis=0) + expected**2)
     assert np.isclose(float(loss), errors[::CRITICS_STRIDE].mean() - expected.mean(), rtol=1e-4)
+
+
+def test_entropy_of_a_decision_counts_as_often_as_it_is_made():
+    """Of even actors: to go on or not as often as a draft gets there, a size unless nothing was drafted."""
+    shop = workshop()
+    world, specs = shop.training, {kind: shop.spec(kind) for kind in KINDS}
+    actions = {"size": len(SIZES), "depth": 2}
+    actors = {kind: lambda x, n=n: torch.zeros(*x.shape[:-1], n) for kind, n in actions.items()}
+    critics = dict.fromkeys(KINDS, lambda x: torch.zeros(*x.shape[:-1], 1))
+    known = outcomes(world, specs, shop.settings, np.arange(50))
+    losses = [
+        float(rehearsal_loss(actors, critics, known, Reward("acceptance", 1.0), weight)[0])
+        for weight in (0.0, 1.0)
+    ]
+    reached = sum(0.5**depth for depth in range(world.max_depth))
+    expected = np.log(2) * reached + np.log(len(SIZES)) * (1 - 0.5)
+    assert losses[0] - losses[1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_critics_teach_the_actors_nothing():
+    """What is expected is a target of theirs: their error alone has no gradient in an actor."""
+    shop = workshop()
+    specs = {kind: shop.spec(kind) for kind in KINDS}
+    known = outcomes(shop.training, specs, shop.settings, np.arange(50))
+    logits = {
+        "size": torch.zeros(len(SIZES), requires_grad=True),
+        "depth": torch.zeros(2, requires_grad=True),
+    }
+    actors = {kind: lambda x, kind=kind: logits[kind].expand(*x.shape[:-1], -1) for kind in KINDS}
+    gradients = []
+    for value in (0.0, 100.0):
+        critics = dict.fromkeys(KINDS, lambda x, value=value: torch.full((*x.shape[:-1], 1), value))
+        loss, _ = rehearsal_loss(actors, critics, known, Reward("acceptance", 1.0), 0.0)
+        gradients.append(torch.autograd.grad(loss, list(logits.values())))
+    for good, bad in zip(*gradients, strict=True):
+        torch.testing.assert_close(good, bad)
 
 
 def test_presets_hold_the_paper():
