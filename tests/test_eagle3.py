@@ -334,6 +334,13 @@ def test_wrong_configs_are_named(changes, message, folder, target):
         load_head(folder, target)
 
 
+def swapped_ids(d2t):
+    """Offsets of the same ids, the first two in the wrong order."""
+    place = torch.arange(len(d2t))
+    ids = d2t + place
+    return torch.cat([ids[[1, 0]], ids[2:]]) - place
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -342,6 +349,7 @@ def test_wrong_configs_are_named(changes, message, folder, target):
         (lambda t: {n: v for n, v in t.items() if n != "lm_head.weight"}, "lm_head.weight is missing"),
         (lambda t: {n: v for n, v in t.items() if n not in ("d2t", "t2d")}, "d2t is missing"),
         (lambda t: t | {"d2t": torch.full((DRAFT_VOCAB,), VOCAB)}, "d2t does not map"),
+        (lambda t: t | {"d2t": swapped_ids(t["d2t"])}, "d2t does not map to ascending token ids"),
     ],
 )
 def test_wrong_tensors_are_named(change, message, folder, target):

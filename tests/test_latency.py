@@ -1,6 +1,7 @@
 """Latency profile: interpolation, refusals, dense tables equal to the profile."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -42,6 +43,31 @@ def test_linear_between_points_and_clamped_contexts(profile):
 def test_many_prefix_rows_follow_the_last_slope(profile):
     slope = profile.draft_prefix(16, 16) - profile.draft_prefix(15, 16)
     assert profile.draft_prefix(100, 16) == pytest.approx(profile.draft_prefix(16, 16) + 84 * slope)
+
+
+def test_more_prefix_rows_never_take_less(profile):
+    """Where the last measured point was quicker than the one before, its time stands for more rows."""
+    prefix = profile.tables["draft_prefix"]
+    falling = [*prefix.ms[:-1], [ms / 2 for ms in prefix.ms[-2]]]
+    profile = profile.replace_table("draft_prefix", LatencyTable(prefix.axis, falling))
+    assert profile.draft_prefix(100, 16) == profile.draft_prefix(16, 16)
+
+
+def test_larger_networks_never_take_less(profile):
+    table = LatencyTable([100, 500], [[3.0] * 3, [1.0] * 3])
+    for name in ("depth_policy", "size_policy"):
+        profile = profile.replace_table(name, table)
+    charged = profile.with_networks({"depth": 900, "size": 500})
+    assert charged.depth_policy == charged.size_policy == pytest.approx(1e-3)
+
+
+def test_the_largest_size_is_one_that_both_tables_time(profile):
+    assert profile.max_size == 60
+    for name in ("verify", "rest"):
+        table = profile.tables[name]
+        kept = [size for size in table.axis if size <= 32]
+        shorter = profile.replace_table(name, LatencyTable(kept, table.ms[: len(kept)]))
+        assert shorter.max_size == 32
 
 
 @pytest.mark.parametrize(
@@ -147,3 +173,14 @@ def test_profile_of_something_else_is_refused(key):
         dense_for(traces, changed, 10)
     object.__setattr__(changed, key, None if key.endswith("hash") else getattr(traces, key))
     check_together(traces, changed)
+
+
+def test_a_profile_of_wider_trees_is_one_of_something_else():
+    with pytest.raises(InputError, match="beam: "):
+        dense_for(synthetic_traces(sequences=2), synthetic_profile(beam=5), 10)
+
+
+def test_contexts_inside_the_profile_raise_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dense_for(synthetic_traces(sequences=2), synthetic_profile(), 10)
