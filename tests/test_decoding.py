@@ -1,5 +1,8 @@
 """Losslessness: whatever the controller decides, the tokens are those of autoregressive decoding."""
 
+import time
+import warnings
+
 import pytest
 import torch
 
@@ -269,6 +272,37 @@ def test_sizes_beyond_the_largest_tree_are_refused(monkeypatch):
         monkeypatch.setattr(target, "prefill", prefill)
         with pytest.raises(InputError, match="size 65 is not between 1 and 64"):
             decode(target, drafter, controller, PROMPT, max_new_tokens=5)
+
+
+def test_the_prompt_is_read_before_the_clock_of_the_answer_starts(monkeypatch):
+    target = random_target()
+    prefill = target.prefill
+
+    def slow(prompt):
+        time.sleep(0.2)
+        return prefill(prompt)
+
+    monkeypatch.setattr(target, "prefill", slow)
+    result = decode(target, random_drafter(target), StaticController(2, 4), PROMPT, max_new_tokens=2)
+    phases = sum(c.draft_ms + c.verify_ms + c.policy_ms + c.rest_ms for c in result.cycles) / 1e3
+    assert result.prefill_seconds > 0.2
+    assert phases <= result.seconds < phases + 0.1
+
+
+def test_an_answer_that_ends_with_the_last_token_that_fits_is_not_cut():
+    target = random_target()
+    room = target.max_context - len(PROMPT) + 1
+    answer = decode_autoregressive(target, PROMPT, max_new_tokens=room, eos_ids=[]).tokens
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = decode_autoregressive(
+            target,
+            PROMPT,
+            max_new_tokens=room + 1,
+            eos_ids=[],
+            stop=lambda tokens: len(tokens) == room,
+        )
+    assert whole.tokens == answer
 
 
 def test_wrong_requests_are_refused():

@@ -6,7 +6,7 @@ import torch
 
 from engine_models import random_drafter, random_model, sequence_logits
 from ltd.engine.compiled.sampling import CompiledSampler, fill_noise, sample_rows
-from ltd.engine.compiled.tree import accepted_path, greedy_path
+from ltd.engine.compiled.tree import accepted_path, greedy_path, largest
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
 from ltd.engine.noise import gumbel_noise, noise_stream, signed, uniform_noise
@@ -193,12 +193,24 @@ SAMPLERS = {
 }
 
 
+def test_the_first_of_equals_is_the_largest():
+    """As torch's argmax on a CPU has it."""
+    assert largest(np.float32([1, 3, 3])) == 1
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        logits = torch.randint(4, (3, 40), generator=generator).float()  # most rows have equals
+        best = logits.argmax(dim=-1)
+        chain = np.array([0, best[0], best[1]]), np.array([-1, 0, 1])
+        assert greedy_path(*chain, logits.numpy())[1].tolist() == best.tolist()
+
+
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_noise_depends_on_position_and_seed_alone(kind):
     options, logits = SamplingOptions(temperature=1.0, seed=3), torch.zeros(4, 500)
-    ahead, single = (SAMPLERS[kind](options, 500) for _ in range(2))
+    ahead = SAMPLERS[kind](options, 500)
     for position in (0, 1, 5, 3, 4, 30):
-        chosen = [single.choose(logits[:1], position + depth).item() for depth in range(4)]
+        single = [SAMPLERS[kind](options, 500) for _ in range(4)]  # none has looked at another position
+        chosen = [each.choose(logits[:1], position + depth).item() for depth, each in enumerate(single)]
         chain = make_tree([0, 0, 1, 2], [0, *chosen[:3]])
         rows, tokens = ahead.follow(logits, position, chain, levels=3)
         assert rows.tolist() == [0, 1, 2, 3] and tokens.tolist() == chosen
@@ -327,11 +339,22 @@ def test_options_that_cannot_be_are_refused(options):
 
 def test_top_k_and_top_p_keep_what_they_say():
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    truncations = [(2, None), (None, 0.65), (None, 0.4), (3, 0.9), (9, 1.0), (None, 1e-9)]
     kept = [
         kept_logits(logits, SamplingOptions(temperature=1.0, top_k=k, top_p=p)).isfinite().tolist()
-        for k, p in [(2, None), (None, 0.65), (None, 0.4), (3, 0.9), (9, 1.0), (None, 1e-9)]
+        for k, p in truncations
     ]
     assert [sum(row) for row in kept] == [2, 2, 1, 3, 4, 1]
     assert all(row == sorted(row, reverse=True) for row in kept)
+    many = logits.expand(400, -1)
+    positions = torch.arange(400)
+    noise = gumbel_noise(torch.tensor([1]), positions, 4)
+    for (k, p), row in zip(truncations, kept, strict=True):
+        options = SamplingOptions(temperature=1.0, top_k=k, top_p=p)
+        for drawn in (
+            choose_tokens(many, noise, options),
+            sample_rows(many, [1] * 400, positions.tolist(), options),
+        ):
+            assert set(drawn.tolist()) == set(range(sum(row)))
     halved = kept_logits(logits, SamplingOptions(temperature=0.5))
     torch.testing.assert_close(halved.softmax(-1), torch.tensor([0.16, 0.09, 0.04, 0.01]) / 0.3)

@@ -192,6 +192,20 @@ def test_many_deferred_rows_draft_the_same_tree(compiled):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+def test_a_new_tree_has_no_scores_of_the_one_before(compiled):
+    target = random_target()
+    drafter = random_drafter(target, compiled=compiled)
+    _, taps = target.prefill([1, 2, 3])
+    drafter.prefill(taps, torch.tensor([1, 2, 3]))
+    drafter.extend(taps[-1:], torch.tensor([4]))
+    drafter.expand()
+    drafter.expand()
+    assert drafter.state.scores[: pool_size(5, 3)].isfinite().all()
+    drafter.defer(taps[-1:], torch.tensor([5]))
+    assert drafter.state.depth == 0 and (drafter.state.scores == float("-inf")).all()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
 def test_entropy_is_that_of_the_best_row(compiled):
     target = random_target()
     drafter = random_drafter(target, beam=23, max_depth=2, compiled=compiled)
