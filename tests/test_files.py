@@ -1,5 +1,6 @@
 """Files are either whole or absent."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from ltd.errors import InputError
 from ltd.files import (
+    alone,
     atomic_path,
     discard,
     file_hash,
@@ -26,6 +28,23 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         raise RuntimeError("killed")
     assert read_json(path) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_who_reads_a_file_that_is_replaced_goes_on_with_the_old_one(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, 1)
+    with path.open() as reader:
+        write_json(path, 2)
+        assert reader.read().strip() == "1"
+    assert read_json(path) == 2
+
+
+def test_a_lock_is_held_by_one_alone(tmp_path):
+    path = tmp_path / "lock"
+    with alone(path), path.open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_folder_replaces_folder(tmp_path):
@@ -93,6 +112,15 @@ def test_hash_sees_contents_and_names_but_no_hidden_files(tmp_path):
     changed = file_hash(folder)
     (folder / "a").rename(folder / "b")
     assert len({before, changed, file_hash(folder)}) == 3
+
+
+def test_hash_does_not_depend_on_the_order_in_which_files_are_found(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    found, expected = sorted(tmp_path.iterdir()), file_hash(tmp_path)
+    for order in (found, found[::-1]):
+        monkeypatch.setattr(Path, "rglob", lambda self, pattern, order=order: order)
+        assert file_hash(tmp_path) == expected
 
 
 def test_own_files_are_those_of_a_folder_that_is_there(tmp_path):
