@@ -17,6 +17,7 @@ from ltd.texts.prompts import (
     ChatFormat,
     builtin_prompts,
     chat_format,
+    check_unlearned,
     divide,
     file_prompts,
     read_questions,
@@ -319,3 +320,18 @@ def test_what_the_head_learns_from_begins_like_nothing_that_policies_learn_from(
     first = [{world.normalised(each.turns[:1]) for each in prompts[split]["chat"]} for split in counts]
     assert not first[0] & first[1]
     assert len(prompts["train"]["chat"]) == 80 and 150 < len(prompts["draft"]["chat"]) <= 160
+
+
+@pytest.mark.parametrize("split", ["draft", "train", "validation"])
+def test_what_a_finished_experiment_learned_from_is_no_test_prompt(split, tmp_path):
+    learned, tested = ([world.Conversation(0, "", (f"{word} is it?",), ())] for word in ("What", "Why"))
+    for name, conversation in ((split, learned), ("test", tested)):
+        write_jsonl(tmp_path / name / "qa.jsonl", [{"question_id": 0, "turns": list(conversation[0].turns)}])
+    check_unlearned({"qa": tested}, tmp_path, "prompts.path")
+    with pytest.raises(InputError, match=rf"prompts\.path: 'What is it\?' of qa is in .*{split}/qa\.jsonl"):
+        check_unlearned({"qa": learned}, tmp_path, "prompts.path")
+
+
+def test_built_in_prompts_of_a_split_are_not_none():
+    with pytest.raises(InputError, match="no train prompts of qa; ask for one or more"):
+        builtin_prompts(["qa"], {"train": 0, "validation": 2, "test": 2}, 0)

@@ -97,6 +97,12 @@ def test_a_shared_prompt_is_refused(splits):
         world.check_disjoint({"train": train, "test": [*test, copy]})
 
 
+def test_conversations_of_two_splits_may_not_begin_alike():
+    conversations = [world.Conversation(0, "", ("How are you?", then), ()) for then in ("And you?", "Why?")]
+    with pytest.raises(InputError, match=r"'How are you\?' is in both train and test"):
+        world.check_disjoint({"train": conversations[:1], "test": conversations[1:]})
+
+
 def test_unknown_task_and_split_are_refused():
     for task, split in (("poetry", "train"), ("code", "dev")):
         with pytest.raises(InputError, match="tasks are code"):
