@@ -86,6 +86,25 @@ def test_what_the_wide_beam_lost_lies_between_two_readings(recorded):
     assert (high_tokens > low_tokens).any()
 
 
+def certain_chain():
+    """Traces of one answer of eight tokens, of which the best child of the best child is always one."""
+    traces = synthetic_traces(sequences=1, answer_tokens=(8, 8), beam=2, max_depth=3)
+    true_node = np.where(np.arange(3) < traces.tokens_left[:, None], np.array([0, 2, 6]), -1)
+    beams = np.tile(np.array([0, 1], dtype=np.uint8), (len(traces), 3, 1))
+    return dataclasses.replace(traces, true_node=true_node.astype(np.int32), beams=beams)
+
+
+def test_a_chain_that_is_lost_is_unknown_from_the_next_level_on():
+    """Two other nodes of a level are expanded instead: what that hides is behind it."""
+    traces = certain_chain()
+    assert chain_traces(traces, unknown_accepted=False)[1].all()
+    for level, exact in ((2, np.ones(8, dtype=bool)), (1, traces.tokens_left <= 2)):
+        beams, true_node = traces.beams.copy(), traces.true_node.copy()
+        beams[:, level], true_node[:, level + 1 :] = (2, 3), -1
+        lost = dataclasses.replace(traces, beams=beams, true_node=true_node)
+        assert np.array_equal(chain_traces(lost, unknown_accepted=False)[1], exact)
+
+
 def test_no_beam_wider_than_the_tree_changes_the_tree():
     target = random_target()
     prompt = torch.arange(1, 9)

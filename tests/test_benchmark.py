@@ -189,6 +189,7 @@ def test_two_repeats_at_a_time_are_shuffled_together():
     repeats = [repeat for _, repeat in order]
     count = len(METHODS)
     assert set(repeats[: 2 * count]) == {0, 1} and set(repeats[2 * count : 4 * count]) == {2, 3}
+    assert repeats[: 2 * count] != sorted(repeats[: 2 * count])
     assert repeats[4 * count :] == [4] * count and len(set(order)) == 5 * count
     assert order[: 2 * count] == schedule(METHODS, 2, 0, 0)
 

@@ -39,3 +39,16 @@ def test_calibration_knows_that_the_best_of_equals_is_better():
         1, np.full((1, 4), -2.0)
     )
     assert chances[0].tolist() == pytest.approx([share, 0, 0, 0], abs=1e-9)
+
+
+def test_nothing_past_the_end_of_an_answer_counts_as_rejected():
+    """A draft whose best node is always right, before answers of which most end soon."""
+    traces = synthetic_traces(seed=3, sequences=40, answer_tokens=(3, 8))
+    best = np.array([0, 4, 20, 36, 52, 68])
+    known = np.arange(6) < traces.tokens_left[:, None]
+    scores = np.full_like(traces.scores, -4.0)
+    scores[:, best] = -0.1
+    right = dataclasses.replace(traces, scores=scores, true_node=np.where(known, best, -1).astype(np.int32))
+    calibration = calibrate(right)
+    for level in range(1, 7):
+        assert calibration.of_level(level, np.full((1, 1), -0.1))[0, 0] == pytest.approx(1)

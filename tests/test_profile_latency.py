@@ -101,6 +101,11 @@ def test_contexts_beyond_the_target_are_refused():
     check_room((24, 36), (1, 2, 4, 8), 3, 100)
 
 
+def test_room_is_that_of_the_rows_of_all_visits():
+    """60 visits, 12 rounds of 1, 2, 4, 8 and 13 rows, and four ordinary trees before each."""
+    assert room_needed(range(1, 61), 12) == 12 * 28 + 60 * 4
+
+
 def test_visits_and_answers_stay_within_the_room(monkeypatch):
     """At a context that leaves exactly the room needed no cache grows beyond it; visits come close."""
     target = tiny_target()
