@@ -56,12 +56,13 @@ def test_an_episode_is_a_cycle_and_the_next_goes_on_behind_it():
     walk = env.unwrapped._lane.walk
     for _ in range(20):
         left, position = int(walk.world.tokens_left[walk.position[0]]), int(walk.position[0])
+        tokens = int(walk.world.table.tokens(position, 1, 8))
         *_, reward, done, _, _ = env.step(0)
         assert done and reward > 0
         here = int(walk.position[0])
         env.reset()
         assert walk.position[0] == here
-        assert position < here or left <= env.unwrapped._lane.world.max_depth + 1
+        assert here in walk.world.starts if tokens == left else here == position + tokens
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,20 @@ def test_equals_exhaustive_search(prefix_weight, longest, monkeypatch):
     assert set(result.log.depth) > {0} if prefix_weight > 1 else set(result.log.depth) != {0}
 
 
+def seconds_of(log, profile):
+    """Of every cycle; of answers that are never drafted for, those of autoregressive steps."""
+    seconds, rows = [], 1
+    for i, depth in enumerate(log.depth):
+        if i == 0 or log.sequence[i] != log.sequence[i - 1]:
+            rows = 1
+        if log.depth[log.sequence == log.sequence[i]].any():
+            seconds.append(profile.cycle_seconds(depth, log.size[i], log.context_length[i], rows))
+        else:
+            seconds.append(profile.autoregressive_step(log.context_length[i]))
+        rows = log.tokens[i] if depth else rows + 1
+    return seconds
+
+
 @pytest.mark.parametrize("machine", [{}, {"verify_slope": 40.0}], ids=["drafting pays", "it never does"])
 def test_its_walk_adds_up(machine):
     traces, profile = synthetic_traces(seed=1), synthetic_profile(**machine)
@@ -65,9 +79,12 @@ def test_its_walk_adds_up(machine):
     position = (
         traces.starts[log.sequence] + log.context_length - traces.context_length[traces.starts][log.sequence]
     )
-    tokens = ReplayTable(traces).tokens(position, log.depth, log.size)
+    table = ReplayTable(traces)
+    tokens = table.tokens(position, log.depth, log.size)
     np.testing.assert_array_equal(tokens, log.tokens)
     assert result.acceptance_length() == pytest.approx(len(traces) / len(log.tokens))
+    np.testing.assert_array_equal(log.accepted, table.accepted(position, log.depth, log.size))
+    np.testing.assert_allclose(log.seconds, seconds_of(log, profile), rtol=1e-12)
     drafted = [pool_size(traces.beam, depth) for depth in log.depth]
     np.testing.assert_array_equal(log.verified, np.minimum(log.size, drafted))
 
