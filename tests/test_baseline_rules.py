@@ -10,10 +10,11 @@ from baseline_data import BEAM, DEPTH, LEVELS, SIZES, data_of, depth_chosen, sta
 from ltd import devices
 from ltd.baselines import FITTED, PUBLISHED, c2t, classifier, ddd, disco, gammatune, specdecpp, svip
 from ltd.baselines.catalogue import BASELINES
-from ltd.baselines.threshold import quantiles
+from ltd.baselines.threshold import between, quantiles
 from ltd.baselines.variants import level_of_nodes
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
+from ltd.replay.simulator import RecordedState
 from ltd.replay.traces import NO_RANK
 from ltd.rl.policies import PolicyNetwork
 from ltd.rl.replay_walk import ReplayWorld
@@ -266,6 +267,51 @@ def test_ddd_may_look_where_the_papers_do():
     rule = dataclasses.replace(ddd.RULE, signal=lambda network: WholeDrafts())
     fitted = rule.fit(data_of(traces, synthetic_profile(2, 10)))[FITTED]
     assert fitted.settings["checkpoints"] == (5, 7, 9) and fitted.settings["max_depth"] == 10
+
+
+def test_a_finer_search_goes_on_to_both_neighbours():
+    finer = between([1, 2, 4], 2, 5)
+    assert min(finer) == 1 and max(finer) == 4 and 2 in finer
+
+
+def test_a_network_starts_from_its_seed():
+    first, same, other = (classifier.perceptron(2, 4, seed) for seed in (3, 3, 4))
+    assert torch.equal(first[0].weight, same[0].weight)
+    assert not torch.equal(first[0].weight, other[0].weight)
+
+
+def signals():
+    """One of every threshold rule, by its name; networks as they are before they learn."""
+    torch.manual_seed(0)
+    judge = PolicyNetwork([(np.array([[1.0, -0.5, 0.2, 0.3, 0.2]]), np.array([0.5]))])
+    return {
+        "ddd": ddd.RULE.signal(None),
+        "svip": svip.RULE.signal(None),
+        "disco": disco.RULE.signal(judge),
+        "specdecpp": specdecpp.RULE.signal(specdecpp.AcceptanceHead(8, 4)),
+    }
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("name", ["ddd", "svip", "disco", "specdecpp"])
+def test_a_signal_is_in_replay_what_it_is_live(name, compiled, monkeypatch):
+    monkeypatch.setattr(devices, "has_numba", lambda: compiled)
+    traces = synthetic_traces(beam=BEAM, max_depth=DEPTH, sequences=1, with_optional=True)
+    signal, live = signals()[name], []
+    for position in range(len(traces)):
+        scores = torch.from_numpy(traces.scores[position].copy())
+        for depth in range(1, DEPTH + 1):
+            drafted = torch.arange(len(scores)) < pool_size(BEAM, depth)
+            state = RecordedState(
+                max_depth=DEPTH,
+                beam=BEAM,
+                scores=scores.where(drafted, -torch.inf),
+                depth=depth,
+                feature=torch.from_numpy(traces.features[position, depth - 1].astype(np.float32)),
+                entropies=traces.entropy[position],
+            )
+            live.append(signal.live(state))
+    np.testing.assert_allclose(live, signal.recorded(traces).ravel(), rtol=1e-5)
 
 
 def test_pool_of_the_hand_made_tree():

@@ -10,6 +10,7 @@ from baseline_data import BEAM, DEPTH, SIZES, data_of, depth_chosen, state_at, t
 from ltd.baselines import CLASSIFIERS, FITTED, PUBLISHED, ddd, disco, gammatune, specdecpp, svip
 from ltd.baselines.catalogue import BASELINES, load_controller, save_baseline
 from ltd.baselines.lanes import replay_lanes
+from ltd.baselines.threshold import ThresholdController, ThresholdSettings, quantiles
 from ltd.engine import decoding
 from ltd.errors import InputError
 from ltd.files import write_json
@@ -41,7 +42,11 @@ def recorded(engine):
 
 @pytest.fixture(scope="module")
 def data(recorded):
-    return data_of(recorded[1])
+    """On a machine where a larger network takes longer to decide."""
+    profile = synthetic_profile(BEAM, DEPTH)
+    for name in ("depth_policy", "size_policy"):
+        profile = profile.replace_table(name, LatencyTable([10, 200], [[0.004] * 3, [0.02] * 3]))
+    return data_of(recorded[1], profile)
 
 
 @pytest.fixture(scope="module", params=BASELINES)
@@ -68,20 +73,49 @@ def test_the_controller_simulated_answer_by_answer_is_what_the_search_replayed(f
     assert result.log.size.mean() == pytest.approx(found["mean_size"])
 
 
-@pytest.mark.parametrize("key", [FITTED, PUBLISHED])
-def test_deployed_decisions_are_the_replayed_ones(fitted, data, engine, recorded, key):
-    name, variants = fitted
+def live_and_replayed(make, data, engine, recorded):
+    """Context, depth and size of every cycle of the recorded answers, decoded and simulated."""
     target, _, drafter = engine
     live = []
     for answer in recorded[0]:
-        controller = BASELINES[name].controller(variants[key], name)
         prompt = answer.tokens[: answer.prompt_length]
-        generation = decoding.decode(target, drafter, controller, prompt, max_new_tokens=30)
+        generation = decoding.decode(target, drafter, make(), prompt, max_new_tokens=30)
         assert generation.tokens == answer.answer.tolist()
         live += [(cycle.context_length, cycle.depth, cycle.size) for cycle in generation.cycles]
-    controller = BASELINES[name].controller(variants[key], name)
-    log = simulate(controller, data.world.traces, data.world.profile).log
-    assert live == list(zip(log.context_length, log.depth, log.size, strict=True))
+    log = simulate(make(), data.world.traces, data.world.profile).log
+    return live, list(zip(log.context_length, log.depth, log.size, strict=True))
+
+
+@pytest.mark.parametrize("key", [FITTED, PUBLISHED])
+def test_deployed_decisions_are_the_replayed_ones(fitted, data, engine, recorded, key):
+    name, variants = fitted
+    live, replayed = live_and_replayed(
+        lambda: BASELINES[name].controller(variants[key], name), data, engine, recorded
+    )
+    assert live == replayed
+
+
+def test_some_variant_of_a_rule_adapts(fitted, data):
+    """Otherwise the decisions compared above would be constants. Those of ddd and svip are: the published
+    constants never stop these trees, and no checkpoint pays. The test below gives them a threshold that does.
+    """
+    name, variants = fitted
+    choices = set()
+    for key, variant in variants.items():
+        log = simulate(BASELINES[name].controller(variant, name), data.world.traces, data.world.profile).log
+        choices |= {(key, *choice) for choice in zip(log.depth, log.size, strict=True)}
+    assert len(choices) > len(variants) or name in ("ddd", "svip")
+
+
+@pytest.mark.parametrize("rule", [ddd.RULE, svip.RULE], ids=lambda rule: rule.name)
+def test_a_threshold_within_the_signal_decides_live_as_in_replay(rule, data, engine, recorded):
+    signal = rule.signal(None).recorded(data.world.traces)
+    threshold = quantiles(signal[:, 1:4], 3)[1]
+    settings = ThresholdSettings(threshold, tuple(range(1, DEPTH)), DEPTH, 4)
+    live, replayed = live_and_replayed(
+        lambda: ThresholdController(rule.name, settings, rule.signal(None), None), data, engine, recorded
+    )
+    assert live == replayed and len({depth for _, depth, _ in live}) > 2
 
 
 def test_search_finds_what_adapts():
