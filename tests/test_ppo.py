@@ -327,7 +327,7 @@ def test_entropy_of_a_decision_counts_as_often_as_it_is_made():
 
 
 def test_critics_teach_the_actors_nothing():
-    """What is expected is a target of theirs: their error alone has no gradient in an actor."""
+    """Expected values are their targets alone: how wrong a critic is changes no gradient of an actor."""
     shop = workshop()
     specs = {kind: shop.spec(kind) for kind in KINDS}
     known = outcomes(shop.training, specs, shop.settings, np.arange(50))
