@@ -65,7 +65,8 @@ def test_a_failure_beside_a_finished_report_is_one_where_the_experiment_is_alone
 def test_the_table_is_printed_where_it_is_this_runs(experiments, monkeypatch):
     words = ("report", TABLE, "results/alpha/report/report.md")
     assert reproduction.last_words(graph("report"), *words) == ""
-    TABLE.parent.mkdir(parents=True)
+    reproduction.begin(experiments)  # MLflow leaves its address in the environment
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
     TABLE.write_text("0.8–0.9\n", encoding="utf-8")
     said = reproduction.last_words(graph("report"), *words)
     assert said.splitlines()[0] == "0.8–0.9" and "report: results/alpha/report/report.md" in said

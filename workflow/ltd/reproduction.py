@@ -3,7 +3,6 @@
 An experiment is known by the prefix of its rules: none where it is alone, `alpha_` among several.
 """
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -68,7 +67,7 @@ def last_words(dag: Any, rule: str, table: Path, report: str) -> str:
     if not is_up_to_date(dag, rule):
         return f"{report}: not brought up to date by this run; `snakemake --cores all` does that"
     # The address itself may hold a password.
-    tracked = "the server of MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else _LOCAL
+    tracked = "the server of MLFLOW_TRACKING_URI" if tracking.is_elsewhere(Path("results")) else _LOCAL
     return f"{table.read_text(encoding='utf-8')}\nreport: {report}\nMLflow: {tracked}"
 
 

@@ -127,7 +127,17 @@ def _log_metrics(values: dict[str, float], **where: Any) -> None:
 
 def tracking_uri(results: Path) -> str:
     """Return MLFLOW_TRACKING_URI when set, otherwise the SQLite file under `results`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _local_uri(results)
+
+
+def is_elsewhere(results: Path) -> bool:
+    """Whether runs go to another place than the SQLite file under `results`."""
+    # MLflow itself sets the variable, to that file too, once it is connected.
+    return tracking_uri(results.resolve()) != _local_uri(results.resolve())
+
+
+def _local_uri(results: Path) -> str:
+    return f"sqlite:///{results / 'mlflow.db'}"
 
 
 def _connect(experiment: Path) -> tuple[str, str]:
