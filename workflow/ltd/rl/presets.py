@@ -49,7 +49,7 @@ CONDITIONED: dict[str, Any] = {
     "lanes": 256,
     "rollout": 8192,
     "minibatch": 1024,
-    "rehearsal": 800,
+    "rehearsal": 3200,
 }
 """Policies that observe the machine and train on a family of them: one pair for any machine."""
 
