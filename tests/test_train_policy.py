@@ -14,8 +14,8 @@ from ltd.rl.co_adaptation import rehearse_pair
 from ltd.rl.policy_controller import PolicyController
 from ltd.rl.policy_settings import PolicySettings
 from ltd.rl.workshop_files import open_workshop
+from policy_training import SIZES, TINY, workshop
 from synthetic import save_inputs, synthetic_profile, synthetic_traces
-from test_ppo import SIZES, TINY, workshop
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ from ltd.rl.suffix_prior import TOKENS
 
 @kernel
 def suffix_number(edges, recent):
-    """Number of the longest suffix of `recent` [RECENT] that is in a `SuffixPrior` of these edges."""
+    """Number, from 0, of the longest suffix of `recent` int64 [RECENT] that is in a `SuffixPrior` of these edges
+    int64 [K]: the row of its values.
+    """
     number = np.int64(0)
     for token in recent:
         key = number * TOKENS + token + 1
