@@ -8,8 +8,8 @@ from ltd.rl.suffix_prior import TOKENS
 
 @kernel
 def suffix_number(edges, recent):
-    """Number, from 0, of the longest suffix of `recent` int64 [RECENT] that is in a `SuffixPrior` of these edges
-    int64 [K]: the row of its values.
+    """Number of the longest suffix of `recent` int64 [RECENT] in a `SuffixPrior` of these edges, int64 [K]: the
+    row of its values, 0 where it knows none.
     """
     number = np.int64(0)
     for token in recent:
