@@ -8,8 +8,9 @@ from ltd.rl.suffix_prior import TOKENS
 
 @kernel
 def suffix_number(edges, recent):
-    """Number of the longest suffix of `recent` int64 [RECENT] in a `SuffixPrior` of these edges, int64 [K]: the
-    row of its values, 0 where it knows none.
+    """Row of a `SuffixPrior`'s values, 0 where it knows none of the tokens.
+
+    edges int64 [K] are the prior's; recent int64 [RECENT], the newest token first.
     """
     number = np.int64(0)
     for token in recent:
