@@ -16,6 +16,7 @@ from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.fit_opponents import (
     FitOpponentsOptions,
+    best_rule,
     best_trial,
     decisions_of,
     fit_opponents,
@@ -29,10 +30,12 @@ from ltd.opponents.marginal_rule import Growth, regressors
 from ltd.opponents.rule_controller import RuleController
 from ltd.opponents.stopping import going_on
 from ltd.opponents.supervised import soft_cross_entropy
+from ltd.replay.latency import LatencyTable
 from ltd.replay.simulator import simulate
 from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces, true_path_ranks
 from ltd.rl.evaluation import best_static, evaluate
+from ltd.rl.policy_settings import PLANNED, PolicySettings
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.search_space import OBSERVATIONS
 from ltd.rl.workshop_files import open_workshop
@@ -84,10 +87,14 @@ def fitted(options):
 def test_the_best_of_several_settings_is_kept(options):
     """The first are those asked for; the others see and are what the study of `tune` may choose."""
     several = dataclasses.replace(of(options, "supervised"), fit_trials=4, fit_steps=30, fit_rounds=1)
-    first, *others = variations(several)
+    first, *others = variations(several, "cpu")
     assert first == {} and len(others) == 3
     assert all(tried["depth_observation"] in OBSERVATIONS.values() for tried in others)
     assert len({(tried["depth_observation"], tried["depth_network"]) for tried in others}) == 3
+    assert not any("interval" in tried or tried["depth_observation"] == PLANNED for tried in others)
+    where_looking_waits = variations(dataclasses.replace(several, fit_trials=28), "cuda")[1:]
+    assert {tried["interval"] for tried in where_looking_waits} == {1, 2, 4}
+    assert PLANNED in {tried["depth_observation"] for tried in where_looking_waits}
     workshop = open_workshop(
         several.as_policies(), several.traces, several.validation_traces, several.profile, 0
     )
@@ -103,6 +110,28 @@ def test_the_best_of_several_settings_is_kept(options):
 
     chosen = dataclasses.replace(several, **best.varied)
     assert best.fitted.depth.spec.parts == tuple(chosen.depth_observation)
+
+
+def test_where_looking_waits_the_rule_may_look_less_often(options):
+    """On a CPU it decides as often as it is told to."""
+    told = dataclasses.replace(of(options, "marginal_rule"), interval=3)
+    paths = options.traces, options.validation_traces
+    workshop = open_workshop(told.as_policies(), *paths, options.profile, 0)
+    assert best_rule(workshop, 1000.0)[0].interval == 3
+    # Deep trees pay, and looks are dear.
+    gpu = dataclasses.replace(
+        workshop.training.measured.slower_growth_of_verification(20), device_type="cuda"
+    )
+    gpu = gpu.replace_table("depth_policy", LatencyTable([1], [[0.1] * 3]))
+    worlds = {
+        name: ReplayWorld(getattr(workshop, name).traces, gpu, SIZES) for name in ("training", "validation")
+    }
+    every_level = dataclasses.replace(workshop, **worlds).with_settings(PolicySettings(sizes=SIZES))
+    rule, evaluation = best_rule(every_level, 1000.0)
+    often = marginal_fit.fit_marginal_rule(every_level, 1000.0)
+    world = every_level.validation.with_networks(often.weights)
+    assert rule.interval > 1 == often.interval
+    assert evaluation.speedup > 1.01 * decisions_of(often, world).replay(world).speedup
 
 
 def two_kinds(seed):

@@ -2,12 +2,14 @@
 
 import json
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from ltd import devices
 from ltd.engine.controllers import DraftState
 from ltd.errors import InputError
 from ltd.replay.latency import LatencyTable
@@ -18,9 +20,9 @@ from ltd.rl import COMPILED_PARTS
 from ltd.rl.evaluation import best_beside, evaluate
 from ltd.rl.live_decision import LiveDecision, live_observation, observe
 from ltd.rl.observations import DraftView, ObservationSpec
-from ltd.rl.policies import Policy, PolicyNetwork, load_policy, save_policies
+from ltd.rl.policies import Policy, PolicyNetwork, all_blind, load_policy, save_policies
 from ltd.rl.policy_controller import LiveObserver, PolicyController
-from ltd.rl.policy_settings import OBSERVED, SIZES, asked_depths, decisions_up_to
+from ltd.rl.policy_settings import OBSERVED, PLANNED, SIZES, asked_depths, decisions_up_to
 from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.suffix_prior import SuffixPrior, fit_suffix_prior
 from synthetic import synthetic_profile, synthetic_traces, with_free_decisions
@@ -174,8 +176,8 @@ def test_a_decision_costs_what_networks_of_its_size_were_measured_to(world):
     # Above the largest depth network that was timed, the larger one of the other kind tells how time grows.
     for weights, factor in ((50, 1), (100, 1), (200, 2), (400, 5.5), (500, 8), (900, 18)):
         charged = measured.with_networks({"depth": weights, "size": 100})
-        assert charged.latency.depth_policy == pytest.approx(1e-3 * factor)
-        assert charged.latency.size_policy == pytest.approx(2e-3)
+        assert charged.latency.decisions.depth == pytest.approx(1e-3 * factor)
+        assert charged.latency.decisions.size == pytest.approx(2e-3)
         ours, free = evaluate(charged, depth, size), evaluate(unpaid, depth, size).seconds.sum()
         asked = np.minimum(ours.depth + 1, world.max_depth).sum()
         drafted = (ours.depth > 0).sum()
@@ -184,6 +186,52 @@ def test_a_decision_costs_what_networks_of_its_size_were_measured_to(world):
     charged = evaluate(measured.with_networks(controller.weights), depth, size)
     simulated = simulate(controller, world.traces, profile)
     assert simulated.seconds.sum() == pytest.approx(charged.seconds.sum())
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+@pytest.mark.parametrize("seen", [OBSERVED, PLANNED])
+def test_a_cycle_planned_beside_a_gpu_costs_one_decision(world, device_type, seen):
+    """Elsewhere, or with a look at the draft, every decision is charged; a plain step is a decision, too."""
+    profile = replace(world.profile, device_type=device_type)
+    own = ReplayWorld(world.traces, profile, SIZES)
+    depth, size = (random_policy(kind, 6, spec=replace(SPEC, parts=seen)) for kind in ("depth", "size"))
+    ours = evaluate(own.with_networks({}, all_blind((depth, size))), depth, size)
+    theirs = simulate(PolicyController(depth, size), own.traces, profile)
+    free = simulate(PolicyController(depth, size), own.traces, with_free_decisions(profile))
+    made = theirs.log.depth
+    assert len(set(made)) > 1 and np.isclose(ours.seconds.sum(), theirs.seconds.sum())
+    expected = np.full(len(made), profile.depth_policy)
+    if device_type == "cpu" or seen == OBSERVED:
+        decisions = decisions_up_to(made, asked_depths(0, 1, own.max_depth))
+        expected = decisions * profile.depth_policy + (made > 0) * profile.size_policy
+    assert np.allclose(theirs.log.seconds - free.log.seconds, expected)
+    # A constant beside a policy is not asked; what is left of a pair decides whether it plans.
+    alone = evaluate(own.with_networks({}, all_blind((3, size))), 3, size)
+    unpaid = ReplayWorld(world.traces, with_free_decisions(profile), SIZES)
+    price = profile.size_policy if device_type == "cpu" or seen == OBSERVED else profile.depth_policy
+    assert np.allclose(alone.seconds - evaluate(unpaid, 3, size).seconds, price)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_plans_are_made_without_a_look_at_the_draft(monkeypatch, compiled):
+    """On a GPU a look waits for it."""
+    monkeypatch.setattr(devices, "has_numba", lambda: compiled)
+    pair = [random_policy(kind, 2, spec=replace(SPEC, parts=PLANNED)) for kind in ("depth", "size")]
+    assert PolicyController(*pair).blind and not PolicyController(pair[0], random_policy("size")).blind
+    traces = synthetic_traces()
+    state = DraftState(6, 4, torch.from_numpy(traces.scores[0]), context_length=50)
+    plans = []
+    for hidden in (False, True):
+        if hidden:
+            monkeypatch.delattr(DraftState, "score_array")
+        controller, plan = PolicyController(*pair), []
+        for position in range(0, len(traces), 9):
+            state.recent[:] = traces.recent[position]
+            for state.depth in range(6):
+                plan.append((controller.continue_drafting(state), controller.choose_size(state)))
+            controller.accepted(0)
+        plans.append(plan)
+    assert plans[0] == plans[1] and len(set(plans[0])) > 4
 
 
 def test_constants_equal_the_static_grid(world):

@@ -11,8 +11,8 @@ import pytest
 
 from ltd import tune
 from ltd.errors import InputError
-from ltd.rl.policy_settings import COMPACT, PolicySettings, with_overrides
-from ltd.rl.search_space import SPACE, as_settings, as_values
+from ltd.rl.policy_settings import COMPACT, PLANNED, PolicySettings, with_overrides
+from ltd.rl.search_space import SPACE, as_settings, as_values, space_on
 from ltd.tracking import StageRun
 from synthetic import save_inputs, synthetic_profile, synthetic_traces
 
@@ -95,7 +95,7 @@ def test_study_starts_with_the_defaults_and_goes_on_where_it_stopped(options):
 
 
 def test_the_defaults_are_tried_once_whichever_worker_comes_first(options):
-    defaults = as_values(base(options))
+    defaults = as_values(base(options), SPACE)
     first = tune.open_study(replace(options, worker=1), base(options)).ask()
     trials = tune.open_study(replace(options, worker=0), base(options)).trials
     queued = [trial.number for trial in trials if trial.system_attrs.get("fixed_params") == defaults]
@@ -159,12 +159,28 @@ def test_other_settings_are_another_study(options):
 
 
 def test_points_of_the_space_are_settings():
-    values = as_values(PolicySettings())
-    assert values is not None, "the default settings must lie in the search space"
-    assert replace(PolicySettings(), **as_settings(values)) == PolicySettings()
-    assert as_values(replace(PolicySettings(), size_network=(7,))) is None
-    trial = optuna.trial.FixedTrial(values)
-    assert as_settings(tune.suggest(trial)) == as_settings(values)
+    for space in (space_on("cpu"), space_on("cuda")):
+        values = as_values(PolicySettings(), space)
+        assert values is not None, "the default settings must lie in the search space"
+        assert replace(PolicySettings(), **as_settings(values)) == PolicySettings()
+        assert as_values(replace(PolicySettings(), size_network=(7,)), space) is None
+        trial = optuna.trial.FixedTrial(values)
+        assert as_settings(tune.suggest(trial, space)) == as_settings(values)
+
+
+def test_where_looking_waits_not_to_look_is_searched_too(options):
+    """So the study of a GPU's profile is another one, and it may choose `gpu-default`'s own settings."""
+    seen = {"size_observation": PLANNED, "depth_observation": PLANNED}
+    planned = replace(base(options), **seen, size_network=(64, 64), depth_network=(64, 64), interval=2)
+    assert as_values(planned, space_on("cpu")) is None
+    assert replace(base(options), **as_settings(as_values(planned, space_on("cuda")))) == planned
+    name = tune.study_name(options, base(options))
+    gpu = replace(synthetic_profile(), device_type="cuda")
+    gpu.save(options.profile)
+    assert name != tune.study_name(options, base(options))
+    tune.tune(options, StageRun())
+    with (options.output / "trials.csv").open() as stream:
+        assert {"interval", "observation"} <= set(csv.DictReader(stream).fieldnames)
 
 
 def test_trials_are_shortened_in_whole_rollouts():

@@ -6,7 +6,6 @@ latter two are fitted several times: as the chain `default` is set up, then with
 the study that tunes `ltd`; what does best on the validation traces is kept.
 """
 
-import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from ltd.rl.policies import VALIDATION, save_policies
 from ltd.rl.policy_folders import action_histogram
 from ltd.rl.policy_settings import PolicySettings, PolicyShape
 from ltd.rl.replay_walk import ReplayWorld
-from ltd.rl.search_space import NETWORKS, OBSERVATIONS
+from ltd.rl.search_space import shapes, space_on
 from ltd.rl.workshop_files import open_workshop
 
 # Times the largest learning rate that a trial may have, or divided by.
@@ -73,10 +72,8 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
             save_constant(folder, depth, size)
             evaluation, details = evaluate_static(workshop.validation, depth, size), {}
         elif options.opponent == "marginal_rule":
-            rule = fit_marginal_rule(workshop, evaluate(workshop.training, depth, size).throughput)
+            rule, evaluation = best_rule(workshop, evaluate(workshop.training, depth, size).throughput)
             save_rule(folder, rule)
-            validation_world = workshop.validation.with_networks(rule.weights)
-            evaluation = decisions_of(rule, validation_world).replay(validation_world)
             details = {"rate": rule.rate * workshop.training.step_seconds}
         else:
             best = best_trial(workshop, options, (depth, size), run)
@@ -90,6 +87,24 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
     run.metrics({f"{options.opponent}.speedup.{task}": speedup for task, speedup in tasks})
     run.artifact(options.output)
     print(f"{options.opponent}: {validation['speedup']:.3f}x on the validation prompts in replay")
+
+
+def best_rule(workshop: Workshop, rate: float) -> tuple[MarginalRule, Evaluation]:
+    """Fit for every number of levels between decisions that is searched on this device; return the rule that
+    does best on the validation traces, and its replay there. The rate begins at `rate` (tokens a second).
+    """
+    tried = []
+    for interval in space_on(device_type(workshop)).get("interval", [workshop.settings.interval]):
+        own = replace(workshop, settings=replace(workshop.settings, interval=interval))
+        rule = fit_marginal_rule(own, rate)
+        world = workshop.validation.with_networks(rule.weights)
+        tried.append((rule, decisions_of(rule, world).replay(world)))
+    return max(tried, key=lambda outcome: outcome[1].speedup)
+
+
+def device_type(workshop: Workshop) -> str:
+    """The type of the device whose times are replayed."""
+    return workshop.training.measured.device_type
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,7 @@ def best_trial(
 ) -> Trial:
     """Fit with the settings of every trial; return the one that does best on the validation traces."""
     trials = []
-    drawn = tqdm(variations(options), desc=options.opponent, unit="fit", leave=False)
+    drawn = tqdm(variations(options, device_type(workshop)), desc=options.opponent, unit="fit", leave=False)
     for number, varied in enumerate(drawn):
         settings = replace(options, **varied)
         own = workshop.with_settings(settings.as_policies())
@@ -116,22 +131,16 @@ def best_trial(
     return max(trials, key=lambda trial: trial.evaluation.speedup)
 
 
-def variations(options: FitOpponentsOptions) -> list[dict[str, Any]]:
-    """What the trials change: nothing at first, then observation, network and learning rate at random."""
+def variations(options: FitOpponentsOptions, device: str) -> list[dict[str, Any]]:
+    """What the trials change: nothing at first, then learning rate and, among those that the study of `tune`
+    searches on this type of device, observation, network and schedule, at random.
+    """
     rng = np.random.default_rng(options.seed)
-    pairs = list(itertools.product(OBSERVATIONS.values(), NETWORKS.values()))
-    others = options.fit_trials - 1
-    drawn = [pairs[place] for place in rng.choice(len(pairs), others, replace=others > len(pairs))]
+    known, others = shapes(space_on(device)), options.fit_trials - 1
+    drawn = [known[place] for place in rng.choice(len(known), others, replace=others > len(known))]
     rates = options.fit_learning_rate * RATE_SPREAD ** rng.uniform(-1, 1, len(drawn))
     return [{}] + [
-        {
-            "size_observation": parts,
-            "depth_observation": parts,
-            "size_network": layers,
-            "depth_network": layers,
-            "fit_learning_rate": float(rate),
-        }
-        for (parts, layers), rate in zip(drawn, rates, strict=True)
+        shape | {"fit_learning_rate": float(rate)} for shape, rate in zip(drawn, rates, strict=True)
     ]
 
 

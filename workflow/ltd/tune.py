@@ -31,14 +31,15 @@ from ltd.errors import InputError
 from ltd.files import atomic_path, file_hash, read_json, write_json
 from ltd.option_checks import check_tune
 from ltd.options import StageOptions, option, run_stage
+from ltd.replay.latency import LatencyProfile
 from ltd.rl.co_adaptation import Pair, rehearse_pair, train_chain
 from ltd.rl.evaluation import Evaluation
 from ltd.rl.policy_settings import PolicySettings, with_overrides, with_step_share
-from ltd.rl.search_space import SPACE, as_settings, as_values, suggest
+from ltd.rl.search_space import Space, as_settings, as_values, space_on, suggest
 from ltd.rl.workshop_files import open_workshop
 
 # What a rehearsal depends on: trials that agree in these start from the same pair.
-REHEARSED = ("reward", "observation", "network")
+REHEARSED = ("reward", "observation", "network", "interval")
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 # An environment variable, as the address may hold a password; Optuna's own command line reads it, too.
 DATABASE = "OPTUNA_STORAGE"
@@ -78,9 +79,14 @@ def tune(options: TuneOptions, run: Any) -> None:
     if options.worker is not None:
         write_json(options.output, {"study": study.study_name, "trials": trials_of(study, options.worker)})
         return
-    write_results(study, options.output)
+    write_results(study, searched(options), options.output)
     run.metrics({"best_speedup": study.best_value})
     run.artifact(options.output)
+
+
+def searched(options: TuneOptions) -> Space:
+    """What the study searches on the machine of its profile."""
+    return space_on(LatencyProfile.load(options.profile).device_type)
 
 
 def open_storage(state: Path) -> BaseStorage:
@@ -132,7 +138,7 @@ def open_study(options: TuneOptions, base: PolicySettings) -> optuna.Study:
             study.enqueue_trial(trial.params)
             study.tell(trial.number, state=TrialState.FAIL)
     # By whichever worker comes first: the others may have begun before worker 0 is here.
-    if (first := as_values(base)) is not None:
+    if (first := as_values(base, searched(options))) is not None:
         study.enqueue_trial(first, skip_if_exists=True)
     return study
 
@@ -144,7 +150,7 @@ def trials_of(study: optuna.Study, worker: int) -> list[int]:
 
 def study_name(options: TuneOptions, base: PolicySettings) -> str:
     """Name a study by everything that its values depend on: a change opens a new one in the same journal."""
-    content = [SPACE, base.values(), options.step_share, options.seed]
+    content = [searched(options), base.values(), options.step_share, options.seed]
     content += [file_hash(path) for path in (options.traces, options.validation_traces, options.profile)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -154,11 +160,11 @@ def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[opt
     paths = options.traces, options.validation_traces, options.profile
     # On the measured machine alone: no observation of the space shows the machine.
     workshop = open_workshop(replace(base, machines=0), *paths, options.seed)
-    rehearsed: dict[tuple, Pair] = {}
+    space, rehearsed = searched(options), dict[tuple, Pair]()
 
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr(WORKER, options.worker or 0)
-        settings = shortened(replace(base, **as_settings(suggest(trial))), options.step_share)
+        settings = shortened(replace(base, **as_settings(suggest(trial, space))), options.step_share)
 
         def after_iteration(iteration: int, evaluation: Evaluation) -> None:
             trial.report(evaluation.speedup, iteration)
@@ -166,7 +172,7 @@ def chain_objective(options: TuneOptions, base: PolicySettings) -> Callable[[opt
                 raise optuna.TrialPruned
 
         shop = workshop.with_settings(settings)
-        key = tuple(trial.params[name] for name in REHEARSED)
+        key = tuple(trial.params.get(name) for name in REHEARSED)
         if key not in rehearsed:
             rehearsed[key] = rehearse_pair(shop) if settings.rehearsal else {}
         _, evaluations = train_chain(
@@ -196,7 +202,7 @@ def announce(trial: FrozenTrial, trials: int, run: Any) -> None:
     run.metrics({"trial_speedup": value}, trial.number)
 
 
-def write_results(study: optuna.Study, output: Path) -> None:
+def write_results(study: optuna.Study, space: Space, output: Path) -> None:
     """Write best.json, trials.csv and the plots; raises InputError when no trial was finished."""
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     if not finished:
@@ -212,21 +218,21 @@ def write_results(study: optuna.Study, output: Path) -> None:
     with atomic_path(output) as temporary:
         temporary.mkdir()
         write_json(temporary / "best.json", result)
-        write_trials(study, temporary / "trials.csv")
+        write_trials(study, space, temporary / "trials.csv")
         write_plots(study, temporary)
 
 
-def write_trials(study: optuna.Study, path: Path) -> None:
+def write_trials(study: optuna.Study, space: Space, path: Path) -> None:
     """One row a trial: number, state, seconds, value, the searched values, and the speedup by iteration."""
-    rounds = max(SPACE["rounds"]) + 1
-    header = ["trial", "state", "seconds", "speedup", *SPACE, *(f"iteration_{i}" for i in range(rounds))]
+    rounds = max(space["rounds"]) + 1
+    header = ["trial", "state", "seconds", "speedup", *space, *(f"iteration_{i}" for i in range(rounds))]
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
         for trial in study.get_trials():
             seconds = trial.duration.total_seconds() if trial.duration else ""
             steps = [trial.intermediate_values.get(i, "") for i in range(rounds)]
-            values = [trial.params.get(name, "") for name in SPACE]
+            values = [trial.params.get(name, "") for name in space]
             writer.writerow([trial.number, trial.state.name, seconds, trial.value, *values, *steps])
 
 

@@ -16,7 +16,7 @@ from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate
 from ltd.replay.traces import Traces
 from ltd.rl.evaluation import Evaluation, evaluate
-from ltd.rl.policies import Policy
+from ltd.rl.policies import Policy, all_blind
 from ltd.rl.replay_walk import ReplayWorld
 
 RUN_KEYS = ["method", "task", "prompt", "turn", "temperature", "source"]
@@ -62,24 +62,26 @@ def _charged(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> Rep
     """The world in which a decision costs what the networks of these policies take."""
     pair = {"depth": depth, "size": size}
     weights = {kind: policy.weights for kind, policy in pair.items() if isinstance(policy, Policy)}
-    return world.with_networks(weights)
+    return world.with_networks(weights, all_blind(pair.values()))
 
 
 def _cycles(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> pd.DataFrame:
     log = evaluate(world, depth, size)
     table = pd.DataFrame({name: getattr(log, name) for name in ("answer", "depth", "tokens", "seconds")})
     verified = np.minimum(log.size, world.latency.pool[log.depth])
-    size_policy = world.latency.size_policy * (log.depth > 0) * isinstance(size, Policy)
-    return table.assign(verified=verified, depth_policy=depth_seconds(log, depth), size_policy=size_policy)
+    asked, times = depth_decisions(log, depth), world.latency.decisions
+    depth_seconds = times.seconds(asked)
+    size_seconds = times.seconds(asked, (log.depth > 0) * isinstance(size, Policy)) - depth_seconds
+    return table.assign(verified=verified, depth_policy=depth_seconds, size_policy=size_seconds)
 
 
-def depth_seconds(log: Evaluation, depth: Policy | int) -> np.ndarray:
-    """Seconds of the depth decisions of every cycle; the last one is that at which drafting stopped."""
+def depth_decisions(log: Evaluation, depth: Policy | int) -> np.ndarray:
+    """Depth decisions of every cycle; the last one is that at which drafting stopped."""
     if isinstance(depth, int):
-        return np.zeros(len(log.depth))
+        return np.zeros(len(log.depth), dtype=np.int64)
     levels = np.arange(log.world.max_depth)
     decisions = np.concatenate([[0], np.cumsum(depth.asked(levels))])
-    return decisions[np.minimum(log.depth + 1, log.world.max_depth)] * log.world.latency.depth_policy
+    return decisions[np.minimum(log.depth + 1, log.world.max_depth)]
 
 
 def _simulated_cycles(simulation: Simulation) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
+from ltd.replay.decision_times import DecisionTimes
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces
 
@@ -25,8 +26,8 @@ class DenseLatency:
     autoregressive and plain [C + 1], steps of plain decoding and between drafts; prefix [R + 1, C + 1] by
     prefix rows (row 0 unused); prefix_slope [C + 1], seconds a row beyond R; draft_steps [D + 1, C + 1],
     levels 2 .. depth together (rows 0 and 1 are zero); verify [V + 1, C + 1], verification and the rest of
-    the cycle by nodes verified (row 0 unused); pool [D + 1], nodes of a tree of each depth; depth_policy and
-    size_policy, seconds a decision.
+    the cycle by nodes verified (row 0 unused); pool [D + 1], nodes of a tree of each depth; decisions, what
+    those of a cycle cost.
     """
 
     autoregressive: NDArray
@@ -36,8 +37,7 @@ class DenseLatency:
     draft_steps: NDArray
     verify: NDArray
     pool: NDArray
-    depth_policy: float
-    size_policy: float
+    decisions: DecisionTimes
 
     def prefix_seconds(self, prefix_rows: ArrayLike, context: ArrayLike) -> NDArray:
         """The first draft pass over `prefix_rows` new rows."""
@@ -62,10 +62,8 @@ class DenseLatency:
     ) -> NDArray:
         """As `LatencyProfile.cycle_seconds`, for integers within the tables."""
         prefix = np.where(np.asarray(depth) == 0, 0.0, self.prefix_seconds(prefix_rows, context))
-        policy = (
-            np.asarray(depth_decisions) * self.depth_policy + np.asarray(size_decisions) * self.size_policy
-        )
-        return prefix + self.after_prefix_seconds(depth, size, context) + policy
+        deciding = self.decisions.seconds(depth_decisions, size_decisions)
+        return prefix + self.after_prefix_seconds(depth, size, context) + deciding
 
 
 def dense_latency(profile: LatencyProfile, max_depth: int, max_size: int, max_context: int) -> DenseLatency:
@@ -95,8 +93,7 @@ def dense_latency(profile: LatencyProfile, max_depth: int, max_size: int, max_co
         ],
         verify=np.concatenate([verify[:1], verify]),
         pool=pool,
-        depth_policy=profile.depth_policy,
-        size_policy=profile.size_policy,
+        decisions=profile.decisions,
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ltd.engine.tree import pool_size
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
+from ltd.replay.decision_times import DecisionTimes
 
 VERSION = 2
 TABLES = (
@@ -51,7 +52,8 @@ class LatencyProfile:
     Between measured points they are linear in both directions. Contexts outside are clamped. Sizes and
     levels outside raise InputError; the rows of a prefix pass, unbounded after plain steps, go on with the
     last slope. A hash of None means that the profile is not tied to certain weights. `policy_network` holds
-    the hidden layers of the policies that were timed beside the paper's.
+    the hidden layers of the policies that were timed beside the paper's. `planned`, which no file says: the
+    policies that run there are asked once, before a cycle begins (`with_networks`).
     """
 
     device: str
@@ -68,6 +70,7 @@ class LatencyProfile:
     tables: dict[str, LatencyTable]
     interpolation_error: dict[str, Any] = field(default_factory=dict)
     path: str = "latency profile"
+    planned: bool = False
 
     @classmethod
     def load(cls, path: str | Path) -> "LatencyProfile":
@@ -77,7 +80,7 @@ class LatencyProfile:
             raise InputError(
                 f"{path}: version: expected a latency profile of version {VERSION}; profile again"
             )
-        names = [f.name for f in dataclasses.fields(cls) if f.name != "path"]
+        names = [f.name for f in dataclasses.fields(cls) if f.name not in ("path", "planned")]
         missing = [name for name in names if name not in value]
         missing += [f"tables.{name}" for name in TABLES if name not in value.get("tables", {})]
         if missing:
@@ -88,7 +91,7 @@ class LatencyProfile:
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON, atomically."""
         value = dataclasses.asdict(self)
-        del value["path"]
+        del value["path"], value["planned"]
         write_json(path, {"version": VERSION} | value)
 
     def autoregressive_step(self, context: ArrayLike) -> NDArray:
@@ -137,6 +140,11 @@ class LatencyProfile:
         return float(np.median(self.tables["size_policy"].ms[0])) / 1e3
 
     @property
+    def decisions(self) -> DecisionTimes:
+        """What the decisions of a cycle cost."""
+        return DecisionTimes(self.depth_policy, self.size_policy, self.planned)
+
+    @property
     def max_size(self) -> int:
         """Largest number of verified draft nodes that the profile can time."""
         return min(self.tables["verify"].axis[-1], self.tables["rest"].axis[-1])
@@ -166,10 +174,7 @@ class LatencyProfile:
         seconds = self.draft_prefix(prefix_rows, context) + self._draft_steps(drafted, context)
         seconds = seconds + self.verify(verified, context) + self.rest(verified, context)
         seconds = np.where(depth == 0, self.plain_step(context), seconds)
-        policy = (
-            np.asarray(depth_decisions) * self.depth_policy + np.asarray(size_decisions) * self.size_policy
-        )
-        return seconds + policy
+        return seconds + self.decisions.seconds(depth_decisions, size_decisions)
 
     def _draft_steps(self, depth: NDArray, context: NDArray) -> NDArray:
         """Sum of the draft steps of levels 2 .. depth."""
@@ -191,7 +196,7 @@ class LatencyProfile:
         ms = base + (measured - base) / factor
         return self.replace_table("verify", dataclasses.replace(verify, ms=ms.tolist(), spread=None))
 
-    def with_networks(self, weights: Mapping[str, int]) -> "LatencyProfile":
+    def with_networks(self, weights: Mapping[str, int], blind: bool = False) -> "LatencyProfile":
         """The same machine with policies whose networks have so many weights, by kind, `depth` or `size`.
 
         The axis of the tables of the policies counts weights, observation included; a decision's time is
@@ -199,8 +204,13 @@ class LatencyProfile:
         its kind it grows towards the largest of the other kind, and on in the same way. A rule without a
         network has 0 weights: on a CPU its look at a draft is free (1 to 2 microseconds a cycle), elsewhere
         it waits for the device as the smallest network does.
+
+        blind: none of the policies sees anything of a draft. Then a cycle can be planned before it begins,
+        and on a device other than the CPU, which drafts while the host decides, all its decisions together
+        are charged as one about the depth: that is more than they take, for the one that was timed waited.
+        On a CPU nothing runs beside them, and every one is charged.
         """
-        profile = self
+        profile = dataclasses.replace(self, planned=blind and self.device_type != "cpu")
         for kind, count in weights.items():
             ms = self._decision_ms(kind, count)
             samples = self.tables[f"{kind}_policy"].samples

@@ -79,16 +79,16 @@ def simulate(controller: Controller | None, traces: Traces, profile: LatencyProf
     """Walk all answers with a controller, as the decoding loop would ask it, and keep every cycle. None is
     plain decoding, without a draft head.
 
-    A controller that looks at drafts has `weights`, how many its networks have by kind, `depth` or `size` (0:
-    it compares numbers), and tells by `asked(depth)` where it looks to decide about the depth: decisions are
-    charged as `LatencyProfile.with_networks` says. A static setting costs nothing. Raises InputError when
-    traces and profile do not belong together, when the controller was fitted to other trees, or when it
-    chooses a size without a measured time.
+    A controller that decides has `weights`, how many its networks have by kind, `depth` or `size` (0: it
+    compares numbers), and tells by `asked(depth)` where it decides about the depth; `blind` is set where it
+    sees nothing of the draft. `LatencyProfile.with_networks` says what decisions are charged; a static
+    setting costs nothing. Raises InputError when traces and profile do not belong together, when the
+    controller was fitted to other trees, or when it chooses a size without a measured time.
     """
     if controller is not None:
         check_tree(controller, traces.beam, traces.max_depth)
     weights = getattr(controller, "weights", {})
-    profile = profile.with_networks(weights)
+    profile = profile.with_networks(weights, getattr(controller, "blind", False))
     table, dense = ReplayTable(traces), dense_for(traces, profile, profile.max_size)
     if controller is None:
         controller, dense = StaticController(0, 1), replace(dense, plain=dense.autoregressive)

@@ -63,7 +63,10 @@ class Workshop:
         seen = {kind: workshop.spec(kind).without_machine.width for kind in KINDS}
         widths = {kind: (seen[kind], *settings.of(kind, "network"), actions[kind]) for kind in KINDS}
         weights = {kind: sum(a * b for a, b in pairwise(widths[kind])) for kind in KINDS}
-        worlds = {name: getattr(self, name).with_networks(weights) for name in ("training", "validation")}
+        blind = all(workshop.spec(kind).blind for kind in KINDS)
+        worlds = {
+            name: getattr(self, name).with_networks(weights, blind) for name in ("training", "validation")
+        }
         return replace(workshop, **worlds)
 
     def policy(self, kind: str, network: PolicyNetwork) -> Policy:

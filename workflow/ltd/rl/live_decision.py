@@ -21,6 +21,8 @@ from ltd.rl.policies import CONTINUE, Policy
 
 # Numbers of the parts in the kernel: places in COMPILED_PARTS.
 NODES, LEVEL, MASS, LEVELS, DEPTH, ONE_HOT_DEPTH, LENGTH, ENTROPY, SUFFIX = range(9)
+# What a policy is shown that does not look at the draft.
+NO_SCORES = np.empty(0, np.float32)
 # A `SuffixPrior` of nothing, for what does not observe it.
 NO_EDGES, NOTHING_KNOWN = np.empty(0, np.int64), np.zeros((1, 1), np.float32)
 
@@ -65,12 +67,12 @@ class LiveDecision:
     def __init__(self, policy: Policy) -> None:
         self._policy = live_policy(policy)
         self._observes_entropy = "entropy" in policy.spec.parts
+        self._blind = policy.spec.blind
 
     def __call__(self, state: Any) -> int:
         seen = np.float32(state.entropy() if self._observes_entropy and state.depth else 0)
-        return _best_action(
-            self._policy, state.score_array, state.depth, state.context_length, seen, state.recent
-        )
+        scores = NO_SCORES if self._blind else state.score_array  # looking waits for a GPU
+        return _best_action(self._policy, scores, state.depth, state.context_length, seen, state.recent)
 
 
 def live_observation(spec: ObservationSpec) -> LiveObservation:

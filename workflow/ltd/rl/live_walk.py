@@ -211,8 +211,7 @@ class LiveWalk:
         """Finish the cycle; arguments and results as for `ltd.rl.replay_walk.Walk.finish`."""
         world, depth = self.world, int(self.depth[0])
         tokens, seconds = world.decoder.finish(depth, int(sizes[0]))
-        seconds += float(self.decisions[0]) * world.profile.depth_policy
-        seconds += size_decisions * (depth > 0) * world.profile.size_policy
+        seconds += world.profile.decisions.seconds(self.decisions[0], size_decisions * (depth > 0))
         self.position += tokens
         self.depth[:] = self.decisions[:] = 0
         world.forget()

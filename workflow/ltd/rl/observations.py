@@ -18,6 +18,8 @@ from ltd.errors import InputError
 from ltd.rl import machine
 from ltd.rl.suffix_prior import LEVELS, SuffixPrior
 
+# Parts that are known before the first draft pass, and between two passes without a look at the draft.
+KNOWN_BEFORE = {"depth", "one_hot_depth", "length", "suffix", machine.PART}
 # Brings sums of probabilities and entropies to the order of one.
 QUARTER = np.float32(0.25)
 # A hidden state of nothing but zeros stays that.
@@ -103,6 +105,11 @@ class ObservationSpec:
     def without_machine(self) -> "ObservationSpec":
         """What changes from decision to decision: all parts but the machine, which comes last."""
         return replace(self, parts=tuple(part for part in self.parts if part != machine.PART))
+
+    @property
+    def blind(self) -> bool:
+        """Whether it shows nothing of the draft."""
+        return KNOWN_BEFORE.issuperset(self.parts)
 
     @cached_property
     def width(self) -> int:

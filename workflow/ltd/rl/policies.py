@@ -5,7 +5,7 @@ observation, action map, and the hashes of what they were trained on. The tree o
 `suffix` is kept beside the weights. Only numpy, torch and safetensors are needed to run them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,11 @@ class Policy:
         names = (field.name for field in fields(self.spec) if field.name != SUFFIX_PRIOR)
         observation = {name: getattr(self.spec, name) for name in names}
         return {"observation": observation} | rest | {"trained_on": dict(self.trained_on)}
+
+
+def all_blind(pair: Iterable[Policy | int]) -> bool:
+    """Whether no policy of a pair, of which either may be a constant, sees anything of the draft."""
+    return all(policy.spec.blind for policy in pair if isinstance(policy, Policy))
 
 
 def save_policies(folder: Path, *policies: Policy) -> None:

@@ -15,7 +15,7 @@ from ltd.replay.latency import LatencyProfile
 from ltd.rl import COMPILED_PARTS
 from ltd.rl.machine import settled
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
-from ltd.rl.policies import CONTINUE, Policy, load_policy
+from ltd.rl.policies import CONTINUE, Policy, all_blind, load_policy
 
 if TYPE_CHECKING:  # a GPU can do without Numba
     from ltd.engine.compiled.draft_loop import CompiledDecisions
@@ -70,6 +70,11 @@ class PolicyController:
         """Weights of the networks, by kind; a constant has none."""
         policies = (policy for policy in (self.depth, self.size) if isinstance(policy, Policy))
         return {policy.kind: policy.network.weights for policy in policies}
+
+    @property
+    def blind(self) -> bool:
+        """Whether all decisions are made from what is known before the first draft pass."""
+        return all_blind((self.depth, self.size))
 
     def asked(self, depth: int) -> bool:
         """Whether a network decides about the depth here."""
@@ -137,9 +142,10 @@ class LiveObserver:
             return self._observations[0]
         if depth < view.depth:
             self.clear()
-        scores = state.score_array  # for one draft state always the same
-        if scores is not self._scores:
-            self._scores, view.scores = scores, scores[None]
+        if not self.spec.blind:  # looking waits for a GPU
+            scores = state.score_array  # for one draft state always the same
+            if scores is not self._scores:
+                self._scores, view.scores = scores, scores[None]
         view.depth, view.context_length[0] = depth, state.context_length
         if "suffix" in self.spec.parts and view.suffix is None:
             view.suffix = self.spec.suffix_prior.after(state.recent[None])

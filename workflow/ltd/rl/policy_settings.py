@@ -15,6 +15,8 @@ SIZES = (1, 2, 3, 4, 5, 6, 7, 9, 11, 15, 23, 38)
 # A summary of the draft, and with it what is known before.
 COMPACT = ("levels", "one_hot_depth", "length")
 OBSERVED = (*COMPACT, "suffix")
+# What is known before the first draft pass alone: nothing waits for a look at the draft.
+PLANNED = ("one_hot_depth", "length", "suffix")
 
 
 @dataclass(frozen=True, kw_only=True)

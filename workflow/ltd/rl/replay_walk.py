@@ -82,12 +82,13 @@ class ReplayWorld:
         """Column of the latency tables at positions on machines of the family; the two broadcast."""
         return self.context_length[positions] + np.asarray(machines) * self._contexts
 
-    def with_networks(self, weights: Mapping[str, int]) -> "ReplayWorld":
-        """The same traces where a decision costs what networks of so many weights, by kind, were timed at."""
+    def with_networks(self, weights: Mapping[str, int], blind: bool = False) -> "ReplayWorld":
+        """The same traces where a decision costs what networks of so many weights, by kind, were timed at;
+        blind as in `LatencyProfile.with_networks`.
+        """
         world = copy.copy(self)
-        world.profile = profile = self.measured.with_networks(weights)
-        policies = {name: getattr(profile, name) for name in ("depth_policy", "size_policy")}
-        world.latency = replace(self.latency, **policies)
+        world.profile = profile = self.measured.with_networks(weights, blind)
+        world.latency = replace(self.latency, decisions=profile.decisions)
         return world
 
     def observations(self, spec: ObservationSpec) -> "ObservationTable":
