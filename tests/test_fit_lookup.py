@@ -15,11 +15,11 @@ from ltd.engine.ngrams import NgramCounts
 from ltd.errors import InputError
 from ltd.files import read_json
 from ltd.fit_lookup import FitLookupOptions, fit_lookup
+from ltd.measurement.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.measurement.summary import MEAN_TASK, mark_lossless, summarise
 from ltd.methods import LOOKUP, LOOKUP_LEARNED, LOOKUP_POLICIES
 from ltd.record_lookup import RecordLookupOptions, halves, record_lookup
 from ltd.replay.latency import LatencyProfile
-from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.replay.simulator import simulate
 from ltd.replay.static_grid import static_grid
 from ltd.replay.traces import Traces, check

@@ -1,5 +1,7 @@
-"""The code is as `make lint` wants it, and Snakemake warns of nothing in the workflow."""
+"""The code is as `make lint` wants it, Snakemake warns of nothing, and packages stand one on the other."""
 
+import ast
+import re
 import subprocess
 import sys
 
@@ -23,3 +25,19 @@ def test_code_is_formatted_and_free_of_warnings(command):
 def test_snakemake_finds_nothing_to_warn_of(tmp_path):
     result = snakemake(tmp_path, "--lint", config=(ROOT / "config.yaml",))
     assert result.returncode == 0, result.stderr
+
+
+def test_packages_import_what_comes_before_them():
+    """In the order of docs/code.md, which names them all."""
+    packages = {path.parent.name: path.parent for path in (ROOT / "workflow/ltd").glob("*/__init__.py")}
+    table = (ROOT / "docs/code.md").read_text().partition("The packages")[2]
+    order = list(dict.fromkeys(re.findall(r"`(\w+)/`", "".join(re.findall(r"(?m)^\| `.*?\|", table)))))
+    assert sorted(order) == sorted(packages)
+    for package in order:
+        for file in packages[package].rglob("*.py"):
+            imported = [
+                n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom)
+            ]
+            used = {module.split(".")[1] for module in imported if module.startswith("ltd.")} & set(order)
+            beyond = used - set(order[: order.index(package) + 1])
+            assert not beyond, f"{file.relative_to(ROOT)} imports {', '.join(beyond)}"

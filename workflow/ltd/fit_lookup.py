@@ -20,9 +20,9 @@ from ltd.engine.model_loading import read_config
 from ltd.engine.ngrams import NgramCounts
 from ltd.errors import InputError
 from ltd.files import atomic_path, write_json
+from ltd.measurement.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.options import DeviceOptions, StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
-from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.replay.oracle import oracle
 from ltd.replay.static_grid import static_grid
 from ltd.texts import responses

@@ -15,9 +15,9 @@ from ltd.devices import resolve_device
 from ltd.engine.lookup_folder import LookupSettings, load_lookup
 from ltd.engine.ngrams import NgramCounts
 from ltd.files import file_hash
+from ltd.measurement.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.options import DeviceOptions, StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
-from ltd.replay.lookup_traces import LookupRecorder, drafted_answers, lookup_profile
 from ltd.replay.traces import Traces, concatenate
 from ltd.texts import responses
 from ltd.tracking import StageRun
