@@ -20,7 +20,9 @@ from engine_models import (
 from ltd import devices
 from ltd.engine.controllers import StaticController
 from ltd.engine.decoding import decode, decode_autoregressive
+from ltd.engine.draft_loop import DraftLoop
 from ltd.engine.loading import make_drafter
+from ltd.engine.phases import PhaseClock
 from ltd.engine.sampling import SamplingOptions
 from ltd.engine.target import TargetModel
 from ltd.engine.verification import make_verification
@@ -231,6 +233,37 @@ def test_only_decisions_wait_for_the_gpu(tiled, temperature):
         count = len(verification.follow(position))  # the one wait of a cycle: how many were accepted
         with nothing_waits():
             verification.keep(count)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@torch.inference_mode()
+def test_planned_cycles_are_drafted_without_waiting(monkeypatch, compiled):
+    """Policies that see nothing of the draft decide beside it."""
+    monkeypatch.setattr(devices, "has_numba", lambda: compiled)
+    target, drafter = gpu_engine()
+    spec, random = ObservationSpec(("one_hot_depth", "length"), 5, 5, SIZES), np.random.default_rng(0)
+
+    def policy(kind, actions):
+        layer = random.normal(size=(len(actions), spec.width)), np.zeros(len(actions))
+        return Policy(kind, PolicyNetwork([layer]), spec, actions)
+
+    clock = PhaseClock(target.device)
+    loop = DraftLoop(drafter, PolicyController(policy("depth", (0, 1)), policy("size", SIZES)), clock)
+    logits, taps = target.prefill(PROMPT)
+    drafter.prefill(taps, target.token_tensor(PROMPT))
+    token = logits.argmax()[None]
+    drafter.defer(taps[-1:], token)
+    verification = make_verification(target, drafter, SamplingOptions())
+    verification.begin(token)
+    clock.start()
+    for position in range(1, 6):
+        with nothing_waits():
+            depth, size = loop()
+            assert depth
+            verification.select(size)
+            verification.verify()
+        count = len(verification.follow(position))
+        verification.keep(count)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
