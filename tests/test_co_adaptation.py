@@ -1,5 +1,6 @@
 """Chains of policies: initial pair and rounds, what they learn from, and which pair is kept."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,8 @@ from ltd.rl.evaluation import best_static, evaluate
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_folders import validate_pair
+from ltd.rl.policy_settings import COMPACT, PLANNED
+from ltd.rl.replay_walk import ReplayWorld
 from ltd.rl.training_state import Training
 from policy_training import SIZES, workshop
 from synthetic import synthetic_traces
@@ -94,6 +97,20 @@ def test_the_rate_starts_at_what_the_pair_attains():
     evaluation = evaluate_pair(shop.training, pair)
     worth = shop.environment("depth", pair, 0).reward.worth[evaluation.position, evaluation.tokens]
     np.testing.assert_allclose(worth, evaluation.seconds, rtol=0.03)
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+@pytest.mark.parametrize("seen", [(PLANNED, PLANNED), (PLANNED, COMPACT), (COMPACT, COMPACT)])
+def test_trainings_beside_a_gpu_are_charged_for_planned_cycles_where_no_policy_looks(device_type, seen):
+    shop = workshop()
+    worlds = {
+        split: ReplayWorld(world.traces, replace(world.measured, device_type=device_type), SIZES)
+        for split, world in (("training", shop.training), ("validation", shop.validation))
+    }
+    settings = replace(shop.settings, depth_observation=seen[0], size_observation=seen[1])
+    shop = replace(shop, **worlds).with_settings(settings)
+    planned = device_type == "cuda" and seen == (PLANNED, PLANNED)
+    assert [world.latency.decisions.planned for world in (shop.training, shop.validation)] == [planned] * 2
 
 
 def made_policy(kind, parts, weight, bias, **schedule):

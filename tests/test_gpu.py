@@ -29,6 +29,8 @@ from ltd.engine.verification import make_verification
 from ltd.rl.observations import ObservationSpec
 from ltd.rl.policies import Policy, PolicyNetwork
 from ltd.rl.policy_controller import LiveObserver, PolicyController
+from ltd.rl.policy_settings import PLANNED
+from ltd.rl.suffix_prior import LEVELS, SuffixPrior
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 PROMPT = [3, 14, 15, 9, 2, 6, 5, 3]
@@ -241,14 +243,15 @@ def test_planned_cycles_are_drafted_without_waiting(monkeypatch, compiled):
     """Policies that see nothing of the draft decide beside it."""
     monkeypatch.setattr(devices, "has_numba", lambda: compiled)
     target, drafter = gpu_engine()
-    spec, random = ObservationSpec(("one_hot_depth", "length"), 5, 5, SIZES), np.random.default_rng(0)
-
-    def policy(kind, actions):
-        layer = random.normal(size=(len(actions), spec.width)), np.zeros(len(actions))
-        return Policy(kind, PolicyNetwork([layer]), spec, actions)
-
+    nothing_known = SuffixPrior(np.empty(0, np.int64), np.zeros((1, len(LEVELS)), np.float32))
+    spec = ObservationSpec(PLANNED, 5, 5, SIZES, suffix_prior=nothing_known)
+    to_three_levels = np.zeros((2, spec.width))
+    to_three_levels[0, 3] = 1
+    depth = Policy("depth", PolicyNetwork([(to_three_levels, np.array([0, 0.5]))]), spec, (0, 1))
+    weights = np.random.default_rng(0).normal(size=(len(SIZES), spec.width))
+    size = Policy("size", PolicyNetwork([(weights, np.zeros(len(SIZES)))]), spec, SIZES)
     clock = PhaseClock(target.device)
-    loop = DraftLoop(drafter, PolicyController(policy("depth", (0, 1)), policy("size", SIZES)), clock)
+    loop = DraftLoop(drafter, PolicyController(depth, size), clock)
     logits, taps = target.prefill(PROMPT)
     drafter.prefill(taps, target.token_tensor(PROMPT))
     token = logits.argmax()[None]
@@ -258,12 +261,11 @@ def test_planned_cycles_are_drafted_without_waiting(monkeypatch, compiled):
     clock.start()
     for position in range(1, 6):
         with nothing_waits():
-            depth, size = loop()
-            assert depth
-            verification.select(size)
+            drafted, chosen = loop()
+            verification.select(chosen)
             verification.verify()
-        count = len(verification.follow(position))
-        verification.keep(count)
+        assert drafted == 3
+        verification.keep(len(verification.follow(position)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

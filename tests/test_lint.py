@@ -35,9 +35,17 @@ def test_packages_import_what_comes_before_them():
     assert sorted(order) == sorted(packages)
     for package in order:
         for file in packages[package].rglob("*.py"):
-            imported = [
-                n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom)
-            ]
-            used = {module.split(".")[1] for module in imported if module.startswith("ltd.")} & set(order)
-            beyond = used - set(order[: order.index(package) + 1])
+            beyond = imported(ast.parse(file.read_text())) & set(order[order.index(package) + 1 :])
             assert not beyond, f"{file.relative_to(ROOT)} imports {', '.join(beyond)}"
+
+
+def imported(module):
+    """Names below `ltd` that a module imports, in whichever form."""
+    names = []
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports are not looked into"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("ltd.")}

@@ -112,26 +112,30 @@ def test_the_best_of_several_settings_is_kept(options):
     assert best.fitted.depth.spec.parts == tuple(chosen.depth_observation)
 
 
-def test_where_looking_waits_the_rule_may_look_less_often(options):
+def test_where_looking_waits_the_rule_may_look_less_often(options, monkeypatch):
     """On a CPU it decides as often as it is told to."""
     told = dataclasses.replace(of(options, "marginal_rule"), interval=3)
     paths = options.traces, options.validation_traces
     workshop = open_workshop(told.as_policies(), *paths, options.profile, 0)
     assert best_rule(workshop, 1000.0)[0].interval == 3
     # Deep trees pay, and looks are dear.
-    gpu = dataclasses.replace(
-        workshop.training.measured.slower_growth_of_verification(20), device_type="cuda"
-    )
+    flat = workshop.training.measured.slower_growth_of_verification(20)
+    gpu = dataclasses.replace(flat, device_type="cuda")
     gpu = gpu.replace_table("depth_policy", LatencyTable([1], [[0.1] * 3]))
-    worlds = {
-        name: ReplayWorld(getattr(workshop, name).traces, gpu, SIZES) for name in ("training", "validation")
-    }
-    every_level = dataclasses.replace(workshop, **worlds).with_settings(PolicySettings(sizes=SIZES))
+    splits = "training", "validation"
+    worlds = {split: ReplayWorld(getattr(workshop, split).traces, gpu, SIZES) for split in splits}
+    slow = dataclasses.replace(workshop, **worlds)
+    every_level = slow.with_settings(PolicySettings(sizes=SIZES))
     rule, evaluation = best_rule(every_level, 1000.0)
     often = marginal_fit.fit_marginal_rule(every_level, 1000.0)
     world = every_level.validation.with_networks(often.weights)
     assert rule.interval > 1 == often.interval
     assert evaluation.speedup > 1.01 * decisions_of(often, world).replay(world).speedup
+    # What is asked for is fitted, too.
+    fitted = []
+    monkeypatch.setattr("ltd.fit_opponents.fit_marginal_rule", lambda shop, rate: fitted.append(shop) or rule)
+    best_rule(slow.with_settings(PolicySettings(sizes=SIZES, interval=3)), 1000.0)
+    assert [shop.settings.interval for shop in fitted] == [3, 1, 2, 4]
 
 
 def two_kinds(seed):

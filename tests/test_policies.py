@@ -20,7 +20,7 @@ from ltd.rl import COMPILED_PARTS
 from ltd.rl.evaluation import best_beside, evaluate
 from ltd.rl.live_decision import LiveDecision, live_observation, observe
 from ltd.rl.observations import DraftView, ObservationSpec
-from ltd.rl.policies import Policy, PolicyNetwork, all_blind, load_policy, save_policies
+from ltd.rl.policies import Policy, PolicyNetwork, load_policy, save_policies
 from ltd.rl.policy_controller import LiveObserver, PolicyController
 from ltd.rl.policy_settings import OBSERVED, PLANNED, SIZES, asked_depths, decisions_up_to
 from ltd.rl.replay_walk import ReplayWorld
@@ -195,7 +195,7 @@ def test_a_cycle_planned_beside_a_gpu_costs_one_decision(world, device_type, see
     profile = replace(world.profile, device_type=device_type)
     own = ReplayWorld(world.traces, profile, SIZES)
     depth, size = (random_policy(kind, 6, spec=replace(SPEC, parts=seen)) for kind in ("depth", "size"))
-    ours = evaluate(own.with_networks({}, all_blind((depth, size))), depth, size)
+    ours = evaluate(own.charged_for(depth, size), depth, size)
     theirs = simulate(PolicyController(depth, size), own.traces, profile)
     free = simulate(PolicyController(depth, size), own.traces, with_free_decisions(profile))
     made = theirs.log.depth
@@ -206,10 +206,9 @@ def test_a_cycle_planned_beside_a_gpu_costs_one_decision(world, device_type, see
         expected = decisions * profile.depth_policy + (made > 0) * profile.size_policy
     assert np.allclose(theirs.log.seconds - free.log.seconds, expected)
     # A constant beside a policy is not asked; what is left of a pair decides whether it plans.
-    alone = evaluate(own.with_networks({}, all_blind((3, size))), 3, size)
+    alone = evaluate(own.charged_for(3, size), 3, size)
     unpaid = ReplayWorld(world.traces, with_free_decisions(profile), SIZES)
-    price = profile.size_policy if device_type == "cpu" or seen == OBSERVED else profile.depth_policy
-    assert np.allclose(alone.seconds - evaluate(unpaid, 3, size).seconds, price)
+    assert np.allclose(alone.seconds - evaluate(unpaid, 3, size).seconds, profile.size_policy)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

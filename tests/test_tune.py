@@ -8,12 +8,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 
 from ltd import tune
 from ltd.errors import InputError
-from ltd.rl.policy_settings import COMPACT, PLANNED, PolicySettings, with_overrides
+from ltd.rl.policy_settings import COMPACT, PolicySettings, with_overrides
 from ltd.rl.search_space import SPACE, as_settings, as_values, space_on
 from ltd.tracking import StageRun
+from pipeline import ROOT
 from synthetic import save_inputs, synthetic_profile, synthetic_traces
 
 TINY = {
@@ -169,11 +171,12 @@ def test_points_of_the_space_are_settings():
 
 
 def test_where_looking_waits_not_to_look_is_searched_too(options):
-    """So the study of a GPU's profile is another one, and it may choose `gpu-default`'s own settings."""
-    seen = {"size_observation": PLANNED, "depth_observation": PLANNED}
-    planned = replace(base(options), **seen, size_network=(64, 64), depth_network=(64, 64), interval=2)
+    """So the study of a GPU's profile is another one, and begins with `gpu-default`'s own settings."""
+    own = yaml.safe_load((ROOT / "workflow/experiments/gpu-default.yaml").read_text())["rl"]
+    planned = with_overrides(PolicySettings(rounds=1), own, "gpu-default.yaml")
     assert as_values(planned, space_on("cpu")) is None
-    assert replace(base(options), **as_settings(as_values(planned, space_on("cuda")))) == planned
+    assert as_values(planned, space_on("cuda"))["observation"] == "planned"
+    assert replace(planned, **as_settings(as_values(planned, space_on("cuda")))) == planned
     name = tune.study_name(options, base(options))
     gpu = replace(synthetic_profile(), device_type="cuda")
     gpu.save(options.profile)

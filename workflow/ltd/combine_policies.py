@@ -10,7 +10,6 @@ from ltd.options import StageOptions, option, run_stage
 from ltd.replay.latency import LatencyProfile
 from ltd.replay.traces import Traces, of_tasks
 from ltd.rl.co_adaptation import Pair
-from ltd.rl.policies import all_blind
 from ltd.rl.policy_folders import SETTINGS, load_pair, save_pair, scalars, validate_pair
 from ltd.rl.policy_settings import PolicySettings, with_overrides
 from ltd.rl.workshop_files import world_of
@@ -48,9 +47,7 @@ def combine_policies(options: CombinePoliciesOptions, run: Any) -> None:
     )
     machine = LatencyProfile.load(options.profile)
     world = world_of(traces, machine, settings, options.seed, validating=True)
-    policies = {kind: trained.policy for kind, trained in pair.items()}
-    weights = {kind: policy.weights for kind, policy in policies.items()}
-    world = world.with_networks(weights, all_blind(policies.values()))
+    world = world.charged_for(*(trained.policy for trained in pair.values()))
     validation = validate_pair(world, pair)
     save_pair(options.output, pair, validation, settings)
     run.metrics(scalars(validation))

@@ -2,8 +2,9 @@
 
 best_constant is the best depth and size; marginal_rule weighs recalibrated chances against measured times;
 supervised imitates the best actions; optimal_stopping regresses the values of stopping and of going on. The
-latter two are fitted several times: as the chain `default` is set up, then with observations and networks of
-the study that tunes `ltd`; what does best on the validation traces is kept.
+latter two are fitted several times: as the chain `default` is set up, then with observations, networks and,
+on a GPU, intervals of the study that tunes `ltd`. On a GPU marginal_rule is fitted with every interval. What
+does best on the validation traces is kept.
 """
 
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ APPROACHES = {"supervised": SUPERVISED, "optimal_stopping": OPTIMAL_STOPPING}
 
 @dataclass(frozen=True, kw_only=True)
 class FitOpponentsOptions(StageOptions, PolicyShape):
-    """Options of the fit; actions, and observations and networks of the first trial, are the policies'."""
+    """Options of the fit; what the policies see, are and may do is that of the first trial."""
 
     opponent: str = option(help="which opponent to fit", choices=NAMES)
     traces: Path = option(help="traces of the training prompts")
@@ -90,11 +91,14 @@ def fit_opponents(options: FitOpponentsOptions, run: Any) -> None:
 
 
 def best_rule(workshop: Workshop, rate: float) -> tuple[MarginalRule, Evaluation]:
-    """Fit for every number of levels between decisions that is searched on this device; return the rule that
-    does best on the validation traces, and its replay there. The rate begins at `rate` (tokens a second).
+    """Fit for the interval between decisions that is asked for, and for those searched on this device.
+
+    Returns the rule that does best on the validation traces, and its replay there. Its rate begins at `rate`
+    (tokens a second).
     """
     tried = []
-    for interval in space_on(device_type(workshop)).get("interval", [workshop.settings.interval]):
+    searched = space_on(device_type(workshop)).get("interval", [])
+    for interval in dict.fromkeys([workshop.settings.interval, *searched]):
         own = replace(workshop, settings=replace(workshop.settings, interval=interval))
         rule = fit_marginal_rule(own, rate)
         world = workshop.validation.with_networks(rule.weights)

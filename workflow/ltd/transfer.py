@@ -30,7 +30,7 @@ from ltd.rl import KINDS
 from ltd.rl.co_adaptation import train_chain
 from ltd.rl.evaluation import evaluate
 from ltd.rl.machine import settled
-from ltd.rl.policies import Policy, all_blind, load_policy, save_policies
+from ltd.rl.policies import Policy, load_policy, save_policies
 from ltd.rl.policy_folders import SETTINGS
 from ltd.rl.policy_settings import PolicySettings, with_overrides
 from ltd.rl.replay_walk import ReplayWorld
@@ -116,8 +116,7 @@ def replay(pair: Policies, traces: Traces, machine: LatencyProfile) -> tuple[Sim
     """Decode all answers with a pair on a machine; also its mean depth and size."""
     pair = {kind: settled(policy, machine) for kind, policy in pair.items()}
     world = ReplayWorld(traces, machine, pair["size"].actions)
-    weights = {kind: policy.weights for kind, policy in pair.items()}
-    world = world.with_networks(weights, all_blind(pair.values()))
+    world = world.charged_for(*pair.values())
     evaluation = evaluate(world, pair["depth"], pair["size"])
     answers, count = evaluation.answer, len(traces.starts)
     seconds, cycles = np.bincount(answers, evaluation.seconds, count), np.bincount(answers, minlength=count)

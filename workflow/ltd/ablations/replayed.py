@@ -16,7 +16,7 @@ from ltd.replay.oracle import oracle
 from ltd.replay.simulator import Simulation, simulate
 from ltd.replay.traces import Traces
 from ltd.rl.evaluation import Evaluation, evaluate
-from ltd.rl.policies import Policy, all_blind
+from ltd.rl.policies import Policy
 from ltd.rl.replay_walk import ReplayWorld
 
 RUN_KEYS = ["method", "task", "prompt", "turn", "temperature", "source"]
@@ -37,7 +37,7 @@ def replay(
     Returns:
         runs, a row an answer: method, task, prompt, turn, temperature, source, tokens, seconds.
         cycles, a row a cycle: method, task, depth, verified, tokens, seconds, and the seconds of both
-        policies, depth_policy and size_policy.
+        policies, depth_policy and size_policy (the former alone where cycles are planned before they begin).
     """
     world = ReplayWorld(traces, profile, tuple(range(1, profile.max_size + 1)))
     others = [name for name in methods if name not in (BASELINE, GRID)]
@@ -50,19 +50,12 @@ def replay(
             )
     static = {BASELINE: None, GRID: static_or_plain(grid["depth"], grid["size"])}
     logs = {name: _simulated_cycles(simulate(one, traces, profile)) for name, one in static.items()}
-    logs |= {name: _cycles(_charged(world, *pair), *pair) for name, pair in choices.items()}
+    logs |= {name: _cycles(world.charged_for(*pair), *pair) for name, pair in choices.items()}
     logs[ORACLE] = _simulated_cycles(oracle(traces, profile, world.sizes))
     cycles = pd.concat([log.assign(method=name) for name, log in logs.items()], ignore_index=True)
     cycles = cycles.join(answer_labels(traces), on="answer")
     runs = cycles.groupby(RUN_KEYS, sort=False)[["tokens", "seconds"]].sum().reset_index()
     return runs, cycles
-
-
-def _charged(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> ReplayWorld:
-    """The world in which a decision costs what the networks of these policies take."""
-    pair = {"depth": depth, "size": size}
-    weights = {kind: policy.weights for kind, policy in pair.items() if isinstance(policy, Policy)}
-    return world.with_networks(weights, all_blind(pair.values()))
 
 
 def _cycles(world: ReplayWorld, depth: Policy | int, size: Policy | int) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 class DecisionTimes:
     """Seconds of a decision about the depth and of one about the size.
 
-    planned: all decisions of a cycle are made before it begins, and take the time of one about the depth.
+    planned: all decisions of a cycle are made before it begins, and take the time of one about the depth, or
+    of the one about the size where the depth is not decided.
     """
 
     depth: float
@@ -21,5 +22,5 @@ class DecisionTimes:
         """All decisions of cycles; the two numbers of decisions broadcast."""
         depth_decisions, size_decisions = np.asarray(depth_decisions), np.asarray(size_decisions)
         if self.planned:
-            return np.minimum(depth_decisions + size_decisions, 1) * self.depth
+            return np.where(depth_decisions > 0, self.depth, (size_decisions > 0) * self.size)
         return depth_decisions * self.depth + size_decisions * self.size

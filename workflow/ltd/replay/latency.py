@@ -207,8 +207,9 @@ class LatencyProfile:
 
         blind: none of the policies sees anything of a draft. Then a cycle can be planned before it begins,
         and on a device other than the CPU, which drafts while the host decides, all its decisions together
-        are charged as one about the depth: that is more than they take, for the one that was timed waited.
-        On a CPU nothing runs beside them, and every one is charged.
+        are charged as one (`DecisionTimes`): that is more than they take, for the one that was timed waited.
+        On a CPU nothing runs beside them, and every one is charged; so is every one of both policies where
+        one of them looks at the draft.
         """
         profile = dataclasses.replace(self, planned=blind and self.device_type != "cpu")
         for kind, count in weights.items():

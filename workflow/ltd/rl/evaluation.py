@@ -134,6 +134,7 @@ def best_beside(
     Returns:
         The constant and its speedup; a constant costs no decision time.
     """
+    world = world.charged_for(other)
     pairs = [(constant, other) if kind == "depth" else (other, constant) for constant in constants]
     speedups = [evaluate(world, *pair).speedup for pair in pairs]
     best = int(np.argmax(speedups))

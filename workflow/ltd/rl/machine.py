@@ -36,7 +36,8 @@ def machine_numbers(profile: LatencyProfile, sizes: Sequence[int]) -> np.ndarray
 
     In autoregressive steps: the first draft pass, a later level, verification of the smallest size with the
     rest of the cycle; then for each larger size the logarithm of how much more it takes, brought to the order
-    of one. Logarithms, because machines differ by factors. Raises InputError for a size beyond the profile.
+    of one. A level counts with a decision, whether drafting waits for it or not. Logarithms, because
+    machines differ by factors. Raises InputError for a size beyond the profile.
     """
     context = np.asarray(profile.context_lengths)
     step = profile.autoregressive_step(context).mean()

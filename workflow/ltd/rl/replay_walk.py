@@ -19,6 +19,7 @@ from ltd.replay.table import ReplayTable
 from ltd.replay.traces import Traces
 from ltd.rl import machine
 from ltd.rl.observations import DraftView, Levels, ObservationSpec
+from ltd.rl.policies import Policy, all_blind
 from ltd.rl.suffix_prior import SuffixPrior, fit_suffix_prior
 
 # Parts that are cheaper to read from the scores than to keep for every position and depth.
@@ -90,6 +91,11 @@ class ReplayWorld:
         world.profile = profile = self.measured.with_networks(weights, blind)
         world.latency = replace(self.latency, decisions=profile.decisions)
         return world
+
+    def charged_for(self, *pair: Policy | int) -> "ReplayWorld":
+        """The same traces where decisions cost what those of these policies do; constants are not asked."""
+        weights = {policy.kind: policy.weights for policy in pair if isinstance(policy, Policy)}
+        return self.with_networks(weights, all_blind(pair))
 
     def observations(self, spec: ObservationSpec) -> "ObservationTable":
         """Return the observations of `spec` at every position and depth, made once."""

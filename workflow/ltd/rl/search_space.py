@@ -29,13 +29,15 @@ SPACE: Space = {
     # Of a trial: the winner's chain goes through all of `rl.rounds`, and its best iteration is kept.
     "rounds": [1, 2, 3],
 }
-# Beside these where looking at a draft means waiting for the device: not to look, or to look less often.
-WHERE_LOOKING_WAITS: Space = {"observation": ["compact", "mass", "planned"], "interval": [1, 2, 4]}
+# Searched beside these where a look at the draft waits for the device: to look less often, or not at all.
+INTERVALS = [1, 2, 4]
 
 
 def space_on(device_type: str) -> Space:
     """What is searched for a machine, by the type of its device."""
-    return SPACE if device_type == "cpu" else SPACE | WHERE_LOOKING_WAITS
+    if device_type == "cpu":
+        return SPACE
+    return SPACE | {"observation": [*SPACE["observation"], "planned"], "interval": INTERVALS}
 
 
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:
