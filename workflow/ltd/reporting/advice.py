@@ -142,7 +142,7 @@ def _engines(advice: Advice, table: pd.DataFrame) -> str:
         flags, gain = sglang_flags(*advice.tree, advice.profile.beam), _with_interval(table, "tree")
     return "\n".join(
         [
-            f"SGLang        --speculative-algorithm EAGLE3 {flags}",
+            f"SGLang        --speculative-algorithm EAGLE3 --speculative-draft-model-path <head> {flags}",
             f"              {gain}; counts the root among the draft tokens",
             f"vLLM          --speculative-config '{vllm_config(chain)}'",
             f"              {steps}; drafts chains",
