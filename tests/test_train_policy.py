@@ -112,6 +112,21 @@ def test_a_round_goes_on_with_policies_of_the_same_settings(files, change, said)
         train_policy.check_previous(previous, dataclasses.replace(shop, settings=settings), files)
 
 
+def test_an_option_that_the_preset_fixes_otherwise_is_refused(files):
+    """Not silently replaced: by hand it would look as if it had been trained with."""
+    inputs = {name: files for name in ("traces", "validation_traces", "profile", "output")}
+
+    def settings(**given):
+        return train_policy.chain_settings(
+            train_policy.TrainPolicyOptions(policy="size", preset="paper", **inputs, **given)
+        )
+
+    assert settings().reward == settings(reward="throughput").reward == "throughput"
+    refusal = r"^reward: acceptance was asked for, but the preset 'paper' fixes throughput"
+    with pytest.raises(InputError, match=refusal):
+        settings(reward="acceptance")
+
+
 def test_traces_and_profile_of_different_models_are_refused(files):
     synthetic_profile(beam=5).save(files / "profile.json")
     settings = PolicySettings(sizes=SIZES)

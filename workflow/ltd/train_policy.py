@@ -48,7 +48,16 @@ class TrainPolicyOptions(StageOptions, PolicySettings):
 
 
 def chain_settings(options: TrainPolicyOptions) -> TrainPolicyOptions:
-    """Apply the preset, then the settings file, then what an ablation varies, then the share of steps."""
+    """Apply the preset, then the settings file, then what an ablation varies, then the share of steps.
+
+    Raises InputError for an option that the preset would replace by another value.
+    """
+    for name, fixed in PRESETS[options.preset].items():
+        if (given := getattr(options, name)) not in (getattr(PolicySettings(), name), fixed):
+            raise InputError(
+                f"{name}: {given} was asked for, but the preset {options.preset!r} fixes {fixed}; leave it "
+                "out, or change the preset in rl/presets.py"
+            )
     options = with_preset(options, options.preset)
     if options.settings is not None:
         value = read_json(options.settings)

@@ -73,7 +73,9 @@ class PolicySettings(PolicyShape):
     rehearsal: int = option(
         4000, "gradient steps of the joint warm start before the initial trainings; 0: none"
     )
-    fixed_size: int = option(0, "size during the first depth training; 0 takes the static grid's best")
+    fixed_size: int = option(
+        0, "size during the first depth training; 0: the best static one on training prompts"
+    )
 
     def __post_init__(self) -> None:
         check_policies(self)
