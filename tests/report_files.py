@@ -49,6 +49,7 @@ def write_benchmark(folder, runs, cycles, summary, checked):
             "default": {"depth": 8, "size": 60},
             "clock_gap": 0.001,
             "recorded_answers": {"prompts": 4, "same": 3, "cycles": {"eagle3_grid": 3, "ltd": 2}},
+            "hindsight": {"depth": 1, "size": 4, "gain": 0.0126},
             "drift": {"autoregressive_step": 0.05, "grid_cycle": -0.02},
             "prompts_of_interrupted_run": 0,
             "transformers": checked,

@@ -89,6 +89,7 @@ def test_summary_has_measured_and_replayed_rows(options, results):
     facts = read_json(options.output / "benchmark.json")
     assert facts["clock_gap"] < 0.02 and facts["transformers"]["disagreements"] == 0
     assert set(facts["drift"]) == {"autoregressive_step", "grid_cycle"}
+    assert facts["hindsight"]["gain"] >= 0
     answers = facts["recorded_answers"]
     assert answers["same"] == answers["prompts"] > 0
     assert answers["cycles"] == dict.fromkeys(METHODS, answers["prompts"])

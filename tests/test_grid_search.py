@@ -8,7 +8,7 @@ import pytest
 from ltd.errors import InputError
 from ltd.files import read_json, write_json
 from ltd.grid_search import GridSearchOptions, grid_search
-from ltd.replay.static_grid import read_best, static_grid
+from ltd.replay.static_grid import in_hindsight, read_best, static_grid
 from ltd.tracking import StageRun
 from synthetic import synthetic_profile, synthetic_traces
 
@@ -29,6 +29,19 @@ def make_options(folder, traces, profiles, max_size=24):
         output=folder / "grid.json",
         max_size=max_size,
     )
+
+
+def test_in_hindsight_another_setting_may_have_been_better():
+    """With times in which verification grows faster than in those that the setting was chosen with."""
+    traces = synthetic_traces()
+    before, after = (synthetic_profile(max_size=24, verify_slope=slope) for slope in (0.12, 0.5))
+    depth, size, _ = static_grid(traces, before, range(7), range(1, 25)).best()
+    assert in_hindsight(traces, before, depth, size) == {"depth": depth, "size": size, "gain": 0}
+    found = in_hindsight(traces, after, depth, size)
+    grid = static_grid(traces, after, range(7), range(1, 25))
+    assert (found["depth"], found["size"]) == grid.best()[:2] != (depth, size)
+    chosen, best = (grid.setting(*setting).throughput() for setting in ((depth, size), grid.best()[:2]))
+    assert found["gain"] == pytest.approx(best / chosen - 1) and found["gain"] > 0.01
 
 
 def test_winners_and_bounds(files, capsys):

@@ -160,6 +160,7 @@ def test_report_states_the_numbers_of_its_files(experiment):
     assert "| train_policy | 2 | 2.0 | 500 |" in text
     assert "Every method emitted exactly the tokens" in text
     assert "ltd" in (experiment / "report" / "summary.txt").read_text()
+    assert "depth 1, size 4 would have been the best static setting, 1.013x eagle3_grid in replay" in text
 
 
 def test_missing_optional_files_leave_their_parts_out(tmp_path):

@@ -52,8 +52,8 @@ from ltd.opponents.folders import load_opponent
 from ltd.options import ModelOptions, StageOptions, option, run_stage
 from ltd.replay.dense_latency import check_together
 from ltd.replay.latency import LatencyProfile
-from ltd.replay.static_grid import read_best
-from ltd.replay.traces import Traces
+from ltd.replay.static_grid import in_hindsight, read_best
+from ltd.replay.traces import Traces, of_tasks
 from ltd.rl.policy_controller import PolicyController
 from ltd.texts.responses import Responses, Sequence
 from ltd.tracking import StageRun
@@ -340,6 +340,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
         pd.concat([runs, replayed.runs]), pd.concat([cycles, replayed.cycles]), seed=options.seed
     )
     device, grid = resolve_device(options.device), read_best(options.grid, profile.beam)
+    decoded = of_tasks(traces, options.test_tasks, str(options.traces))
     facts = {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -352,6 +353,7 @@ def benchmark(options: BenchmarkOptions, run: StageRun) -> None:
         "default": {"depth": options.default_depth, "size": options.default_size},
         "clock_gap": clock_gap(runs, cycles),
         "recorded_answers": as_recorded(runs, cycles, replayed.cycles, prompts),
+        "hindsight": in_hindsight(decoded, own_profile, grid["depth"], grid["size"]),
         "drift": drift(profile, own_profile, grid["depth"], grid["size"]),
         "transformers": compare_with_transformers(options.target, runs, prompts, device),
     }
@@ -370,6 +372,7 @@ def log(run: StageRun, summary: pd.DataFrame, facts: dict[str, Any], output: Pat
     """Log speedups and acceptance lengths by method and task, and the small outputs; print the means."""
     values = {"clock_gap": facts["clock_gap"]}
     values |= {f"drift/{name}": change for name, change in facts["drift"].items()}
+    values["hindsight_gain"] = facts["hindsight"]["gain"]
     for row in summary.itertuples():
         label = metric_label(row.method, row.task, row.temperature)
         label += "/replay" if row.source == "replay" else ""

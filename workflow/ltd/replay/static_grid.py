@@ -111,6 +111,16 @@ def _walk_depth(
     return seconds.reshape(len(sizes), -1), cycles.reshape(len(sizes), -1)
 
 
+def in_hindsight(traces: Traces, profile: LatencyProfile, depth: int, size: int) -> dict[str, Any]:
+    """The setting, `depth` and `size`, that serves these answers best with these times, and its `gain`: by
+    what share its throughput lies above that of the setting that was chosen beforehand.
+    """
+    found = static_grid(traces, profile, range(traces.max_depth + 1), range(1, profile.max_size + 1))
+    best_depth, best_size, throughput = found.best()
+    chosen = found.throughput()[found.depths.index(depth), found.sizes.index(size)]
+    return {"depth": best_depth, "size": best_size, "gain": float(throughput / chosen) - 1}
+
+
 def read_best(path: Path, beam: int) -> dict[str, Any]:
     """Read the best setting, `depth` and `size`, of a finished search (grid.json).
 
